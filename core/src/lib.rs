@@ -1,0 +1,54 @@
+//! Neighbourhood distillation without data, on the device itself.
+//!
+//! A teacher network, cut into neighbourhoods, comes in as a [`Pack`]. [`run`] takes one block at
+//! a time: [`Inputs`] gives it noise, [`fold_batch_norms`] and [`shrink`] make a narrower student,
+//! [`Normal`] solves its last convolution in closed form, [`train`] refines it by gradient, and the
+//! student block goes into another pack. Method: Shao, Moroz, Elad, Movshovitz-Attias,
+//! "Neighbourhood Distillation" (2020).
+//!
+//! The crate is `no_std` with `alloc`. It opens nothing, prints nothing, reads no clock and owns no
+//! global randomness: bytes, seeds and devices come in as arguments.
+
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+// In data-flow order.
+mod block;
+mod builder;
+mod storage;
+mod pack;
+mod noise;
+mod boundary;
+mod inputs;
+mod fold;
+mod shrink;
+mod forward;
+mod solve;
+mod optimizer;
+mod train;
+mod distill;
+mod run;
+
+mod heap;
+
+pub use block::{
+    Block, BlockError, Conv, Dims, MAX_ELEMENTS, MAX_EXTENT, MAX_NODES, Node, Nodes, Op, Role, Shape, Weight,
+};
+pub use boundary::Boundary;
+pub use builder::BlockBuilder;
+pub use distill::{Distilled, MEASURED_INPUTS, MICRO_BATCH, Recipe, distill};
+pub use fold::fold_batch_norms;
+pub use forward::{DeviceBlock, Statistics, host_values, images};
+pub use heap::CountingAllocator;
+pub use inputs::Inputs;
+pub use noise::{Noise, Purpose, Stream};
+pub use optimizer::{Optimizer, Schedule, Update};
+pub use pack::{Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION};
+pub use run::{BlockReport, Event, NOISE_BATCH, RunError, Settings, run};
+pub use shrink::{Width, WidthError, inner_channels, shrink};
+pub use solve::{Normal, RIDGE, solvable_node};
+pub use storage::{ReadAt, WriteAt};
+pub use train::{Training, train};

@@ -1,0 +1,226 @@
+//! The device's whole job: teacher pack in, student pack out, one block in memory at a time.
+//!
+//! For each block of the teacher in order: load it, distil it if it is a chosen neighbourhood,
+//! append its student to the pack, push the cached inputs through the *teacher's* block, drop it.
+//! Peak memory does not grow with depth.
+
+use alloc::{string::String, vec::Vec};
+use core::fmt;
+
+use burn::tensor::Device;
+use serde::Serialize;
+
+use crate::{
+    block::{Block, BlockError, Role, Shape},
+    boundary::Boundary,
+    distill::{Distilled, MEASURED_INPUTS, Recipe, distill},
+    forward::DeviceBlock,
+    inputs::Inputs,
+    noise::{Noise, Purpose, Stream},
+    pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
+    storage::{ReadAt, WriteAt},
+};
+
+/// Images that share their current batch statistics: large enough for stable ones.
+pub const NOISE_BATCH: usize = 64;
+
+/// What to distil, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// What is done to each neighbourhood.
+    pub recipe: Recipe,
+    /// What goes into it.
+    pub noise: Noise,
+    /// Noise images to keep for [`Noise::Propagated`]; [`MEASURED_INPUTS`] more are held out.
+    pub images: usize,
+    /// Numbers of the neighbourhoods to distil, from 0; empty for all.
+    pub blocks: Vec<usize>,
+}
+
+/// What is known of a distilled neighbourhood.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BlockReport {
+    /// Number among the neighbourhoods, from 0.
+    pub index: usize,
+    /// The teacher's name for it.
+    pub name: String,
+    /// Shape of its input.
+    pub input: Shape,
+    /// Shape of its output.
+    pub output: Shape,
+    /// Parameters of the teacher's block.
+    pub teacher_parameters: usize,
+    /// Parameters of the student's.
+    pub parameters: usize,
+    /// Multiply-accumulates of the teacher's block for one image.
+    pub teacher_macs: u64,
+    /// Those of the student's.
+    pub macs: u64,
+    /// `‖S_i(a) − T_i(a)‖ / ‖T_i(a)‖` on held-out inputs.
+    pub relative_error: f64,
+    /// Mean squared error per element on them.
+    pub loss: f64,
+}
+
+/// What a run is doing, for progress bars and clocks.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A neighbourhood is about to be distilled.
+    Started {
+        /// Its number.
+        index: usize,
+        /// Neighbourhoods this run distils.
+        total: usize,
+        /// Its name.
+        name: &'a str,
+    },
+    /// A gradient step is done.
+    Stepped {
+        /// Its number, from 1.
+        step: usize,
+        /// Its loss.
+        loss: f32,
+    },
+    /// A neighbourhood is distilled and written.
+    Finished(&'a BlockReport),
+}
+
+/// Why a run failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunError<R, W> {
+    /// The teacher pack.
+    Teacher(PackError<R>),
+    /// The student pack.
+    Student(PackError<W>),
+    /// A chosen block is not there.
+    NoSuchBlock {
+        /// The number.
+        index: usize,
+        /// Neighbourhoods the teacher has.
+        blocks: usize,
+    },
+    /// Propagated noise needs batch-norm statistics, and the teacher has none.
+    NoStatistics,
+    /// A block did not transform.
+    Block(BlockError),
+}
+
+/// Distils the chosen neighbourhoods of `teacher` into a student pack.
+///
+/// # Errors
+/// [`RunError`]; the student's storage then holds no valid pack.
+pub fn run<R: ReadAt, W: WriteAt>(
+    teacher: &mut Pack<R>,
+    student: W,
+    settings: &Settings,
+    device: &Device,
+    mut observe: impl FnMut(Event<'_>),
+) -> Result<(Vec<BlockReport>, W), RunError<R::Error, W::Error>> {
+    let chosen = chosen_positions(teacher, settings)?;
+    let manifest = Manifest {
+        contents: Contents::Neighbourhoods { teacher: teacher.fingerprint() },
+        ..teacher.manifest().clone()
+    };
+    let mut writer = PackWriter::new(student, &manifest, chosen.len()).map_err(RunError::Student)?;
+    let mut reports = Vec::with_capacity(chosen.len());
+    let mut boundary = None;
+    let last = chosen.last().map_or(0, |&(position, _)| position);
+    for position in 0..=last {
+        let number = chosen.iter().find(|&&(p, _)| p == position).map(|&(_, number)| number);
+        if number.is_none() && settings.noise == Noise::Standard {
+            continue;
+        }
+        let block = teacher.block(position).map_err(RunError::Teacher)?;
+        if settings.noise == Noise::Propagated && boundary.is_none() {
+            let mut stream = Stream::new(settings.recipe.seed, Purpose::Images, 0);
+            let count = settings.images + MEASURED_INPUTS;
+            boundary = Some(Boundary::noise(&mut stream, block.input(), count, NOISE_BATCH));
+        }
+        if let Some(index) = number {
+            observe(Event::Started { index, total: chosen.len(), name: block.name() });
+            let inputs = match &boundary {
+                Some(boundary) => Inputs::Cached { index, boundary, held_out: MEASURED_INPUTS },
+                None => Inputs::Fresh { index, shape: block.input() },
+            };
+            let step = |step, loss| observe(Event::Stepped { step, loss });
+            let distilled = distill(&block, &inputs, &settings.recipe, device, step).map_err(RunError::Block)?;
+            writer.add(position, &distilled.block, Encoding::F32).map_err(RunError::Student)?;
+            reports.push(report(index, &block, &distilled));
+            observe(Event::Finished(&reports[reports.len() - 1]));
+        }
+        if let Some(boundary) = boundary.as_mut().filter(|_| position < last) {
+            boundary.advance(&DeviceBlock::new(&block, device), device);
+        }
+    }
+    let storage = writer.finish().map_err(RunError::Student)?;
+    Ok((reports, storage))
+}
+
+/// Position in the network and number of every neighbourhood to distil, ascending.
+fn chosen_positions<R: ReadAt, W>(
+    teacher: &mut Pack<R>,
+    settings: &Settings,
+) -> Result<Vec<(usize, usize)>, RunError<R::Error, W>> {
+    if teacher.manifest().contents != Contents::Network {
+        return Err(RunError::Teacher(PackError::WrongContents));
+    }
+    let mut neighbourhoods = Vec::new();
+    let mut has_statistics = false;
+    for position in 0..teacher.blocks() {
+        let outline = teacher.outline(position).map_err(RunError::Teacher)?;
+        has_statistics |= outline.has_statistics;
+        if outline.role == Role::Neighbourhood {
+            neighbourhoods.push((position, neighbourhoods.len()));
+        }
+    }
+    if settings.noise == Noise::Propagated && !has_statistics {
+        return Err(RunError::NoStatistics);
+    }
+    if let Some(&index) = settings.blocks.iter().find(|&&index| index >= neighbourhoods.len()) {
+        return Err(RunError::NoSuchBlock { index, blocks: neighbourhoods.len() });
+    }
+    if !settings.blocks.is_empty() {
+        neighbourhoods.retain(|(_, number)| settings.blocks.contains(number));
+    }
+    Ok(neighbourhoods)
+}
+
+fn report(index: usize, teacher: &Block, distilled: &Distilled) -> BlockReport {
+    BlockReport {
+        index,
+        name: teacher.name().into(),
+        input: teacher.input(),
+        output: teacher.output(),
+        teacher_parameters: teacher.parameters(),
+        parameters: distilled.block.parameters(),
+        teacher_macs: teacher.macs(),
+        macs: distilled.block.macs(),
+        relative_error: distilled.relative_error,
+        loss: distilled.loss,
+    }
+}
+
+impl<R: fmt::Display, W: fmt::Display> fmt::Display for RunError<R, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Teacher(error) => write!(f, "cannot read the teacher pack: {error}"),
+            Self::Student(error) => write!(f, "cannot write the student pack: {error}"),
+            Self::NoSuchBlock { index, blocks } => {
+                write!(f, "there is no block {index}: the teacher has {blocks}, numbered from 0")
+            }
+            Self::NoStatistics => {
+                write!(f, "the teacher holds no batch-norm statistics, which propagated noise needs: use --noise standard")
+            }
+            Self::Block(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl<R, W> core::error::Error for RunError<R, W>
+where
+    R: core::error::Error + 'static,
+    W: core::error::Error + 'static,
+{
+}

@@ -1,0 +1,9 @@
+//! The device program as a library: files, clock and progress around `distill-core`'s run.
+
+mod file;
+mod job;
+mod options;
+
+pub use file::{NewFile, PackFile, open_pack, write_file};
+pub use job::{BlockOutcome, Outcome, run_job};
+pub use options::{DeviceName, RunOptions};

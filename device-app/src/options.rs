@@ -1,0 +1,174 @@
+//! What the command line says, and what it means to the core.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
+use distill_core::{Noise, Recipe, Schedule, Settings, Training, Update, Width};
+
+/// Options of `distill-device run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// Teacher pack, made by `distill import`
+    pub teacher: PathBuf,
+    /// Student pack to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Bottleneck multiplier k: the share of inner channels each block keeps, above 0, at most 1
+    #[arg(long, default_value_t = 0.5, value_name = "K")]
+    pub width: f32,
+    /// Where the blocks' inputs come from
+    #[arg(long, value_enum, default_value_t = NoiseName::Propagated)]
+    pub noise: NoiseName,
+    /// Noise images kept for propagated noise; as many inputs go into each solve
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pub images: usize,
+    /// Solve each block's last convolution in closed form (the default)
+    #[arg(long, overrides_with = "no_solve")]
+    pub solve: bool,
+    /// Start the gradient steps from the pruned teacher alone
+    #[arg(long)]
+    pub no_solve: bool,
+    /// Gradient steps a block
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub steps: usize,
+    /// Inputs a gradient step
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub batch: usize,
+    /// Update rule of the gradient steps
+    #[arg(long, value_enum, default_value_t = OptimizerName::Adam)]
+    pub optimizer: OptimizerName,
+    /// Peak learning rate [default: 1e-3 for adam, 1e-2 for sgd]
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<f32>,
+    /// Learning-rate schedule
+    #[arg(long, value_enum, default_value_t = ScheduleName::Cosine)]
+    pub schedule: ScheduleName,
+    /// L2 regularisation of the gradient steps
+    #[arg(long, default_value_t = 0.0, value_name = "L2")]
+    pub weight_decay: f32,
+    /// Where the tensors live
+    #[arg(long, value_enum, default_value_t = DeviceName::Flex)]
+    pub device: DeviceName,
+    /// Neighbourhoods to distil, as in 0-3,7 [default: all]
+    #[arg(long, value_name = "LIST")]
+    pub blocks: Option<String>,
+    /// Every random number follows from it: the same seed gives the same bytes
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    pub seed: u64,
+}
+
+/// `--noise`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum NoiseName {
+    /// N(0,1) straight into each block (the paper)
+    Standard,
+    /// Noise images pushed through the teacher with current batch statistics
+    Propagated,
+}
+
+/// `--optimizer`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum OptimizerName {
+    /// Adam
+    Adam,
+    /// Gradient descent with momentum 0.9
+    Sgd,
+}
+
+/// `--schedule`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ScheduleName {
+    /// Half a cosine, to zero
+    Cosine,
+    /// Divided by ten after each third
+    Step,
+}
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DeviceName {
+    /// Burn's pure-Rust CPU backend
+    Flex,
+    /// Burn's ndarray backend (in builds with `--features ndarray`)
+    Ndarray,
+    /// A GPU through wgpu (in builds with `--features wgpu`)
+    Wgpu,
+}
+
+impl RunOptions {
+    /// The settings these options mean.
+    ///
+    /// # Errors
+    /// A value out of its range, or a list of blocks that does not parse.
+    pub fn settings(&self) -> Result<Settings> {
+        let (update, default_rate) = match self.optimizer {
+            OptimizerName::Adam => (Update::Adam, 1e-3),
+            OptimizerName::Sgd => (Update::Momentum { momentum: 0.9 }, 1e-2),
+        };
+        let rate = self.rate.unwrap_or(default_rate);
+        ensure!(rate > 0.0 && rate.is_finite(), "learning rate {rate} is not a positive number");
+        ensure!(self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "weight decay cannot be {}", self.weight_decay);
+        ensure!(self.batch > 0, "a gradient step needs a batch of at least 1");
+        ensure!((1..=1 << 20).contains(&self.images), "--images must be from 1 to {}", 1 << 20);
+        let training = Training {
+            steps: self.steps,
+            batch: self.batch,
+            update,
+            schedule: match self.schedule {
+                ScheduleName::Cosine => Schedule::Cosine,
+                ScheduleName::Step => Schedule::Step,
+            },
+            rate,
+            weight_decay: self.weight_decay,
+        };
+        let recipe = Recipe {
+            width: Width::new(self.width)?,
+            solve_inputs: if self.no_solve { 0 } else { self.images },
+            training,
+            seed: self.seed,
+        };
+        let noise = match self.noise {
+            NoiseName::Standard => Noise::Standard,
+            NoiseName::Propagated => Noise::Propagated,
+        };
+        let blocks = self.blocks.as_deref().map(parse_blocks).transpose()?.unwrap_or_default();
+        Ok(Settings { recipe, noise, images: self.images, blocks })
+    }
+}
+
+impl DeviceName {
+    /// The device.
+    ///
+    /// # Errors
+    /// This build does not have it.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Self::Flex => Ok(Device::flex()),
+            #[cfg(feature = "ndarray")]
+            Self::Ndarray => Ok(Device::ndarray()),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::default())),
+            #[allow(unreachable_patterns, reason = "every device may be built in")]
+            other => bail!(
+                "this build has no {0} device: build with `cargo build --release -p distill-device --features {0}`",
+                other.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+            ),
+        }
+    }
+}
+
+/// `0-3,7` as `[0, 1, 2, 3, 7]`.
+fn parse_blocks(list: &str) -> Result<Vec<usize>> {
+    let wrong = || format!("--blocks {list} is not a list like 0-3,7");
+    let mut blocks = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) =
+            (first.trim().parse().with_context(wrong)?, last.trim().parse().with_context(wrong)?);
+        ensure!(first <= last && last < 4096, wrong());
+        blocks.extend(first..=last);
+    }
+    Ok(blocks)
+}

@@ -1,0 +1,244 @@
+//! The commands of `distill`: what the arguments say, and what to print.
+
+use std::{
+    alloc::System,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use clap::{Args, Parser, Subcommand};
+use distill_core::{CountingAllocator, Encoding};
+use distill_device::write_file;
+use distill_host::{
+    cifar10::{self, LabelledImages},
+    evaluate::evaluate,
+    fetch,
+    import::{Normalisation, import},
+    inspect::inspect,
+    network::Network,
+    onnx,
+    quickstart::quickstart,
+    recompose::recompose,
+    safetensors_file,
+};
+use serde::Serialize;
+use serde_json::json;
+
+/// Make a trained network smaller, block by block, without data
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print one JSON object on stdout; progress stays on stderr
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more (-v: information, -vv: details)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Distil a built-in ResNet-20 at three widths and show what came out
+    #[command(after_help = "Example:\n  distill quickstart --dir demo")]
+    Quickstart {
+        /// Folder to write to
+        #[arg(long, default_value = "distill-quickstart", value_name = "D")]
+        dir: PathBuf,
+    },
+    /// Data sets
+    Data {
+        #[command(subcommand)]
+        command: DataCommand,
+    },
+    /// Turn a trained model into a teacher pack
+    #[command(after_help = "Example:\n  distill import resnet20.th -o teacher.ndp")]
+    Import(ImportArgs),
+    /// Show the blocks of a network
+    #[command(after_help = "Example:\n  distill inspect teacher.ndp")]
+    Inspect {
+        /// .ndp, or .safetensors written by recompose
+        file: PathBuf,
+    },
+    /// Measure accuracy on labelled images
+    #[command(after_help = "Example:\n  distill evaluate student.ndp --data cifar10")]
+    Evaluate(EvaluateArgs),
+    /// Put students back together with their teacher
+    #[command(after_help = "Example:\n  distill recompose teacher.ndp student.ndp -o student.onnx")]
+    Recompose {
+        /// Teacher pack
+        teacher: PathBuf,
+        /// Student packs of that teacher; a later one wins
+        #[arg(required = true)]
+        students: Vec<PathBuf>,
+        /// File to write: .ndp, .safetensors or .onnx
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum DataCommand {
+    /// Download and verify a data set
+    #[command(after_help = "Example:\n  distill data fetch cifar10")]
+    Fetch {
+        /// The data set: cifar10
+        name: String,
+        /// Folder to put it in [default: the user's cache folder]
+        #[arg(long, value_name = "D")]
+        dir: Option<PathBuf>,
+        /// Archive or folder to take it from instead: a URL or a path
+        #[arg(long, value_name = "SOURCE")]
+        from: Option<String>,
+    },
+}
+
+#[derive(Args)]
+struct ImportArgs {
+    /// .th, .pth, .pt or .safetensors
+    file: PathBuf,
+    /// Architecture, such as resnet20 [default: told from the tensors' names]
+    #[arg(long, value_name = "A")]
+    arch: Option<String>,
+    /// How pixels in 0..1 are normalised: imagenet, cifar10 or M,M,M/S,S,S [default: what the file says, else imagenet]
+    #[arg(long, value_name = "N")]
+    normalise: Option<String>,
+    /// Store the weights in half precision
+    #[arg(long)]
+    half: bool,
+    /// Teacher pack to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Args)]
+struct EvaluateArgs {
+    /// .ndp, or .safetensors written by recompose
+    file: PathBuf,
+    /// cifar10 (fetched before), builtin (its first 1,000 test images), or a folder with CIFAR-10's binary files
+    #[arg(long, value_name = "DATA")]
+    data: String,
+    /// Only the first N images
+    #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
+    limit: usize,
+    /// Also write the predicted class of each image, one a line
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
+}
+
+/// Parses the arguments and runs the command.
+pub fn run(heap: &CountingAllocator<System>) -> Result<()> {
+    let cli = Cli::parse();
+    let level = ["warn", "info", "debug"][usize::from(cli.verbose).min(2)];
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+    let device = Device::flex();
+    let json = cli.json;
+    match cli.command {
+        Command::Quickstart { dir } => {
+            let outcome = quickstart(&dir, &device, heap)?;
+            print(json, &outcome, || outcome.table())
+        }
+        Command::Data { command: DataCommand::Fetch { name, dir, from } } => fetch_data(json, &name, dir, from.as_deref()),
+        Command::Import(args) => import_file(json, &args),
+        Command::Inspect { file } => {
+            let inspection = inspect(&read_network(&file)?);
+            print(json, &inspection, || inspection.table())
+        }
+        Command::Evaluate(args) => evaluate_file(json, &args, &device),
+        Command::Recompose { teacher, students, output } => recompose_files(json, &teacher, &students, &output),
+    }
+}
+
+fn fetch_data(json: bool, name: &str, dir: Option<PathBuf>, from: Option<&str>) -> Result<()> {
+    if name != "cifar10" {
+        bail!("unknown data set {name} (known: cifar10)");
+    }
+    let dir = dir.map_or_else(fetch::default_dir, Ok)?;
+    let fetched = fetch::fetch_cifar10(&dir, from)?;
+    print(json, &fetched, || format!("CIFAR-10 is in {}", dir.display()))
+}
+
+fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
+    let normalisation = args.normalise.as_deref().map(Normalisation::parse).transpose()?;
+    let network = import(&args.file, args.arch.as_deref(), normalisation)?;
+    network.write_pack(&args.output, if args.half { Encoding::F16 } else { Encoding::F32 })?;
+    let inspection = inspect(&network);
+    print(json, &inspection, || {
+        format!(
+            "{}: {} blocks to distil, {} parameters, {} MACs, mean {:?}, deviation {:?}\nwritten: {}",
+            inspection.architecture,
+            network.neighbourhoods().count(),
+            inspection.parameters,
+            inspection.macs,
+            network.manifest.mean,
+            network.manifest.std,
+            args.output.display()
+        )
+    })
+}
+
+fn evaluate_file(json: bool, args: &EvaluateArgs, device: &Device) -> Result<()> {
+    let network = read_network(&args.file)?;
+    let images = read_images(&args.data)?;
+    let evaluation = evaluate(&network, &images, args.limit, device)?;
+    if let Some(path) = &args.predictions {
+        let mut lines = String::new();
+        evaluation.predictions.iter().try_for_each(|class| writeln!(lines, "{class}"))?;
+        write_file(path, lines.as_bytes())?;
+    }
+    print(json, &evaluation, || {
+        format!(
+            "accuracy {:.2} % ({} of {}), {} parameters, {} MACs",
+            evaluation.accuracy, evaluation.correct, evaluation.total, evaluation.parameters, evaluation.macs
+        )
+    })
+}
+
+fn recompose_files(json: bool, teacher: &Path, students: &[PathBuf], output: &Path) -> Result<()> {
+    let network = recompose(teacher, students)?;
+    match ending(output) {
+        "ndp" => network.write_pack(output, Encoding::F32)?,
+        "safetensors" => safetensors_file::write(&network, output)?,
+        "onnx" => onnx::write(&network, output)?,
+        other => bail!("cannot write {}: unknown ending {other:?} (known: ndp, safetensors, onnx)", output.display()),
+    }
+    let summary = json!({"file": output, "parameters": network.parameters(), "macs": network.macs()});
+    print(json, &summary, || {
+        format!("{} parameters, {} MACs: {}", network.parameters(), network.macs(), output.display())
+    })
+}
+
+fn read_network(path: &Path) -> Result<Network> {
+    match ending(path) {
+        "safetensors" => safetensors_file::read(path)?.with_context(|| {
+            format!("{} does not describe its blocks: turn it into a pack with `distill import`", path.display())
+        }),
+        "ndp" => Network::read_pack(path),
+        other => bail!(
+            "cannot read {}: unknown ending {other:?} (known: ndp, and safetensors written by recompose)",
+            path.display()
+        ),
+    }
+}
+
+fn read_images(data: &str) -> Result<LabelledImages> {
+    match data {
+        "cifar10" => cifar10::read_test(&fetch::default_dir()?),
+        "builtin" => cifar10::builtin_test_images(),
+        folder => cifar10::read_test(Path::new(folder)),
+    }
+}
+
+fn ending(path: &Path) -> &str {
+    path.extension().and_then(|ending| ending.to_str()).unwrap_or_default()
+}
+
+/// One JSON object, or the text a person reads.
+fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    let line = if json { serde_json::to_string(value)? } else { text() };
+    println!("{line}");
+    Ok(())
+}

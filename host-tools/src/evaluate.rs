@@ -1,0 +1,65 @@
+//! Accuracy on labelled images: evaluation mode, running statistics, every image once.
+
+use anyhow::Result;
+use burn::tensor::Device;
+use distill_core::{host_values, images as image_tensor};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::{
+    cifar10::LabelledImages,
+    images::normalised,
+    network::{Network, logits},
+};
+
+/// Images a forward pass; no result depends on it.
+const BATCH: usize = 50;
+
+/// The object `evaluate --json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Percent of images whose largest logit is the label's.
+    pub accuracy: f64,
+    /// As many images.
+    pub correct: usize,
+    /// Of these.
+    pub total: usize,
+    /// Trained scalars of the network as it is stored.
+    pub parameters: usize,
+    /// Multiply-accumulates for one image.
+    pub macs: u64,
+    /// The class of each image, in order.
+    #[serde(skip)]
+    pub predictions: Vec<u16>,
+}
+
+/// Evaluates `network` on the first `limit` images.
+///
+/// # Errors
+/// The images have another shape than the network's input.
+pub fn evaluate(network: &Network, images: &LabelledImages, limit: usize, device: &Device) -> Result<Evaluation> {
+    let total = images.labels.len().min(limit);
+    let folded = network.folded()?;
+    let blocks = folded.on_device(device);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} images (ETA {eta})")?;
+    let bar = ProgressBar::new(total as u64).with_style(style);
+    let mut predictions = Vec::with_capacity(total);
+    for start in (0..total).step_by(BATCH) {
+        let end = total.min(start + BATCH);
+        let input = image_tensor(normalised(network, images, start, end)?, network.input(), device);
+        let output = logits(&blocks, input);
+        let classes = output.dims()[1];
+        predictions.extend(host_values(output).chunks_exact(classes).map(largest));
+        bar.set_position(end as u64);
+    }
+    bar.finish_and_clear();
+    let correct = predictions.iter().zip(&images.labels).filter(|(p, l)| p == l).count();
+    let accuracy = 100.0 * correct as f64 / total.max(1) as f64;
+    Ok(Evaluation { accuracy, correct, total, parameters: network.parameters(), macs: network.macs(), predictions })
+}
+
+/// Index of the largest value; the first of equals.
+fn largest(logits: &[f32]) -> u16 {
+    let best = |best: usize, index: usize| if logits[index] > logits[best] { index } else { best };
+    (1..logits.len()).fold(0, best) as u16
+}

@@ -1,0 +1,19 @@
+//! The host's side: networks come in as files, students go out as files people can run.
+
+// In data-flow order.
+pub mod checkpoint;
+pub mod cifar_resnet;
+pub mod import;
+pub mod network;
+pub mod inspect;
+pub mod recompose;
+pub mod onnx;
+mod onnx_messages;
+pub mod safetensors_file;
+
+pub mod cifar10;
+pub mod fetch;
+pub mod images;
+pub mod evaluate;
+
+pub mod quickstart;

@@ -1,0 +1,123 @@
+//! A whole network in memory: blocks in order, and what a forward pass needs beside them.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use burn::tensor::{Device, Tensor};
+use distill_core::{
+    Block, Contents, DeviceBlock, Encoding, Manifest, PackError, PackWriter, Role, Shape, Statistics, fold_batch_norms,
+};
+use distill_device::{NewFile, open_pack};
+
+/// A network whose blocks fit one after another.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Preprocessing, classes and origin.
+    pub manifest: Manifest,
+    /// Stem, neighbourhoods and head.
+    pub blocks: Vec<Block>,
+}
+
+impl Network {
+    /// Checks that each block takes what the one before it gives.
+    ///
+    /// # Errors
+    /// Names the first pair that does not fit.
+    pub fn new(manifest: Manifest, blocks: Vec<Block>) -> Result<Self> {
+        ensure!(!blocks.is_empty(), "a network needs at least one block");
+        for pair in blocks.windows(2) {
+            let (given, taken) = (pair[0].output(), pair[1].input());
+            ensure!(
+                given == taken,
+                "block {} gives {given}, but block {} takes {taken}",
+                pair[0].name(),
+                pair[1].name()
+            );
+        }
+        let channels = blocks[0].input().channels;
+        ensure!(
+            manifest.mean.len() == channels && manifest.std.len() == channels,
+            "the network has {channels} input channels, but a mean for {} and a deviation for {}",
+            manifest.mean.len(),
+            manifest.std.len()
+        );
+        ensure!(manifest.std.iter().all(|&s| s.is_finite() && s > 0.0), "a standard deviation is not positive");
+        Ok(Self { manifest, blocks })
+    }
+
+    /// Reads every block of a pack that holds a whole network.
+    ///
+    /// # Errors
+    /// The file, or a pack of single neighbourhoods.
+    pub fn read_pack(path: &Path) -> Result<Self> {
+        let mut pack = open_pack(path)?;
+        let context = || format!("cannot read {}", path.display());
+        if pack.manifest().contents != Contents::Network {
+            return Err(PackError::<std::io::Error>::WrongContents).with_context(context);
+        }
+        let blocks: Result<Vec<Block>, _> = (0..pack.blocks()).map(|index| pack.block(index)).collect();
+        Self::new(pack.manifest().clone(), blocks.with_context(context)?).with_context(context)
+    }
+
+    /// Writes the network as a pack, all or not at all.
+    ///
+    /// # Errors
+    /// The file.
+    pub fn write_pack(&self, path: &Path, encoding: Encoding) -> Result<()> {
+        let mut file = NewFile::create(path)?;
+        let write = |file: &mut NewFile| -> Result<(), PackError<std::io::Error>> {
+            let mut writer = PackWriter::new(file, &self.manifest, self.blocks.len())?;
+            for (position, block) in self.blocks.iter().enumerate() {
+                writer.add(position, block, encoding)?;
+            }
+            writer.finish().map(|_| ())
+        };
+        write(&mut file).with_context(|| format!("cannot write {}", path.display()))?;
+        file.commit()
+    }
+
+    /// Shape of one input image.
+    pub fn input(&self) -> Shape {
+        self.blocks[0].input()
+    }
+
+    /// Trained scalars of all blocks.
+    pub fn parameters(&self) -> usize {
+        self.blocks.iter().map(Block::parameters).sum()
+    }
+
+    /// Multiply-accumulates for one image.
+    pub fn macs(&self) -> u64 {
+        self.blocks.iter().map(Block::macs).sum()
+    }
+
+    /// Position of neighbourhood `number` among the blocks.
+    pub fn neighbourhoods(&self) -> impl Iterator<Item = (usize, &Block)> {
+        self.blocks.iter().enumerate().filter(|(_, block)| block.role() == Role::Neighbourhood)
+    }
+
+    /// The network with every batch norm folded into its convolution: the same function, fewer passes.
+    ///
+    /// # Errors
+    /// Only a defect of the fold.
+    pub fn folded(&self) -> Result<Self> {
+        let blocks: Result<Vec<Block>, _> = self.blocks.iter().map(fold_batch_norms).collect();
+        Ok(Self { manifest: self.manifest.clone(), blocks: blocks? })
+    }
+
+    /// The network's blocks on a device, in order.
+    pub fn on_device(&self, device: &Device) -> Vec<DeviceBlock<'_>> {
+        self.blocks.iter().map(|block| DeviceBlock::new(block, device)).collect()
+    }
+}
+
+/// Logits of images: evaluation mode, running statistics.
+///
+/// # Shapes
+/// - input `[N, C, H, W]`
+/// - output `[N, classes]`
+pub fn logits(blocks: &[DeviceBlock<'_>], images: Tensor<4>) -> Tensor<2> {
+    let output = blocks.iter().fold(images, |x, block| block.forward(x, Statistics::Running));
+    let [n, c, h, w] = output.dims();
+    output.reshape([n, c * h * w])
+}
