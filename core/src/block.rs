@@ -4,12 +4,16 @@
 //! `i`, and the last node's value is the output; a node reads only values before its own. Import,
 //! fold, shrink, solve, train and export are all functions of this one type: none knows an
 //! architecture. A `Block` that exists is valid: [`Block::new`] infers every shape and refuses
-//! weights that do not fit.
+//! weights that do not fit, or that nothing reads.
+
+mod error;
 
 use alloc::{string::String, vec::Vec};
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::error::BlockError;
 
 /// Nodes a block can hold: an inverted residual with squeeze-and-excite needs about 20.
 pub const MAX_NODES: usize = 32;
@@ -125,57 +129,6 @@ pub struct Shape {
     pub width: usize,
 }
 
-/// Why a graph is not a block.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum BlockError {
-    /// More nodes than [`MAX_NODES`].
-    TooManyNodes {
-        /// The block.
-        block: String,
-    },
-    /// No node at all: the block would have no output.
-    Empty {
-        /// The block.
-        block: String,
-    },
-    /// A node reads a value that is not computed before it, or a weight that is not there.
-    DanglingReference {
-        /// The node.
-        node: String,
-    },
-    /// A node has the wrong number of inputs or weights.
-    WrongArity {
-        /// The node.
-        node: String,
-    },
-    /// A weight does not have the shape its node needs.
-    WeightShape {
-        /// The weight.
-        weight: String,
-        /// What the node needs.
-        expected: Dims,
-        /// What is there.
-        found: Dims,
-    },
-    /// A weight's values are not as many as its extents say.
-    WeightLength {
-        /// The weight.
-        weight: String,
-        /// Product of the extents.
-        expected: usize,
-        /// Values there.
-        found: usize,
-    },
-    /// The operator cannot work on this input (a zero extent, a stride of 0, two shapes to add, …).
-    ValueShape {
-        /// The node.
-        node: String,
-        /// The shape it was given.
-        found: Shape,
-    },
-}
-
 impl Block {
     /// Checks the graph and infers the shape of every value.
     ///
@@ -215,6 +168,14 @@ impl Block {
                 return Err(BlockError::ValueShape { node, found: shape });
             }
             shapes.push(shape);
+        }
+        let unread = |value: usize| nodes.iter().all(|node| node.inputs.iter().all(|&read| usize::from(read) != value));
+        let unused =
+            |index: usize| nodes.iter().all(|node| node.weights.iter().all(|&used| usize::from(used) != index));
+        let node = (1..nodes.len()).find(|&value| unread(value)).map(|value| &nodes[value - 1].name);
+        let weight = (0..weights.len()).find(|&index| unused(index)).map(|index| &weights[index].name);
+        if let Some(name) = node.or(weight) {
+            return Err(BlockError::Unused { name: name.clone() });
         }
         Ok(Self { name, role, input, nodes, weights, shapes })
     }
@@ -450,25 +411,3 @@ impl fmt::Display for Shape {
         write!(f, "{}x{}x{}", self.channels, self.height, self.width)
     }
 }
-
-impl fmt::Display for BlockError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooManyNodes { block } => write!(f, "block {block} has more than {MAX_NODES} operators"),
-            Self::Empty { block } => write!(f, "block {block} has no operators"),
-            Self::DanglingReference { node } => {
-                write!(f, "operator {node} refers to a value or weight that is not there")
-            }
-            Self::WrongArity { node } => write!(f, "operator {node} has the wrong number of inputs or weights"),
-            Self::WeightShape { weight, expected, found } => {
-                write!(f, "weight {weight} should have shape {:?}, but has {:?}", expected.as_slice(), found.as_slice())
-            }
-            Self::WeightLength { weight, expected, found } => {
-                write!(f, "weight {weight} should have {expected} values, but has {found}")
-            }
-            Self::ValueShape { node, found } => write!(f, "operator {node} cannot work on shape {found}"),
-        }
-    }
-}
-
-impl core::error::Error for BlockError {}

@@ -27,11 +27,14 @@ pub struct Boundary {
 impl Boundary {
     /// White noise at the network's input, `count` images in batches of `batch`.
     pub fn noise(stream: &mut Stream, shape: Shape, count: usize, batch: usize) -> Self {
-        let batches = (0..count)
-            .step_by(batch)
-            .map(|start| to_f16(&stream.images(batch.min(count - start), shape)))
-            .collect();
+        let batches =
+            (0..count).step_by(batch).map(|start| to_f16(&stream.images(batch.min(count - start), shape))).collect();
         Self { shape, batch, batches }
+    }
+
+    /// Shape of one image.
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 
     /// Cached images.

@@ -1,7 +1,5 @@
 //! One neighbourhood: fold, shrink, solve, train, measure.
 
-use burn::tensor::Device;
-
 use crate::{
     block::{Block, BlockError},
     fold::fold_batch_norms,
@@ -9,7 +7,7 @@ use crate::{
     inputs::Inputs,
     noise::Purpose,
     shrink::{Width, shrink},
-    solve::{Normal, solvable_node},
+    solve::{NormalEquations, solvable_node},
     train::{Training, train},
 };
 
@@ -28,8 +26,6 @@ pub struct Recipe {
     pub solve_inputs: usize,
     /// Gradient steps after it.
     pub training: Training,
-    /// Every random number of the run follows from it.
-    pub seed: u64,
 }
 
 /// A distilled block and how well it reproduces the teacher's.
@@ -53,37 +49,28 @@ pub fn distill(
     teacher: &Block,
     inputs: &Inputs<'_>,
     recipe: &Recipe,
-    device: &Device,
     progress: impl FnMut(usize, f32),
 ) -> Result<Distilled, BlockError> {
     let folded = fold_batch_norms(teacher)?;
-    let target = DeviceBlock::new(&folded, device);
+    let target = DeviceBlock::new(&folded, inputs.device);
     let mut student = shrink(&folded, recipe.width)?;
     if let Some(node) = solvable_node(&student, &folded).filter(|_| recipe.solve_inputs > 0) {
-        let mut normal = Normal::new(&student, node, device);
-        let start = DeviceBlock::new(&student, device);
-        let batches = recipe.solve_inputs.div_ceil(MICRO_BATCH);
-        for input in inputs.pass(recipe.seed, Purpose::Solve, batches, MICRO_BATCH, device) {
-            normal.add(&target, &start, input);
+        let start = DeviceBlock::new(&student, inputs.device);
+        let mut equations = NormalEquations::new(&student, node, inputs.device);
+        for input in inputs.pass(Purpose::Solve, recipe.solve_inputs, MICRO_BATCH) {
+            equations.add(&target, &start, input);
         }
-        student = normal.solve(&student)?;
+        student = equations.solve(&student)?;
     }
-    let student = train(&target, student, inputs, (&recipe.training, recipe.seed), device, progress)?;
-    let (relative_error, loss) = measure(&target, &DeviceBlock::new(&student, device), inputs, recipe.seed, device);
+    let student = train(&target, &student, inputs, &recipe.training, progress)?;
+    let (relative_error, loss) = measure(&target, &DeviceBlock::new(&student, inputs.device), inputs);
     Ok(Distilled { block: student, relative_error, loss })
 }
 
 /// Relative error and mean squared error of a student on held-out inputs.
-fn measure(
-    teacher: &DeviceBlock<'_>,
-    student: &DeviceBlock<'_>,
-    inputs: &Inputs<'_>,
-    seed: u64,
-    device: &Device,
-) -> (f64, f64) {
+fn measure(teacher: &DeviceBlock<'_>, student: &DeviceBlock<'_>, inputs: &Inputs<'_>) -> (f64, f64) {
     let (mut error, mut energy, mut elements) = (0.0, 0.0, 0);
-    let batches = MEASURED_INPUTS.div_ceil(MICRO_BATCH);
-    for input in inputs.pass(seed, Purpose::Measure, batches, MICRO_BATCH, device) {
+    for input in inputs.pass(Purpose::Measure, MEASURED_INPUTS, MICRO_BATCH) {
         let target = host_values(teacher.forward(input.clone(), Statistics::Running));
         let output = host_values(student.forward(input, Statistics::Running));
         for (t, s) in target.iter().zip(&output) {

@@ -25,7 +25,9 @@ pub fn fold_batch_norms(block: &Block) -> Result<Block, BlockError> {
     for (index, node) in block.nodes().iter().enumerate() {
         let inputs: Vec<u8> = node.inputs.iter().map(|&v| renamed[usize::from(v)]).collect();
         let folded_away = inputs.len() == 1
-            && usize::from(node.inputs[0]).checked_sub(1).is_some_and(|producer| norm_of(block, producer) == Some(index));
+            && usize::from(node.inputs[0])
+                .checked_sub(1)
+                .is_some_and(|producer| norm_of(block, producer) == Some(index));
         if folded_away {
             renamed.push(inputs[0]);
             continue;

@@ -104,7 +104,8 @@ impl<'a> DeviceBlock<'a> {
             Op::PadChannels { before, after } => {
                 let [n, _, h, w] = x.dims();
                 let zeros = |channels: u16| Tensor::zeros([n, usize::from(channels), h, w], &x.device());
-                let parts = [(*before > 0).then(|| zeros(*before)), Some(x.clone()), (*after > 0).then(|| zeros(*after))];
+                let parts =
+                    [(*before > 0).then(|| zeros(*before)), Some(x.clone()), (*after > 0).then(|| zeros(*after))];
                 Tensor::cat(parts.into_iter().flatten().collect(), 1)
             }
             Op::GlobalAveragePool => adaptive_avg_pool2d(x, [1, 1]),

@@ -1,4 +1,4 @@
-//! What goes into a neighbourhood: batches of one noise source, without end.
+//! What goes into a neighbourhood: batches from one noise source.
 
 use alloc::vec::Vec;
 
@@ -11,85 +11,80 @@ use crate::{
     noise::{Purpose, Stream, shuffled},
 };
 
-/// Inputs `a` of one neighbourhood (science: eq. 2), drawn for a purpose.
+/// The inputs `a` of one neighbourhood. What is drawn follows from seed, block and purpose alone.
 #[derive(Debug)]
-pub enum Inputs<'a> {
-    /// Drawn anew for every batch; nothing is kept.
-    Fresh {
-        /// The block's place in the network: its noise is its own.
-        index: usize,
-        /// The block's input shape.
-        shape: Shape,
-    },
-    /// Taken from the cache of teacher activations; the last `held_out` images are for measuring only.
+pub struct Inputs<'a> {
+    /// Where they come from.
+    pub source: Source<'a>,
+    /// The run's seed.
+    pub seed: u64,
+    /// The neighbourhood's number: its noise is its own.
+    pub index: usize,
+    /// Where the tensors are made.
+    pub device: &'a Device,
+}
+
+/// Where a neighbourhood's inputs come from.
+#[derive(Debug)]
+pub enum Source<'a> {
+    /// `N(0, 1)` of this shape, drawn anew for every batch; nothing is kept.
+    Fresh(Shape),
+    /// Cached teacher activations; the last `held_out` images are for measuring only.
     Cached {
-        /// The block's place in the network.
-        index: usize,
         /// The activations.
         boundary: &'a Boundary,
-        /// Images the training never sees.
+        /// Images that neither solve nor training sees.
         held_out: usize,
     },
 }
 
 impl Inputs<'_> {
-    /// `count` batches of `size` inputs each (the last of a cache may be smaller), for the solve
-    /// or to measure: every cached image at most once.
-    pub fn pass<'s>(
-        &'s self,
-        seed: u64,
-        purpose: Purpose,
-        count: usize,
-        size: usize,
-        device: &'s Device,
-    ) -> impl Iterator<Item = Tensor<4>> + 's {
-        let mut stream = Stream::new(seed, purpose, self.index());
-        let mut order = self.visible(purpose);
-        order.truncate(count * size);
-        let batches = match self {
-            Self::Fresh { .. } => count,
-            Self::Cached { .. } => order.len().div_ceil(size),
-        };
-        (0..batches).map(move |batch| match self {
-            Self::Fresh { shape, .. } => images(stream.images(size, *shape), *shape, device),
-            Self::Cached { boundary, .. } => {
-                let end = order.len().min((batch + 1) * size);
-                boundary.gather(&order[batch * size..end], device)
+    /// One pass over `count` inputs in batches of `size`, for the solve or to measure. A cache gives
+    /// each image at most once, so it may end earlier.
+    ///
+    /// # Shapes
+    /// - items `[size, C, H, W]`; the last of a cache may be smaller
+    pub fn pass(&self, purpose: Purpose, count: usize, size: usize) -> impl Iterator<Item = Tensor<4>> + '_ {
+        let mut stream = Stream::new(self.seed, purpose, self.index);
+        let visible = self.visible(purpose);
+        let count = if let Source::Cached { .. } = self.source { count.min(visible.len()) } else { count };
+        (0..count).step_by(size).map(move |start| {
+            let end = count.min(start + size);
+            match &self.source {
+                Source::Fresh(shape) => images(stream.images(end - start, *shape), *shape, self.device),
+                Source::Cached { boundary, .. } => boundary.gather(&visible[start..end], self.device),
             }
         })
     }
 
     /// Training batches of `size`, without end: a cache in a new random order each epoch.
-    pub fn epochs<'s>(&'s self, seed: u64, size: usize, device: &'s Device) -> impl Iterator<Item = Tensor<4>> + 's {
-        let mut stream = Stream::new(seed, Purpose::Train, self.index());
-        let images_seen = self.visible(Purpose::Train).len();
+    ///
+    /// # Shapes
+    /// - items `[size, C, H, W]`
+    pub fn epochs(&self, size: usize) -> impl Iterator<Item = Tensor<4>> + '_ {
+        let mut stream = Stream::new(self.seed, Purpose::Train, self.index);
+        let visible = self.visible(Purpose::Train).len();
         let mut order: Vec<usize> = Vec::new();
-        core::iter::repeat_with(move || match self {
-            Self::Fresh { shape, .. } => images(stream.images(size, *shape), *shape, device),
-            Self::Cached { boundary, .. } => {
+        core::iter::repeat_with(move || match &self.source {
+            Source::Fresh(shape) => images(stream.images(size, *shape), *shape, self.device),
+            Source::Cached { boundary, .. } => {
                 let mut chosen = Vec::with_capacity(size);
-                while chosen.len() < size.min(images_seen) {
+                while chosen.len() < size {
                     if order.is_empty() {
-                        order = shuffled(&mut stream, images_seen);
+                        order = shuffled(&mut stream, visible);
                     }
                     chosen.extend(order.pop());
                 }
-                boundary.gather(&chosen, device)
+                boundary.gather(&chosen, self.device)
             }
         })
     }
 
-    fn index(&self) -> usize {
-        match self {
-            Self::Fresh { index, .. } | Self::Cached { index, .. } => *index,
-        }
-    }
-
-    /// Indices of the cached images a purpose may see.
+    /// Indices of the cached images that a purpose may see.
     fn visible(&self, purpose: Purpose) -> Vec<usize> {
-        match self {
-            Self::Fresh { .. } => Vec::new(),
-            Self::Cached { boundary, held_out, .. } => {
+        match &self.source {
+            Source::Fresh(_) => Vec::new(),
+            Source::Cached { boundary, held_out } => {
                 let trained = boundary.len().saturating_sub(*held_out);
                 if purpose == Purpose::Measure { (trained..boundary.len()).collect() } else { (0..trained).collect() }
             }

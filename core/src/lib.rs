@@ -2,7 +2,7 @@
 //!
 //! A teacher network, cut into neighbourhoods, comes in as a [`Pack`]. [`run`] takes one block at
 //! a time: [`Inputs`] gives it noise, [`fold_batch_norms`] and [`shrink`] make a narrower student,
-//! [`Normal`] solves its last convolution in closed form, [`train`] refines it by gradient, and the
+//! [`NormalEquations`] solves its last convolution in closed form, [`train`] refines it by gradient, and the
 //! student block goes into another pack. Method: Shao, Moroz, Elad, Movshovitz-Attias,
 //! "Neighbourhood Distillation" (2020).
 //!
@@ -17,20 +17,20 @@ extern crate std;
 
 // In data-flow order.
 mod block;
-mod builder;
-mod storage;
-mod pack;
-mod noise;
 mod boundary;
-mod inputs;
-mod fold;
-mod shrink;
-mod forward;
-mod solve;
-mod optimizer;
-mod train;
+mod builder;
 mod distill;
+mod fold;
+mod forward;
+mod inputs;
+mod noise;
+mod optimizer;
+mod pack;
 mod run;
+mod shrink;
+mod solve;
+mod storage;
+mod train;
 
 mod heap;
 
@@ -43,12 +43,12 @@ pub use distill::{Distilled, MEASURED_INPUTS, MICRO_BATCH, Recipe, distill};
 pub use fold::fold_batch_norms;
 pub use forward::{DeviceBlock, Statistics, host_values, images};
 pub use heap::CountingAllocator;
-pub use inputs::Inputs;
+pub use inputs::{Inputs, Source};
 pub use noise::{Noise, Purpose, Stream};
 pub use optimizer::{Optimizer, Schedule, Update};
 pub use pack::{Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION};
 pub use run::{BlockReport, Event, NOISE_BATCH, RunError, Settings, run};
 pub use shrink::{Width, WidthError, inner_channels, shrink};
-pub use solve::{Normal, RIDGE, solvable_node};
+pub use solve::{NormalEquations, RIDGE, solvable_node};
 pub use storage::{ReadAt, WriteAt};
-pub use train::{Training, train};
+pub use train::{BlockTrainer, Training, train};

@@ -62,8 +62,7 @@ impl Optimizer {
     }
 
     fn update_one(&mut self, index: usize, weight: Tensor<1>, gradient: Tensor<1>, rate: f32) -> Tensor<1> {
-        let gradient =
-            if self.weight_decay > 0.0 { gradient + weight.clone() * self.weight_decay } else { gradient };
+        let gradient = if self.weight_decay > 0.0 { gradient + weight.clone() * self.weight_decay } else { gradient };
         match self.update {
             Update::Momentum { momentum } => {
                 let velocity = self.first[index].clone() * momentum + gradient;

@@ -15,7 +15,7 @@ use crate::{
     boundary::Boundary,
     distill::{Distilled, MEASURED_INPUTS, Recipe, distill},
     forward::DeviceBlock,
-    inputs::Inputs,
+    inputs::{Inputs, Source},
     noise::{Noise, Purpose, Stream},
     pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
     storage::{ReadAt, WriteAt},
@@ -35,6 +35,8 @@ pub struct Settings {
     pub images: usize,
     /// Numbers of the neighbourhoods to distil, from 0; empty for all.
     pub blocks: Vec<usize>,
+    /// Every random number of the run follows from it.
+    pub seed: u64,
 }
 
 /// What is known of a distilled neighbourhood.
@@ -103,6 +105,15 @@ pub enum RunError<R, W> {
     },
     /// Propagated noise needs batch-norm statistics, and the teacher has none.
     NoStatistics,
+    /// A block does not take what the one before it gives.
+    Misfit {
+        /// The block's name.
+        block: String,
+        /// What it takes.
+        takes: Shape,
+        /// What it is given.
+        given: Shape,
+    },
     /// A block did not transform.
     Block(BlockError),
 }
@@ -134,18 +145,22 @@ pub fn run<R: ReadAt, W: WriteAt>(
         }
         let block = teacher.block(position).map_err(RunError::Teacher)?;
         if settings.noise == Noise::Propagated && boundary.is_none() {
-            let mut stream = Stream::new(settings.recipe.seed, Purpose::Images, 0);
+            let mut stream = Stream::new(settings.seed, Purpose::Images, 0);
             let count = settings.images + MEASURED_INPUTS;
             boundary = Some(Boundary::noise(&mut stream, block.input(), count, NOISE_BATCH));
         }
+        if let Some(given) = boundary.as_ref().map(Boundary::shape).filter(|&given| given != block.input()) {
+            return Err(RunError::Misfit { block: block.name().into(), takes: block.input(), given });
+        }
         if let Some(index) = number {
             observe(Event::Started { index, total: chosen.len(), name: block.name() });
-            let inputs = match &boundary {
-                Some(boundary) => Inputs::Cached { index, boundary, held_out: MEASURED_INPUTS },
-                None => Inputs::Fresh { index, shape: block.input() },
+            let source = match &boundary {
+                Some(boundary) => Source::Cached { boundary, held_out: MEASURED_INPUTS },
+                None => Source::Fresh(block.input()),
             };
+            let inputs = Inputs { source, seed: settings.seed, index, device };
             let step = |step, loss| observe(Event::Stepped { step, loss });
-            let distilled = distill(&block, &inputs, &settings.recipe, device, step).map_err(RunError::Block)?;
+            let distilled = distill(&block, &inputs, &settings.recipe, step).map_err(RunError::Block)?;
             writer.add(position, &distilled.block, Encoding::F32).map_err(RunError::Student)?;
             reports.push(report(index, &block, &distilled));
             observe(Event::Finished(&reports[reports.len() - 1]));
@@ -211,7 +226,13 @@ impl<R: fmt::Display, W: fmt::Display> fmt::Display for RunError<R, W> {
                 write!(f, "there is no block {index}: the teacher has {blocks}, numbered from 0")
             }
             Self::NoStatistics => {
-                write!(f, "the teacher holds no batch-norm statistics, which propagated noise needs: use --noise standard")
+                write!(
+                    f,
+                    "the teacher holds no batch-norm statistics, which propagated noise needs: use --noise standard"
+                )
+            }
+            Self::Misfit { block, takes, given } => {
+                write!(f, "block {block} takes {takes}, but the block before it gives {given}")
             }
             Self::Block(error) => write!(f, "{error}"),
         }

@@ -50,8 +50,7 @@ pub fn shrink(block: &Block, width: Width) -> Result<Block, BlockError> {
     let mut builder = BlockBuilder::new(block.name(), block.role(), block.input());
     for (index, node) in block.nodes().iter().enumerate() {
         let mut op = node.op.clone();
-        let mut weights: Vec<Weight> =
-            node.weights.iter().map(|&w| block.weights()[usize::from(w)].clone()).collect();
+        let mut weights: Vec<Weight> = node.weights.iter().map(|&w| block.weights()[usize::from(w)].clone()).collect();
         let written = &kept[groups[index + 1]];
         let read = &kept[groups[usize::from(node.inputs[0])]];
         match &mut op {
@@ -105,11 +104,14 @@ fn channel_groups(block: &Block) -> Vec<usize> {
     for (index, node) in block.nodes().iter().enumerate() {
         let read = usize::from(node.inputs[0]);
         match node.op {
-            // A depthwise convolution keeps its channels apart; any other convolution starts a new group.
-            Op::Conv(conv) if usize::from(conv.groups) == block.shape(read).channels && conv.groups > 1 => {
+            // A depthwise convolution keeps its channels apart; a dense one starts a new group.
+            Op::Conv(conv)
+                if conv.groups > 1
+                    && [read, index + 1].iter().all(|&v| block.shape(v).channels == usize::from(conv.groups)) =>
+            {
                 tie(read, index + 1);
             }
-            // Neither side of a grouped convolution can shrink channel by channel: tie both to the boundary.
+            // Neither side of any other grouped convolution can shrink channel by channel: tie both to the boundary.
             Op::Conv(conv) if conv.groups > 1 => {
                 tie(0, read);
                 tie(0, index + 1);

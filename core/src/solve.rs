@@ -31,14 +31,14 @@ pub fn solvable_node(student: &Block, teacher: &Block) -> Option<usize> {
 
 /// Gram matrix and cross products of one convolution, gathered batch by batch.
 #[derive(Debug)]
-pub struct Normal {
+pub struct NormalEquations {
     node: usize,
     gram: Tensor<2>,
     cross: Tensor<2>,
     rows: usize,
 }
 
-impl Normal {
+impl NormalEquations {
     /// Empty sums for convolution `node` of `student`: `K = C_in·K_h·K_w + 1` by `K`, and `K` by `C_out`.
     pub fn new(student: &Block, node: usize, device: &Device) -> Self {
         let dims = student.weight(node, 0).map_or(&[][..], |kernel| &kernel.dims);

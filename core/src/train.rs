@@ -28,41 +28,80 @@ pub struct Training {
     pub weight_decay: f32,
 }
 
-/// Trains `student` to reproduce `teacher` on `inputs`; `progress` is called after every step with
-/// the step's number (from 1) and its loss, the mean squared error per element.
-///
-/// # Errors
-/// As [`Block::new`]; weights that training made non-finite are not an error here, the report shows them.
-pub fn train(
-    teacher: &DeviceBlock<'_>,
-    student: Block,
-    inputs: &Inputs<'_>,
-    (training, seed): (&Training, u64),
-    device: &Device,
-    mut progress: impl FnMut(usize, f32),
-) -> Result<Block, BlockError> {
-    if training.steps == 0 {
-        return Ok(student);
+/// A student block in training: weights and optimiser state on a device.
+#[derive(Debug)]
+pub struct BlockTrainer<'a> {
+    student: &'a Block,
+    training: &'a Training,
+    weights: Vec<Tensor<1>>,
+    optimizer: Optimizer,
+    tracked: Device,
+    step: usize,
+}
+
+impl<'a> BlockTrainer<'a> {
+    /// Starts from the student's weights.
+    pub fn new(student: &'a Block, training: &'a Training, device: &Device) -> Self {
+        Self {
+            student,
+            training,
+            weights: DeviceBlock::new(student, device).into_weights(),
+            optimizer: Optimizer::new(training.update, training.weight_decay),
+            tracked: device.clone().autodiff(),
+            step: 0,
+        }
     }
-    let tracked = device.clone().autodiff();
-    let mut weights = DeviceBlock::new(&student, device).into_weights();
-    let mut optimizer = Optimizer::new(training.update, training.weight_decay);
-    for (step, input) in inputs.epochs(seed, training.batch, device).take(training.steps).enumerate() {
-        let target = teacher.forward(input.clone(), Statistics::Running);
-        let leaves: Vec<Tensor<1>> =
-            weights.iter().map(|w| Tensor::from_inner(w.clone()).to_device(&tracked).require_grad()).collect();
-        let output = DeviceBlock::with_weights(&student, leaves.clone())
-            .forward(Tensor::from_inner(input), Statistics::Running);
+
+    /// One step towards `target`; returns the mean squared error per element before it.
+    ///
+    /// # Shapes
+    /// - input `[N, C, H, W]` of the block's input shape
+    /// - target `[N, C', H', W']` of its output shape
+    pub fn step(&mut self, input: Tensor<4>, target: Tensor<4>) -> f32 {
+        let leaf = |weight: &Tensor<1>| Tensor::from_inner(weight.clone()).to_device(&self.tracked).require_grad();
+        let leaves: Vec<Tensor<1>> = self.weights.iter().map(leaf).collect();
+        let student = DeviceBlock::with_weights(self.student, leaves.clone());
+        let output = student.forward(Tensor::from_inner(input), Statistics::Running);
         let loss = (output - Tensor::from_inner(target)).square().mean();
         let mut gradients = loss.backward();
-        let gradients = leaves.iter().map(|leaf| leaf.grad_remove(&mut gradients).expect("every weight is used"));
-        let rate = training.schedule.rate(training.rate, step, training.steps);
-        weights = optimizer.step(weights, gradients.collect(), rate);
-        progress(step + 1, loss.into_scalar());
+        let gradient = |leaf: &Tensor<1>| leaf.grad_remove(&mut gradients).expect("every weight is used");
+        let gradients = leaves.iter().map(gradient).collect();
+        let rate = self.training.schedule.rate(self.training.rate, self.step, self.training.steps);
+        self.weights = self.optimizer.step(core::mem::take(&mut self.weights), gradients, rate);
+        self.step += 1;
+        loss.into_scalar()
     }
-    let mut trained = student.weights().to_vec();
-    for (weight, values) in trained.iter_mut().zip(weights) {
-        weight.data = host_values(values);
+
+    /// The student with the weights reached.
+    ///
+    /// # Errors
+    /// As [`Block::new`]; weights that training made non-finite are no error here, the report shows them.
+    pub fn finish(self) -> Result<Block, BlockError> {
+        let mut trained = self.student.weights().to_vec();
+        for (weight, values) in trained.iter_mut().zip(self.weights) {
+            weight.data = host_values(values);
+        }
+        self.student.with_weights(trained)
     }
-    student.with_weights(trained)
+}
+
+/// Trains `student` to reproduce `teacher` on `inputs`; `progress` is called after every step with
+/// the step's number (from 1) and its loss.
+///
+/// # Errors
+/// As [`BlockTrainer::finish`].
+pub fn train(
+    teacher: &DeviceBlock<'_>,
+    student: &Block,
+    inputs: &Inputs<'_>,
+    training: &Training,
+    mut progress: impl FnMut(usize, f32),
+) -> Result<Block, BlockError> {
+    let mut trainer = BlockTrainer::new(student, training, inputs.device);
+    let steps = if student.weights().is_empty() { 0 } else { training.steps };
+    for (step, input) in inputs.epochs(training.batch).take(steps).enumerate() {
+        let target = teacher.forward(input.clone(), Statistics::Running);
+        progress(step + 1, trainer.step(input, target));
+    }
+    trainer.finish()
 }

@@ -73,14 +73,7 @@ struct BlockWatch {
 }
 
 impl BlockWatch {
-    fn begin(
-        &mut self,
-        index: usize,
-        total: usize,
-        name: &str,
-        settings: &Settings,
-        heap: &CountingAllocator<System>,
-    ) {
+    fn begin(&mut self, index: usize, total: usize, name: &str, settings: &Settings, heap: &CountingAllocator<System>) {
         // A block counts as one unit of progress, and so does each of its gradient steps.
         let units = (total * (settings.recipe.training.steps + 1)) as u64;
         let bar = self.bar.get_or_insert_with(|| ProgressBar::new(units).with_style(style()));
@@ -115,7 +108,11 @@ impl BlockWatch {
         );
         if let Some(bar) = &self.bar {
             bar.inc(1);
-            if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
+            if bar.is_hidden() {
+                eprintln!("{line}")
+            } else {
+                bar.println(line)
+            }
             if bar.position() == bar.length().unwrap_or(0) {
                 bar.finish_and_clear();
             }
@@ -125,5 +122,6 @@ impl BlockWatch {
 }
 
 fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} (ETA {eta})").unwrap_or_else(|_| ProgressStyle::default_bar())
+    ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} (ETA {eta})")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
 }

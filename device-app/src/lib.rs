@@ -3,7 +3,9 @@
 mod file;
 mod job;
 mod options;
+mod terminal;
 
 pub use file::{NewFile, PackFile, open_pack, write_file};
 pub use job::{BlockOutcome, Outcome, run_job};
 pub use options::{DeviceName, RunOptions};
+pub use terminal::{Progress, exit_code, print, start_log};

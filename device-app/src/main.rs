@@ -4,8 +4,8 @@ use std::{alloc::System, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use distill_core::CountingAllocator;
-use distill_device::{RunOptions, run_job};
+use distill_core::{BlockReport, CountingAllocator};
+use distill_device::{RunOptions, exit_code, print, run_job, start_log};
 
 #[global_allocator]
 static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
@@ -33,39 +33,25 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = ["warn", "info", "debug"][usize::from(cli.verbose).min(2)];
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
-    match execute(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    start_log(cli.verbose);
+    exit_code(execute(&cli))
 }
 
 fn execute(cli: &Cli) -> Result<()> {
     let Command::Run(options) = &cli.command;
     let outcome = run_job(&options.teacher, &options.output, &options.settings()?, &options.device.open()?, &HEAP)?;
-    if cli.json {
-        println!("{}", serde_json::to_string(&outcome)?);
-        return Ok(());
-    }
-    let (before, after) = outcome
-        .blocks
-        .iter()
-        .fold((0, 0), |(before, after), b| (before + b.report.teacher_parameters, after + b.report.parameters));
-    println!(
-        "{} blocks distilled in {:.1} s, peak heap {:.1} MiB, {before} -> {after} parameters: {}",
-        outcome.blocks.len(),
-        outcome.seconds,
-        outcome.peak_bytes as f64 / f64::from(1 << 20),
-        options.output.display()
-    );
-    println!(
-        "Next: distill recompose {} {} -o student.onnx",
-        options.teacher.display(),
-        options.output.display()
-    );
-    Ok(())
+    print(cli.json, &outcome, || {
+        let sum = |size: fn(&BlockReport) -> usize| outcome.blocks.iter().map(|b| size(&b.report)).sum::<usize>();
+        format!(
+            "{} blocks distilled in {:.1} s, peak heap {:.1} MiB, {} -> {} parameters: {student}\n\
+             Next: distill recompose {} {student} -o student.onnx",
+            outcome.blocks.len(),
+            outcome.seconds,
+            outcome.peak_bytes as f64 / f64::from(1 << 20),
+            sum(|report| report.teacher_parameters),
+            sum(|report| report.parameters),
+            options.teacher.display(),
+            student = options.output.display(),
+        )
+    })
 }

@@ -109,7 +109,11 @@ impl RunOptions {
         };
         let rate = self.rate.unwrap_or(default_rate);
         ensure!(rate > 0.0 && rate.is_finite(), "learning rate {rate} is not a positive number");
-        ensure!(self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "weight decay cannot be {}", self.weight_decay);
+        ensure!(
+            self.weight_decay >= 0.0 && self.weight_decay.is_finite(),
+            "weight decay cannot be {}",
+            self.weight_decay
+        );
         ensure!(self.batch > 0, "a gradient step needs a batch of at least 1");
         ensure!((1..=1 << 20).contains(&self.images), "--images must be from 1 to {}", 1 << 20);
         let training = Training {
@@ -127,14 +131,13 @@ impl RunOptions {
             width: Width::new(self.width)?,
             solve_inputs: if self.no_solve { 0 } else { self.images },
             training,
-            seed: self.seed,
         };
         let noise = match self.noise {
             NoiseName::Standard => Noise::Standard,
             NoiseName::Propagated => Noise::Propagated,
         };
         let blocks = self.blocks.as_deref().map(parse_blocks).transpose()?.unwrap_or_default();
-        Ok(Settings { recipe, noise, images: self.images, blocks })
+        Ok(Settings { recipe, noise, images: self.images, blocks, seed: self.seed })
     }
 }
 

@@ -42,7 +42,9 @@ impl Checkpoint {
                 let bytes = std::fs::read(path).with_context(context)?;
                 Self::from_safetensors(&bytes).with_context(context)
             }
-            other => bail!("cannot import {}: unknown ending {other:?} (known: th, pth, pt, safetensors)", path.display()),
+            other => {
+                bail!("cannot import {}: unknown ending {other:?} (known: th, pth, pt, safetensors)", path.display())
+            }
         }
     }
 
@@ -74,7 +76,10 @@ impl Checkpoint {
     /// Names the tensor, both shapes, and for a missing one the nearest name there is.
     pub fn take(&mut self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
         let Some(tensor) = self.tensors.remove(name) else {
-            let nearest = self.tensors.iter().min_by_key(|(other, _)| strsim::levenshtein(name, other));
+            // Another shape counts as one more wrong letter.
+            let distance =
+                |other: &str, shape: &[usize]| strsim::osa_distance(name, other) + usize::from(shape != dims);
+            let nearest = self.tensors.iter().min_by_key(|(other, tensor)| distance(other, &tensor.dims));
             match nearest {
                 Some((other, tensor)) => bail!(
                     "tensor {name} with shape {dims:?} is missing; the nearest name in the file is {other} with shape {:?}",

@@ -67,8 +67,7 @@ fn residual(checkpoint: &mut Checkpoint, name: &str, input: Shape, channels: usi
     let layer = |part: &str| format!("{name}.{part}");
     let names = (layer("conv1"), layer("bn1"));
     let x = BlockBuilder::INPUT;
-    let hidden =
-        conv_norm(checkpoint, &mut builder, (&names.0, &names.1), x, [input.channels, channels], stride)?;
+    let hidden = conv_norm(checkpoint, &mut builder, (&names.0, &names.1), x, [input.channels, channels], stride)?;
     let hidden = builder.push(&layer("relu1"), Op::Relu, &[hidden], Vec::new())?;
     let names = (layer("conv2"), layer("bn2"));
     let hidden = conv_norm(checkpoint, &mut builder, (&names.0, &names.1), hidden, [channels; 2], 1)?;

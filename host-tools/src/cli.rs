@@ -10,20 +10,19 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand};
 use distill_core::{CountingAllocator, Encoding};
-use distill_device::write_file;
+use distill_device::{print, start_log, write_file};
 use distill_host::{
     cifar10::{self, LabelledImages},
     evaluate::evaluate,
     fetch,
     import::{Normalisation, import},
-    inspect::inspect,
+    inspect::{inspect, inspect_pack},
     network::Network,
     onnx,
     quickstart::quickstart,
     recompose::recompose,
     safetensors_file,
 };
-use serde::Serialize;
 use serde_json::json;
 
 /// Make a trained network smaller, block by block, without data
@@ -132,8 +131,7 @@ struct EvaluateArgs {
 /// Parses the arguments and runs the command.
 pub fn run(heap: &CountingAllocator<System>) -> Result<()> {
     let cli = Cli::parse();
-    let level = ["warn", "info", "debug"][usize::from(cli.verbose).min(2)];
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+    start_log(cli.verbose);
     let device = Device::flex();
     let json = cli.json;
     match cli.command {
@@ -141,10 +139,17 @@ pub fn run(heap: &CountingAllocator<System>) -> Result<()> {
             let outcome = quickstart(&dir, &device, heap)?;
             print(json, &outcome, || outcome.table())
         }
-        Command::Data { command: DataCommand::Fetch { name, dir, from } } => fetch_data(json, &name, dir, from.as_deref()),
+        Command::Data { command: DataCommand::Fetch { name, dir, from } } => {
+            fetch_data(json, &name, dir, from.as_deref())
+        }
         Command::Import(args) => import_file(json, &args),
         Command::Inspect { file } => {
-            let inspection = inspect(&read_network(&file)?);
+            let inspection = if ending(&file) == "ndp" {
+                inspect_pack(&file)?
+            } else {
+                let network = read_network(&file)?;
+                inspect(&network.manifest, &network.blocks)
+            };
             print(json, &inspection, || inspection.table())
         }
         Command::Evaluate(args) => evaluate_file(json, &args, &device),
@@ -158,14 +163,17 @@ fn fetch_data(json: bool, name: &str, dir: Option<PathBuf>, from: Option<&str>) 
     }
     let dir = dir.map_or_else(fetch::default_dir, Ok)?;
     let fetched = fetch::fetch_cifar10(&dir, from)?;
-    print(json, &fetched, || format!("CIFAR-10 is in {}", dir.display()))
+    print(json, &fetched, || match &fetched.source {
+        Some(source) => format!("CIFAR-10 from {source} is in {}", dir.display()),
+        None => format!("CIFAR-10 is already in {}", dir.display()),
+    })
 }
 
 fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
     let normalisation = args.normalise.as_deref().map(Normalisation::parse).transpose()?;
     let network = import(&args.file, args.arch.as_deref(), normalisation)?;
     network.write_pack(&args.output, if args.half { Encoding::F16 } else { Encoding::F32 })?;
-    let inspection = inspect(&network);
+    let inspection = inspect(&network.manifest, &network.blocks);
     print(json, &inspection, || {
         format!(
             "{}: {} blocks to distil, {} parameters, {} MACs, mean {:?}, deviation {:?}\nwritten: {}",
@@ -217,6 +225,10 @@ fn read_network(path: &Path) -> Result<Network> {
             format!("{} does not describe its blocks: turn it into a pack with `distill import`", path.display())
         }),
         "ndp" => Network::read_pack(path),
+        "onnx" => bail!(
+            "cannot read {}: .onnx is written, but not read yet; take the .ndp or .safetensors of the same network",
+            path.display()
+        ),
         other => bail!(
             "cannot read {}: unknown ending {other:?} (known: ndp, and safetensors written by recompose)",
             path.display()
@@ -234,11 +246,4 @@ fn read_images(data: &str) -> Result<LabelledImages> {
 
 fn ending(path: &Path) -> &str {
     path.extension().and_then(|ending| ending.to_str()).unwrap_or_default()
-}
-
-/// One JSON object, or the text a person reads.
-fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-    let line = if json { serde_json::to_string(value)? } else { text() };
-    println!("{line}");
-    Ok(())
 }

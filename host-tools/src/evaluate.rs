@@ -3,7 +3,7 @@
 use anyhow::Result;
 use burn::tensor::Device;
 use distill_core::{host_values, images as image_tensor};
-use indicatif::{ProgressBar, ProgressStyle};
+use distill_device::Progress;
 use serde::Serialize;
 
 use crate::{
@@ -41,8 +41,7 @@ pub fn evaluate(network: &Network, images: &LabelledImages, limit: usize, device
     let total = images.labels.len().min(limit);
     let folded = network.folded()?;
     let blocks = folded.on_device(device);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} images (ETA {eta})")?;
-    let bar = ProgressBar::new(total as u64).with_style(style);
+    let mut progress = Progress::new("evaluating", total as u64, "{pos}/{len} images")?;
     let mut predictions = Vec::with_capacity(total);
     for start in (0..total).step_by(BATCH) {
         let end = total.min(start + BATCH);
@@ -50,9 +49,8 @@ pub fn evaluate(network: &Network, images: &LabelledImages, limit: usize, device
         let output = logits(&blocks, input);
         let classes = output.dims()[1];
         predictions.extend(host_values(output).chunks_exact(classes).map(largest));
-        bar.set_position(end as u64);
+        progress.set(end as u64);
     }
-    bar.finish_and_clear();
     let correct = predictions.iter().zip(&images.labels).filter(|(p, l)| p == l).count();
     let accuracy = 100.0 * correct as f64 / total.max(1) as f64;
     Ok(Evaluation { accuracy, correct, total, parameters: network.parameters(), macs: network.macs(), predictions })

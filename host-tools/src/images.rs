@@ -11,7 +11,12 @@ use crate::{cifar10::LabelledImages, network::Network};
 /// The network takes another shape.
 pub fn normalised(network: &Network, images: &LabelledImages, start: usize, end: usize) -> Result<Vec<f32>> {
     let Shape { channels, height, width } = images.shape;
-    ensure!(network.input() == images.shape, "the network takes images of {}, these are {}", network.input(), images.shape);
+    ensure!(
+        network.input() == images.shape,
+        "the network takes images of {}, these are {}",
+        network.input(),
+        images.shape
+    );
     let plane = height * width;
     let elements = images.shape.elements();
     let pixels = &images.pixels[start * elements..end * elements];

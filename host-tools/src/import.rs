@@ -61,7 +61,8 @@ pub fn import(path: &Path, architecture: Option<&str>, normalisation: Option<Nor
     let checkpoint = Checkpoint::read(path)?;
     let bytes = std::fs::read(path).with_context(|| format!("cannot import {}", path.display()))?;
     let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    network(checkpoint, asked, normalisation, (&name, &bytes)).with_context(|| format!("cannot import {}", path.display()))
+    network(checkpoint, asked, normalisation, (&name, &bytes))
+        .with_context(|| format!("cannot import {}", path.display()))
 }
 
 /// Imports a checkpoint that is already read; `source` is its file name and bytes.
@@ -104,7 +105,9 @@ fn resnet_blocks_per_stage(architecture: &str) -> Result<usize> {
     let layers = architecture.trim_end_matches("-cifar").strip_prefix("resnet").and_then(|n| n.parse::<usize>().ok());
     match layers {
         Some(layers) if layers >= 8 && layers <= 1202 && layers % 6 == 2 => Ok((layers - 2) / 6),
-        _ => bail!("unknown architecture {architecture} (known: resnet20, resnet32, resnet44, resnet56, resnet110 for CIFAR)"),
+        _ => bail!(
+            "unknown architecture {architecture} (known: resnet20, resnet32, resnet44, resnet56, resnet110 for CIFAR)"
+        ),
     }
 }
 

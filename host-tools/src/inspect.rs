@@ -1,10 +1,12 @@
-//! What is in a pack or safetensors network: blocks, shapes, parameters, operations, noise sources.
+//! What is in a file of blocks: shapes, parameters, operations, noise sources.
 
-use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
-use distill_core::{Block, Role, Shape};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
+use distill_core::{Block, Contents, Manifest, Role, Shape, inner_channels};
+use distill_device::open_pack;
 use serde::Serialize;
-
-use crate::network::Network;
 
 /// The object `inspect --json` prints.
 #[derive(Debug, Serialize)]
@@ -17,7 +19,7 @@ pub struct Inspection {
     pub parameters: usize,
     /// Multiply-accumulates for one image.
     pub macs: u64,
-    /// Noise sources this network can be distilled with.
+    /// Noise sources this network can be distilled with; none for a pack of students.
     pub noise: Vec<&'static str>,
     /// Its blocks, in order.
     pub blocks: Vec<BlockLine>,
@@ -26,7 +28,7 @@ pub struct Inspection {
 /// One block.
 #[derive(Debug, Serialize)]
 pub struct BlockLine {
-    /// Number among the neighbourhoods, as `--blocks` takes it; stem and head have none.
+    /// Number among the network's neighbourhoods, as `--blocks` takes it; stem, head and students have none.
     pub index: Option<usize>,
     /// Its name.
     pub name: String,
@@ -44,30 +46,42 @@ pub struct BlockLine {
     pub macs: u64,
 }
 
-/// Looks at a network.
-pub fn inspect(network: &Network) -> Inspection {
+/// Looks at any pack, a network's or one of students.
+///
+/// # Errors
+/// The file.
+pub fn inspect_pack(path: &Path) -> Result<Inspection> {
+    let mut pack = open_pack(path)?;
+    let blocks: Result<Vec<Block>, _> = (0..pack.blocks()).map(|index| pack.block(index)).collect();
+    Ok(inspect(pack.manifest(), &blocks.with_context(|| format!("cannot read {}", path.display()))?))
+}
+
+/// Looks at blocks.
+pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
+    let whole = manifest.contents == Contents::Network;
     let mut number = 0..;
     let line = |block: &Block| BlockLine {
-        index: (block.role() == Role::Neighbourhood).then(|| number.next()).flatten(),
+        index: (whole && block.role() == Role::Neighbourhood).then(|| number.next()).flatten(),
         name: block.name().to_owned(),
         role: block.role(),
         input: block.input(),
         output: block.output(),
-        inner: distill_core::inner_channels(block),
+        inner: inner_channels(block),
         parameters: block.parameters(),
         macs: block.macs(),
     };
-    let mut noise = vec!["standard"];
-    if network.blocks.iter().any(Block::has_statistics) {
-        noise.push("propagated");
-    }
+    let noise = match (whole, blocks.iter().any(Block::has_statistics)) {
+        (true, true) => vec!["standard", "propagated"],
+        (true, false) => vec!["standard"],
+        (false, _) => Vec::new(),
+    };
     Inspection {
-        architecture: network.manifest.architecture.clone(),
-        source: network.manifest.source.clone(),
-        parameters: network.parameters(),
-        macs: network.macs(),
+        architecture: manifest.architecture.clone(),
+        source: manifest.source.clone(),
+        parameters: blocks.iter().map(Block::parameters).sum(),
+        macs: blocks.iter().map(Block::macs).sum(),
         noise,
-        blocks: network.blocks.iter().map(line).collect(),
+        blocks: blocks.iter().map(line).collect(),
     }
 }
 
@@ -75,7 +89,7 @@ impl Inspection {
     /// The table a person reads.
     pub fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(UTF8_HORIZONTAL_ONLY);
+        table.load_preset(UTF8_BORDERS_ONLY);
         table.set_header(["#", "block", "input", "output", "inner", "parameters", "MACs"]);
         for block in &self.blocks {
             let inner: Vec<String> = block.inner.iter().map(usize::to_string).collect();
@@ -95,6 +109,10 @@ impl Inspection {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        format!("{} from {}\n{table}\nnoise sources: {}", self.architecture, self.source, self.noise.join(", "))
+        let noise = match self.noise.as_slice() {
+            [] => "students for this network: recompose them with their teacher".to_owned(),
+            sources => format!("noise sources: {}", sources.join(", ")),
+        };
+        format!("{} from {}\n{table}\n{noise}", self.architecture, self.source)
     }
 }

@@ -4,16 +4,16 @@
 pub mod checkpoint;
 pub mod cifar_resnet;
 pub mod import;
-pub mod network;
 pub mod inspect;
-pub mod recompose;
+pub mod network;
 pub mod onnx;
 mod onnx_messages;
+pub mod recompose;
 pub mod safetensors_file;
 
 pub mod cifar10;
+pub mod evaluate;
 pub mod fetch;
 pub mod images;
-pub mod evaluate;
 
 pub mod quickstart;

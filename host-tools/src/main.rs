@@ -5,16 +5,11 @@ mod cli;
 use std::{alloc::System, process::ExitCode};
 
 use distill_core::CountingAllocator;
+use distill_device::exit_code;
 
 #[global_allocator]
 static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
 
 fn main() -> ExitCode {
-    match cli::run(&HEAP) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(cli::run(&HEAP))
 }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use distill_core::{CountingAllocator, Encoding, Noise, Recipe, Schedule, Settings, Training, Update, Width};
 use distill_device::run_job;
 use serde::Serialize;
@@ -86,7 +86,10 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
     }];
     let mut files = vec![teacher_path.clone()];
     for (k, steps) in STUDENTS {
-        eprintln!("student with k = {k}: noise through the teacher, solve{}", if steps > 0 { ", gradient steps" } else { "" });
+        eprintln!(
+            "student with k = {k}: noise through the teacher, solve{}",
+            if steps > 0 { ", gradient steps" } else { "" }
+        );
         let pack = folder.join(format!("student-{k}-blocks.ndp"));
         let outcome = run_job(&teacher_path, &pack, &settings(k, steps)?, device, heap)?;
         let student = recompose(&teacher_path, std::slice::from_ref(&pack))?;
@@ -114,15 +117,15 @@ fn settings(k: f32, steps: usize) -> Result<Settings> {
     let images = 512;
     let training =
         Training { steps, batch: 64, update: Update::Adam, schedule: Schedule::Cosine, rate: 1e-3, weight_decay: 0.0 };
-    let recipe = Recipe { width: Width::new(k)?, solve_inputs: images, training, seed: 0 };
-    Ok(Settings { recipe, noise: Noise::Propagated, images, blocks: Vec::new() })
+    let recipe = Recipe { width: Width::new(k)?, solve_inputs: images, training };
+    Ok(Settings { recipe, noise: Noise::Propagated, images, blocks: Vec::new(), seed: 0 })
 }
 
 impl Quickstart {
     /// The table and the list of files that a person reads.
     pub fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(UTF8_HORIZONTAL_ONLY);
+        table.load_preset(UTF8_BORDERS_ONLY);
         table.set_header(["network", "accuracy %", "parameters", "MACs", "block error", "seconds", "peak heap MiB"]);
         let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         for line in &self.networks {

@@ -23,7 +23,9 @@ pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
             Contents::Neighbourhoods { .. } => {
                 return Err(anyhow::anyhow!("it was distilled from another teacher pack")).with_context(context);
             }
-            Contents::Network => return Err(anyhow::anyhow!("it holds a whole network, not students")).with_context(context),
+            Contents::Network => {
+                return Err(anyhow::anyhow!("it holds a whole network, not students")).with_context(context);
+            }
         }
         for index in 0..pack.blocks() {
             let position = pack.position(index);

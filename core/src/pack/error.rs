@@ -1,0 +1,72 @@
+//! Why a pack cannot be read or written.
+
+use core::fmt;
+
+use crate::{block::BlockError, pack::VERSION};
+
+/// Why a pack cannot be read or written.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PackError<E> {
+    /// The storage failed.
+    Storage(E),
+    /// The first bytes are not a pack's.
+    NotAPack,
+    /// Written by a newer program.
+    FutureVersion(u16),
+    /// Fewer or more bytes than the header says.
+    Length {
+        /// Bytes the header promises.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// A checksum does not match; section 0 is the manifest, `None` the header or index.
+    Checksum {
+        /// The damaged section.
+        section: Option<u32>,
+    },
+    /// A section whose checksum matches does not decode.
+    Malformed {
+        /// The section.
+        section: u32,
+    },
+    /// A block's graph and weights do not fit.
+    Block(BlockError),
+    /// A pack of the other kind was needed.
+    WrongContents,
+    /// More or fewer blocks were added than the writer was made for.
+    SectionCount {
+        /// What it was made for.
+        expected: u32,
+        /// What was added.
+        found: u32,
+    },
+}
+
+impl<E: fmt::Display> fmt::Display for PackError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Storage(error) => write!(f, "{error}"),
+            Self::NotAPack => write!(f, "not a distill pack (the first bytes are not \"NDP\\x1A\")"),
+            Self::FutureVersion(version) => {
+                write!(f, "pack version {version}, but this program reads up to version {VERSION}: update distill")
+            }
+            Self::Length { expected, found } => {
+                write!(f, "the pack should have {expected} bytes, but has {found}: it was truncated or appended to")
+            }
+            Self::Checksum { section: None } => write!(f, "the pack's header or index is damaged"),
+            Self::Checksum { section: Some(section) } => write!(f, "section {section} of the pack is damaged"),
+            Self::Malformed { section } => write!(f, "section {section} of the pack does not decode"),
+            Self::Block(error) => write!(f, "{error}"),
+            Self::WrongContents => {
+                write!(f, "the pack holds single neighbourhoods, not a whole network: recompose it with its teacher")
+            }
+            Self::SectionCount { expected, found } => {
+                write!(f, "the pack was made for {expected} blocks, but {found} were added")
+            }
+        }
+    }
+}
+
+impl<E: core::error::Error + 'static> core::error::Error for PackError<E> {}

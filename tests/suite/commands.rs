@@ -1,0 +1,207 @@
+//! The two programs as a script sees them: exit codes, JSON, one clear sentence, and no half-written file.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::OnceLock,
+};
+
+use distill_core::Encoding;
+use distill_host::quickstart::builtin_teacher;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A program of this workspace, built with the profile of this test.
+fn program(name: &str) -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let test = env::current_exe().unwrap();
+        let folder = test.ancestors().nth(2).unwrap().to_owned();
+        let profile = if folder.ends_with("debug") { "dev" } else { "release" };
+        let arguments = ["build", "--quiet", "--workspace", "--bins", "--profile", profile];
+        assert!(Command::new(env!("CARGO")).args(arguments).status().unwrap().success());
+        folder
+    });
+    folder.join(name)
+}
+
+/// A folder with the built-in teacher's pack, to run programs in.
+struct Desk(TempDir);
+
+impl Desk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        builtin_teacher().unwrap().write_pack(&folder.path().join("teacher.ndp"), Encoding::F32).unwrap();
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn files(&self) -> Vec<String> {
+        let name = |entry: Result<fs::DirEntry, _>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<String> = fs::read_dir(self.0.path()).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+
+    /// Runs `distill` or `distill-device` with arguments that hold no spaces.
+    fn run(&self, line: &str) -> Output {
+        let mut words = line.split_whitespace();
+        Command::new(program(words.next().unwrap())).args(words).current_dir(self.0.path()).output().unwrap()
+    }
+
+    /// The one JSON object on stdout.
+    fn json(&self, line: &str) -> Value {
+        let output = self.run(&format!("{line} --json"));
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// stderr of a run that must fail with this exit code, and leave the folder as it was.
+    fn failure(&self, line: &str, code: i32) -> String {
+        let before = self.files();
+        let error = failed(&self.run(line), line, code);
+        assert_eq!(self.files(), before, "{line} left files");
+        error
+    }
+}
+
+fn failed(output: &Output, line: &str, code: i32) -> String {
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{line}: {error}");
+    assert!(output.stdout.is_empty(), "{line} printed on stdout");
+    assert!(!error.contains("panicked"), "{line}: {error}");
+    error
+}
+
+#[test]
+fn from_teacher_to_student_file() {
+    let desk = Desk::new();
+    let report = desk.json("distill-device run teacher.ndp -o blocks.ndp --width 0.75 --images 64 --blocks 0-1,8");
+    let indices: Vec<u64> = report["blocks"].as_array().unwrap().iter().map(|b| b["index"].as_u64().unwrap()).collect();
+    assert_eq!(indices, [0, 1, 8]);
+    for block in report["blocks"].as_array().unwrap() {
+        assert!(block["parameters"].as_u64() < block["teacher_parameters"].as_u64());
+        assert!(block["relative_error"].as_f64().unwrap() < 1.0 && block["seconds"].as_f64().unwrap() > 0.0);
+        assert!(block["peak_bytes"].as_u64().unwrap() > 0);
+    }
+    assert!(report["planned_bytes"].is_null() && report["peak_bytes"].as_u64().unwrap() > 1 << 20);
+    for ending in ["ndp", "safetensors", "onnx"] {
+        desk.json(&format!("distill recompose teacher.ndp blocks.ndp -o student.{ending}"));
+    }
+    let mut accuracies = Vec::new();
+    for file in ["student.ndp", "student.safetensors"] {
+        let evaluation = desk.json(&format!("distill evaluate {file} --data builtin --limit 100"));
+        assert_eq!(evaluation["total"], 100);
+        assert_eq!(evaluation["accuracy"].as_f64(), evaluation["correct"].as_f64());
+        accuracies.push(evaluation);
+    }
+    assert_eq!(accuracies[0], accuracies[1]);
+    assert!(accuracies[0]["correct"].as_u64().unwrap() >= 70, "{}", accuracies[0]);
+    let inspection = desk.json("distill inspect teacher.ndp");
+    assert_eq!(inspection["noise"], serde_json::json!(["standard", "propagated"]));
+    assert_eq!(inspection["blocks"].as_array().unwrap().len(), 11);
+    assert!(inspection["parameters"].as_u64() > accuracies[0]["parameters"].as_u64());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_on_one_and_two_threads() {
+    let desk = Desk::new();
+    let run = |threads: &str, seed: u64| {
+        let options = format!("--width 0.5 --images 64 --steps 2 --batch 16 --blocks 0,6 --seed {seed}");
+        let line = format!("run teacher.ndp -o student.ndp {options}");
+        let mut command = Command::new(program("distill-device"));
+        command.args(line.split(' ')).env("RAYON_NUM_THREADS", threads).current_dir(desk.0.path());
+        assert!(command.output().unwrap().status.success());
+        fs::read(desk.path("student.ndp")).unwrap()
+    };
+    let first = run("1", 5);
+    assert!(first == run("1", 5), "twice the same");
+    assert!(first == run("2", 5), "one thread and two");
+    assert!(first != run("1", 6), "another seed");
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let desk = Desk::new();
+    assert!(desk.failure("distill-device run teacher.ndp", 2).contains("--output"));
+    assert!(desk.failure("distill-device run teacher.ndp -o s.ndp --noise pink", 2).contains("standard, propagated"));
+    desk.failure("distill frobnicate", 2);
+    for help in ["distill --help", "distill import --help", "distill-device run --help"] {
+        let output = desk.run(help);
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(help == "distill --help" || text.contains("Example:"), "{help} shows no example");
+    }
+}
+
+#[test]
+fn bad_input_is_one_clear_sentence_and_exit_1() {
+    let desk = Desk::new();
+    let teacher = fs::read(desk.path("teacher.ndp")).unwrap();
+    fs::write(desk.path("cut.ndp"), &teacher[..teacher.len() / 2]).unwrap();
+    fs::write(desk.path("foreign.ndp"), "no pack at all, but long enough for a header").unwrap();
+    let mut future = teacher;
+    future[4] = 99;
+    fs::write(desk.path("future.ndp"), future).unwrap();
+    fs::write(desk.path("cut.th"), &fs::read(fixture("tiny-legacy.th")).unwrap()[..300]).unwrap();
+    fs::copy(fixture("tiny-zip.pth"), desk.path("tiny.pth")).unwrap();
+    for (line, expected) in [
+        ("distill-device run missing.ndp -o s.ndp", "cannot open missing.ndp"),
+        ("distill-device run cut.ndp -o s.ndp", "it was truncated"),
+        ("distill-device run foreign.ndp -o s.ndp", "not a distill pack"),
+        ("distill-device run future.ndp -o s.ndp", "update distill"),
+        ("distill-device run teacher.ndp -o s.ndp --width 0", "width"),
+        ("distill-device run teacher.ndp -o s.ndp --width NaN", "width"),
+        ("distill-device run teacher.ndp -o s.ndp --width 1.5", "width"),
+        ("distill-device run teacher.ndp -o s.ndp --blocks 9", "there is no block 9: the teacher has 9"),
+        ("distill-device run teacher.ndp -o s.ndp --blocks 3-1", "not a list like 0-3,7"),
+        ("distill-device run teacher.ndp -o s.ndp --batch 0 --steps 1", "batch"),
+        ("distill-device run teacher.ndp -o s.ndp --rate 0", "rate"),
+        ("distill-device run teacher.ndp -o no/such/s.ndp", "cannot write no/such/s.ndp"),
+        ("distill inspect cut.ndp", "it was truncated"),
+        ("distill import missing.pth -o t.ndp", "cannot import missing.pth"),
+        ("distill import cut.th -o t.ndp", "cannot import cut.th"),
+        ("distill import tiny.pth -o t.ndp", "cannot import tiny.pth"),
+        ("distill import tiny.pth --arch vgg16 -o t.ndp", "unknown architecture vgg16 (known: resnet20"),
+        ("distill evaluate teacher.ndp --data nowhere", "distill data fetch cifar10"),
+        ("distill recompose teacher.ndp teacher.ndp -o s.ndp", "not students"),
+        ("distill recompose teacher.ndp teacher.ndp -o s.gif", "not students"),
+        ("distill data fetch mnist", "known: cifar10"),
+        ("distill quickstart --dir teacher.ndp", "cannot make the folder"),
+    ] {
+        let error = desk.failure(line, 1);
+        assert!(error.contains(expected), "{line}: {error}");
+        assert!(error.lines().count() == 1 && error.starts_with("error: "), "{line}: {error}");
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_file_and_no_other() {
+    let desk = Desk::new();
+    fs::write(desk.path("student.ndp"), "what was there before").unwrap();
+    desk.json("distill-device run teacher.ndp -o blocks.ndp --width 0.9 --images 16 --blocks 0");
+    let before = desk.files();
+    for arguments in [
+        "distill-device run teacher.ndp -o student.ndp --width 0.5 --images 16",
+        "distill recompose teacher.ndp blocks.ndp -o student.ndp",
+        "distill recompose teacher.ndp blocks.ndp -o student.onnx",
+        "distill recompose teacher.ndp blocks.ndp -o student.safetensors",
+    ] {
+        let (name, rest) = arguments.split_once(' ').unwrap();
+        // A limit of 64 KiB a file: writing beyond it fails as a full disk does.
+        let limited = format!("trap '' XFSZ; ulimit -f 64; exec {} {rest}", program(name).display());
+        let output = Command::new("bash").args(["-c", &limited]).current_dir(desk.0.path()).output().unwrap();
+        let error = failed(&output, arguments, 1);
+        assert!(error.contains("student."), "{error}");
+        assert_eq!(desk.files(), before, "{arguments}");
+        assert_eq!(fs::read(desk.path("student.ndp")).unwrap(), b"what was there before");
+    }
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}

@@ -1,0 +1,192 @@
+//! Bytes that are no pack: every way to be malformed is an error that names it, and none panics.
+
+use std::{convert::Infallible, ops::Range};
+
+use distill_core::{BlockError, PackError, VERSION};
+
+use crate::packs::{example_pack, read};
+
+/// From docs/pack-format.md: a header of 32 bytes, then index entries of 32 bytes.
+const HEADER: usize = 32;
+const ENTRY: usize = 32;
+
+/// Asserts that reading `bytes` (the pack and all of its blocks) gives this error.
+fn check(bytes: &[u8], expected: impl Fn(&PackError<Infallible>) -> bool) {
+    match read(bytes) {
+        Ok(_) => panic!("the pack was accepted"),
+        Err(error) => assert!(expected(&error), "unexpected error: {error:?}"),
+    }
+}
+
+fn damaged(section: Option<u32>) -> impl Fn(&PackError<Infallible>) -> bool {
+    move |error| matches!(error, PackError::Checksum { section: found } if *found == section)
+}
+
+fn malformed(section: u32) -> impl Fn(&PackError<Infallible>) -> bool {
+    move |error| matches!(error, PackError::Malformed { section: found } if *found == section)
+}
+
+/// The example with bytes replaced at an offset.
+fn edited(at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut pack = example_pack();
+    pack[at..at + bytes.len()].copy_from_slice(bytes);
+    pack
+}
+
+/// Makes every checksum right again, so that only what they cover is wrong.
+fn resealed(mut pack: Vec<u8>) -> Vec<u8> {
+    let number = |pack: &[u8], at: usize| u32::from_le_bytes(pack[at..at + 4].try_into().unwrap()) as usize;
+    let sections = number(&pack, 8).min((pack.len() - HEADER) / ENTRY);
+    for entry in (0..sections).map(|section| HEADER + section * ENTRY) {
+        let (offset, weights, metadata) = (number(&pack, entry), number(&pack, entry + 8), number(&pack, entry + 16));
+        let crc = |start: usize, length: usize| pack.get(start..start + length).map_or(0, crc32);
+        let (metadata_crc, weights_crc) = (crc(offset, metadata), crc(offset + metadata, weights));
+        pack[entry + 20..entry + 24].copy_from_slice(&metadata_crc.to_le_bytes());
+        pack[entry + 24..entry + 28].copy_from_slice(&weights_crc.to_le_bytes());
+    }
+    let crc = crc32(&pack[HEADER..HEADER + sections * ENTRY]);
+    pack[12..16].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32(&pack[..28]);
+    pack[28..32].copy_from_slice(&crc.to_le_bytes());
+    pack
+}
+
+/// CRC-32 of ISO-HDLC, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
+}
+
+/// Where the metadata of a section lies.
+fn metadata_range(pack: &[u8], section: usize) -> Range<usize> {
+    let entry = HEADER + section * ENTRY;
+    let at = |at: usize| u32::from_le_bytes(pack[at..at + 4].try_into().unwrap()) as usize;
+    at(entry)..at(entry) + at(entry + 16)
+}
+
+#[test]
+fn the_seal_of_these_tests_is_the_writers() {
+    assert_eq!(resealed(example_pack()), example_pack());
+}
+
+#[test]
+fn empty_file_is_no_pack() {
+    check(&[], |e| matches!(e, PackError::NotAPack));
+}
+
+#[test]
+fn foreign_magic_is_no_pack() {
+    check(&resealed(edited(0, b"PK\x03\x04")), |e| matches!(e, PackError::NotAPack));
+    check(b"NDP", |e| matches!(e, PackError::NotAPack));
+}
+
+#[test]
+fn truncation_at_every_offset_is_told() {
+    let pack = example_pack();
+    for length in 4..pack.len() {
+        check(&pack[..length], |e| matches!(e, PackError::Length { found, .. } if *found == length as u64));
+    }
+}
+
+#[test]
+fn appended_byte_is_told() {
+    let mut pack = example_pack();
+    pack.push(0);
+    check(&pack, |e| matches!(e, PackError::Length { expected, found } if expected + 1 == *found));
+}
+
+#[test]
+fn future_version_is_told_before_anything_else_is_believed() {
+    let future = (VERSION + 1).to_le_bytes();
+    check(&edited(4, &future), |e| matches!(e, PackError::FutureVersion(v) if *v == VERSION + 1));
+    check(&resealed(edited(4, &future)), |e| matches!(e, PackError::FutureVersion(_)));
+}
+
+#[test]
+fn flipped_bit_in_header_is_told() {
+    check(&edited(8, &[3]), damaged(None));
+    check(&edited(24, &[1]), damaged(None)); // reserved, but still under the checksum
+}
+
+#[test]
+fn flipped_bit_in_index_is_told() {
+    check(&edited(HEADER + ENTRY + 28, &[1]), damaged(None));
+}
+
+#[test]
+fn flipped_bit_in_manifest_metadata_or_weights_names_the_section() {
+    let pack = example_pack();
+    check(&edited(metadata_range(&pack, 0).start + 2, b"E"), damaged(Some(0)));
+    check(&edited(metadata_range(&pack, 1).start + 1, b"H"), damaged(Some(1)));
+    check(&edited(pack.len() - 1, &[0xBF]), damaged(Some(1)));
+}
+
+#[test]
+fn index_pointing_outside_is_told() {
+    let entry = HEADER + ENTRY;
+    for offset in [u64::MAX, u64::MAX - 40, 1 << 20, example_pack().len() as u64 - 3] {
+        check(&resealed(edited(entry, &offset.to_le_bytes())), malformed(1));
+    }
+    check(&resealed(edited(entry + 8, &u64::MAX.to_le_bytes())), malformed(1));
+    check(&resealed(edited(entry + 16, &u32::MAX.to_le_bytes())), malformed(1));
+}
+
+#[test]
+fn absurd_section_count_is_told() {
+    for sections in [0u32, 4, 4097, u32::MAX] {
+        let pack = edited(8, &sections.to_le_bytes());
+        let crc = crc32(&pack[..28]).to_le_bytes();
+        let pack = [&pack[..28], &crc, &pack[32..]].concat();
+        check(&pack, damaged(None));
+    }
+}
+
+/// The example whose weight claims other extents (each below 128, so one byte of the metadata).
+fn with_dims(dims: [u8; 4]) -> Vec<u8> {
+    let mut pack = example_pack();
+    let metadata = metadata_range(&pack, 1);
+    let entry = [1, b'w', 4, 1, 1, 1, 1, 0]; // name, extents, encoding
+    let at = pack[metadata.clone()].windows(8).position(|window| window == entry).unwrap() + metadata.start;
+    pack[at + 3..at + 7].copy_from_slice(&dims);
+    resealed(pack)
+}
+
+#[test]
+fn weight_that_claims_more_than_its_section_is_told_before_memory_is_taken() {
+    // 127^4 values are 1 GiB, below the format's own limit, so only the section's length can refuse them.
+    check(&with_dims([127; 4]), malformed(1));
+    check(&with_dims([2, 1, 1, 1]), malformed(1));
+    check(&with_dims([0, 1, 1, 1]), malformed(1));
+}
+
+#[test]
+fn weight_that_does_not_fit_its_operator_is_told() {
+    let mut pack = example_pack();
+    let metadata = metadata_range(&pack, 1);
+    let input = [1, 1, 2, 2]; // role neighbourhood, then 1×2×2
+    let at = pack[metadata.clone()].windows(4).position(|window| window == input).unwrap() + metadata.start;
+    pack[at + 1] = 3;
+    check(&resealed(pack), |e| matches!(e, PackError::Block(BlockError::WeightShape { weight, .. }) if weight == "w"));
+}
+
+#[test]
+fn every_changed_byte_is_told() {
+    let pack = example_pack();
+    for at in 0..pack.len() {
+        for mask in [0x01, 0x80, 0xFF] {
+            assert!(read(&edited(at, &[pack[at] ^ mask])).is_err(), "byte {at} with {mask:#x} was not noticed");
+        }
+    }
+}
+
+#[test]
+fn no_metadata_with_right_checksums_panics() {
+    let pack = example_pack();
+    for section in [0, 1] {
+        for at in metadata_range(&pack, section) {
+            for value in 0..=255 {
+                let _ = read(&resealed(edited(at, &[value])));
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Students go back into their places and out into files.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::Device;
+use distill_core::{Contents, Encoding, Noise, Pack, PackWriter, run};
+use distill_host::{network::Network, quickstart::builtin_teacher, recompose::recompose, safetensors_file};
+use tempfile::TempDir;
+
+use crate::small_network::{manifest, pack, settings, teacher};
+
+/// Packs of the small teacher and of its students, in a folder.
+fn packs(folder: &TempDir) -> (PathBuf, PathBuf) {
+    let (teacher_path, student_path) = (folder.path().join("teacher.ndp"), folder.path().join("student.ndp"));
+    let bytes = pack(&teacher(), Encoding::F32);
+    let mut student = Vec::new();
+    let mut opened = Pack::open(bytes.as_slice()).unwrap();
+    run(&mut opened, &mut student, &settings(Noise::Standard), &Device::flex(), |_| {}).unwrap();
+    fs::write(&teacher_path, &bytes).unwrap();
+    fs::write(&student_path, &student).unwrap();
+    (teacher_path, student_path)
+}
+
+fn error_of(teacher: &Path, student: &Path) -> String {
+    format!("{:#}", recompose(teacher, &[student.to_owned()]).unwrap_err())
+}
+
+#[test]
+fn students_take_their_places_and_the_rest_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let (teacher_path, student_path) = packs(&folder);
+    let whole = recompose(&teacher_path, std::slice::from_ref(&student_path)).unwrap();
+    let mut students = Pack::open(fs::read(&student_path).unwrap().leak() as &[u8]).unwrap();
+    assert_eq!(whole.blocks[0], teacher()[0]);
+    assert_eq!(whole.blocks[4], teacher()[4]);
+    for index in 0..3 {
+        assert_eq!(whole.blocks[index + 1], students.block(index).unwrap());
+    }
+    assert!(whole.parameters() < teacher().iter().map(distill_core::Block::parameters).sum());
+}
+
+#[test]
+fn students_of_another_teacher_and_whole_networks_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (teacher_path, student_path) = packs(&folder);
+    let other = folder.path().join("other.ndp");
+    fs::write(&other, pack(&teacher(), Encoding::F16)).unwrap();
+    assert!(error_of(&other, &student_path).contains("distilled from another teacher pack"));
+    assert!(error_of(&teacher_path, &teacher_path).contains("holds a whole network, not students"));
+    assert!(error_of(&student_path, &student_path).contains("not a whole network"));
+}
+
+#[test]
+fn a_student_that_does_not_fit_its_place_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (teacher_path, student_path) = packs(&folder);
+    let fingerprint = Pack::open(pack(&teacher(), Encoding::F32).as_slice()).unwrap().fingerprint();
+    for (position, expected) in [(2, "block layer1.0 does not fit its place"), (9, "no block at position 9")] {
+        let contents = Contents::Neighbourhoods { teacher: fingerprint };
+        let manifest = distill_core::Manifest { contents, ..manifest() };
+        let mut bytes = Vec::new();
+        let mut writer = PackWriter::new(&mut bytes, &manifest, 1).unwrap();
+        writer.add(position, &teacher()[1], Encoding::F32).unwrap();
+        writer.finish().unwrap();
+        fs::write(&student_path, bytes).unwrap();
+        let error = error_of(&teacher_path, &student_path);
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn safetensors_hold_the_whole_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("network.safetensors");
+    let network = builtin_teacher().unwrap();
+    safetensors_file::write(&network, &path).unwrap();
+    let read = safetensors_file::read(&path).unwrap().unwrap();
+    assert_eq!(read.blocks, network.blocks);
+    assert_eq!(read.manifest.mean, network.manifest.mean);
+    assert_eq!(read.manifest.classes, network.manifest.classes);
+    let bytes = fs::read(&path).unwrap();
+    safetensors_file::write(&network, &path).unwrap();
+    assert!(fs::read(&path).unwrap() == bytes, "the same network gives the same bytes");
+}
+
+#[test]
+fn safetensors_whose_description_lies_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("network.safetensors");
+    safetensors_file::write(&Network::new(manifest(), teacher()).unwrap(), &path).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    // Replacements of the same length, so that the file's own header still fits.
+    for (from, to) in
+        [("linear.bias", "linear.bios"), ("\\\"stride\\\":2", "\\\"stride\\\":0"), ("\\\"Neigh", "\\\"Meigh")]
+    {
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        let mut changed = bytes.clone();
+        changed[at..at + to.len()].copy_from_slice(to.as_bytes());
+        fs::write(&path, &changed).unwrap();
+        assert!(safetensors_file::read(&path).is_err(), "{from} became {to}");
+    }
+}

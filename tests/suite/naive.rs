@@ -1,0 +1,134 @@
+//! Every operator as plain loops in f64: the oracle, which shares no code with the product.
+
+use distill_core::{Block, Conv, Op, Shape, Statistics};
+
+/// All values of one pass (0 is the input), each `[N, C, H, W]` row by row.
+pub fn values(block: &Block, input: &[f64], statistics: Statistics) -> Vec<Vec<f64>> {
+    let images = input.len() / block.input().elements();
+    let mut values = vec![input.to_vec()];
+    for (index, node) in block.nodes().iter().enumerate() {
+        let from = usize::from(node.inputs[0]);
+        let x = Batch { images, shape: block.shape(from), data: &values[from] };
+        let shape = block.shape(index + 1);
+        let weight = |slot: usize| -> Vec<f64> {
+            block.weight(index, slot).map(|w| w.data.iter().map(|&v| f64::from(v)).collect()).unwrap_or_default()
+        };
+        let value = match &node.op {
+            Op::Conv(conv) => {
+                let dims = &block.weight(index, 0).unwrap().dims;
+                convolve(&x, conv, &weight(0), [dims[2] as usize, dims[3] as usize], &weight(1), shape)
+            }
+            Op::BatchNorm { epsilon } => {
+                let (scale, shift) = (weight(0), weight(1));
+                let moments: Vec<(f64, f64)> = match statistics {
+                    Statistics::Running => weight(2).into_iter().zip(weight(3)).collect(),
+                    Statistics::Current => (0..shape.channels).map(|c| x.moments(c)).collect(),
+                };
+                each(images, shape, |[n, c, y, z]| {
+                    let (mean, variance) = moments[c];
+                    scale[c] * (x.at([n, c, y, z]) - mean) / (variance + f64::from(*epsilon)).sqrt() + shift[c]
+                })
+            }
+            Op::Relu => x.data.iter().map(|v| v.max(0.0)).collect(),
+            Op::Add => x.data.iter().zip(&values[usize::from(node.inputs[1])]).map(|(a, b)| a + b).collect(),
+            Op::Subsample { stride } => {
+                let stride = usize::from(*stride);
+                each(images, shape, |[n, c, y, z]| x.at([n, c, y * stride, z * stride]))
+            }
+            Op::PadChannels { before, .. } => each(images, shape, |[n, c, y, z]| {
+                let inside = c.checked_sub(usize::from(*before)).filter(|&c| c < x.shape.channels);
+                inside.map_or(0.0, |c| x.at([n, c, y, z]))
+            }),
+            Op::GlobalAveragePool => each(images, shape, |[n, c, _, _]| {
+                let plane = x.shape.height * x.shape.width;
+                let start = (n * x.shape.channels + c) * plane;
+                x.data[start..start + plane].iter().sum::<f64>() / plane as f64
+            }),
+            Op::Linear => {
+                let (matrix, bias) = (weight(0), weight(1));
+                let inputs = x.shape.channels;
+                each(images, shape, |[n, c, _, _]| {
+                    (0..inputs).map(|i| matrix[c * inputs + i] * x.at([n, i, 0, 0])).sum::<f64>() + bias[c]
+                })
+            }
+        };
+        values.push(value);
+    }
+    values
+}
+
+/// The block's output in evaluation mode.
+pub fn forward(block: &Block, input: &[f64]) -> Vec<f64> {
+    values(block, input, Statistics::Running).swap_remove(block.nodes().len())
+}
+
+/// Mean squared difference per element.
+pub fn mean_squared_error(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / a.len() as f64
+}
+
+/// `‖a − b‖ / ‖b‖`.
+pub fn relative_error(a: &[f64], b: &[f64]) -> f64 {
+    let energy = b.iter().map(|b| b * b).sum::<f64>() / b.len() as f64;
+    (mean_squared_error(a, b) / energy).sqrt()
+}
+
+/// Values as f64.
+pub fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+struct Batch<'a> {
+    images: usize,
+    shape: Shape,
+    data: &'a [f64],
+}
+
+impl Batch<'_> {
+    fn at(&self, [n, c, y, x]: [usize; 4]) -> f64 {
+        self.data[((n * self.shape.channels + c) * self.shape.height + y) * self.shape.width + x]
+    }
+
+    /// Mean and biased variance of a channel over the batch.
+    fn moments(&self, channel: usize) -> (f64, f64) {
+        let plane = Shape::new(1, self.shape.height, self.shape.width);
+        let values = each(self.images, plane, |[n, _, y, x]| self.at([n, channel, y, x]));
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        (mean, values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64)
+    }
+}
+
+fn convolve(x: &Batch<'_>, conv: &Conv, kernel: &[f64], size: [usize; 2], bias: &[f64], shape: Shape) -> Vec<f64> {
+    let [rows, columns] = size;
+    let (stride, padding) = (usize::from(conv.stride), usize::from(conv.padding));
+    let inputs = x.shape.channels / usize::from(conv.groups);
+    let outputs = shape.channels / usize::from(conv.groups);
+    each(x.images, shape, |[n, out, top, left]| {
+        let mut sum = bias.get(out).copied().unwrap_or(0.0);
+        for input in 0..inputs {
+            for row in 0..rows {
+                for column in 0..columns {
+                    let y = (top * stride + row).checked_sub(padding).filter(|&y| y < x.shape.height);
+                    let z = (left * stride + column).checked_sub(padding).filter(|&z| z < x.shape.width);
+                    let (Some(y), Some(z)) = (y, z) else { continue };
+                    let tap = kernel[((out * inputs + input) * rows + row) * columns + column];
+                    sum += tap * x.at([n, out / outputs * inputs + input, y, z]);
+                }
+            }
+        }
+        sum
+    })
+}
+
+/// `f(n, c, y, x)` for every element, in order.
+fn each(images: usize, shape: Shape, f: impl Fn([usize; 4]) -> f64) -> Vec<f64> {
+    let mut values = Vec::with_capacity(images * shape.elements());
+    for n in 0..images {
+        for c in 0..shape.channels {
+            for y in 0..shape.height {
+                values.extend((0..shape.width).map(|x| f([n, c, y, x])));
+            }
+        }
+    }
+    values
+}

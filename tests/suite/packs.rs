@@ -1,0 +1,155 @@
+//! Packs: what is written is read, and nothing else is.
+
+use std::{convert::Infallible, io};
+
+use distill_core::{
+    Block, BlockBuilder, Contents, Conv, Encoding, Manifest, Op, Pack, PackError, PackWriter, Role, Shape, Weight,
+    WriteAt,
+};
+
+use crate::{naive::widen, small_network};
+
+type Read = Result<(Manifest, Vec<Block>), PackError<Infallible>>;
+
+/// Everything that is in a pack.
+pub fn read(bytes: &[u8]) -> Read {
+    let mut pack = Pack::open(bytes)?;
+    let blocks: Result<Vec<Block>, _> = (0..pack.blocks()).map(|index| pack.block(index)).collect();
+    Ok((pack.manifest().clone(), blocks?))
+}
+
+/// The pack of docs/pack-format.md: one block, a 1×1 convolution with kernel 0.5.
+pub fn example_pack() -> Vec<u8> {
+    let mut builder = BlockBuilder::new("halve", Role::Neighbourhood, Shape::new(1, 2, 2));
+    let kernel = Weight::new("w", &[1, 1, 1, 1], vec![0.5]);
+    builder.push("conv", Op::Conv(Conv { stride: 1, padding: 0, groups: 1 }), &[0], vec![kernel]).unwrap();
+    let manifest = Manifest {
+        contents: Contents::Network,
+        architecture: "example".into(),
+        mean: vec![0.5],
+        std: vec![0.25],
+        classes: vec!["cat".into()],
+        source: "x.th".into(),
+        source_sha256: std::array::from_fn(|i| i as u8),
+    };
+    let mut bytes = Vec::new();
+    let mut writer = PackWriter::new(&mut bytes, &manifest, 1).unwrap();
+    writer.add(0, &builder.finish().unwrap(), Encoding::F32).unwrap();
+    writer.finish().unwrap();
+    bytes
+}
+
+#[test]
+fn f32_weights_come_back_exactly() {
+    let blocks = small_network::teacher();
+    let (manifest, found) = read(&small_network::pack(&blocks, Encoding::F32)).unwrap();
+    assert_eq!(manifest, small_network::manifest());
+    assert_eq!(found, blocks);
+}
+
+#[test]
+fn f16_weights_come_back_rounded_to_nearest() {
+    let blocks = small_network::teacher();
+    let (_, found) = read(&small_network::pack(&blocks, Encoding::F16)).unwrap();
+    let weights = |blocks: &[Block]| -> Vec<f64> {
+        blocks.iter().flat_map(Block::weights).flat_map(|weight| widen(&weight.data)).collect()
+    };
+    for (stored, original) in weights(&found).iter().zip(weights(&blocks)) {
+        // Half a unit in the last of 11 bits (of 2^-24 for subnormals): truncation would be off by a whole one.
+        let tolerance = (original.abs() * 2f64.powi(-11)).max(2f64.powi(-25));
+        assert!((stored - original).abs() <= tolerance, "{original} became {stored}");
+    }
+    assert_eq!(found[1].nodes(), blocks[1].nodes());
+}
+
+#[test]
+fn same_input_gives_same_bytes() {
+    let write = || small_network::pack(&small_network::teacher(), Encoding::F32);
+    assert_eq!(write(), write());
+}
+
+/// A disk that fails at its `remaining`-th write or sync, after half of the bytes.
+struct FailingDisk {
+    bytes: Vec<u8>,
+    remaining: usize,
+}
+
+impl FailingDisk {
+    fn operate(&mut self) -> io::Result<()> {
+        self.remaining = self.remaining.checked_sub(1).ok_or(io::ErrorKind::StorageFull)?;
+        Ok(())
+    }
+}
+
+impl WriteAt for &mut FailingDisk {
+    type Error = io::Error;
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let result = self.operate();
+        let written = if result.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
+        (&mut &mut self.bytes).write_at(offset, written).unwrap();
+        result
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.operate()
+    }
+}
+
+#[test]
+fn what_a_failing_disk_holds_is_no_pack() {
+    let blocks = small_network::teacher();
+    let attempt = |disk: &mut FailingDisk| -> Result<(), PackError<io::Error>> {
+        let mut writer = PackWriter::new(disk, &small_network::manifest(), blocks.len())?;
+        blocks.iter().enumerate().try_for_each(|(position, block)| writer.add(position, block, Encoding::F32))?;
+        writer.finish().map(|_| ())
+    };
+    let mut disk = FailingDisk { bytes: Vec::new(), remaining: usize::MAX };
+    attempt(&mut disk).unwrap();
+    let operations = usize::MAX - disk.remaining;
+    assert!(operations > 2 * blocks.len(), "each block writes metadata and weights");
+    for remaining in 0..operations {
+        let mut disk = FailingDisk { bytes: Vec::new(), remaining };
+        assert!(matches!(attempt(&mut disk), Err(PackError::Storage(_))), "operation {remaining} did not fail");
+        // Only the last operation, a sync, comes after all bytes are there.
+        assert_eq!(read(&disk.bytes).is_ok(), remaining == operations - 1, "after operation {remaining}");
+    }
+}
+
+#[test]
+fn writer_refuses_another_number_of_blocks() {
+    let block = &small_network::teacher()[1];
+    let mut bytes = Vec::new();
+    let writer = PackWriter::new(&mut bytes, &small_network::manifest(), 1).unwrap();
+    assert!(matches!(writer.finish(), Err(PackError::SectionCount { expected: 1, found: 0 })));
+    let mut writer = PackWriter::new(&mut bytes, &small_network::manifest(), 1).unwrap();
+    writer.add(0, block, Encoding::F32).unwrap();
+    assert!(matches!(writer.add(1, block, Encoding::F32), Err(PackError::SectionCount { .. })));
+    let many = PackWriter::new(&mut bytes, &small_network::manifest(), 5000);
+    assert!(matches!(many, Err(PackError::SectionCount { .. })));
+}
+
+#[test]
+fn student_pack_is_no_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("student.ndp");
+    let mut bytes = Vec::new();
+    let manifest = Manifest { contents: Contents::Neighbourhoods { teacher: 1 }, ..small_network::manifest() };
+    PackWriter::new(&mut bytes, &manifest, 0).unwrap().finish().unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    let error = distill_host::network::Network::read_pack(&path).unwrap_err();
+    assert!(format!("{error:#}").contains("not a whole network"), "{error:#}");
+}
+
+#[test]
+fn worked_example_in_the_document() {
+    let document = include_str!("../../docs/pack-format.md");
+    let dump = document.split("```hex\n").nth(1).unwrap().split("```").next().unwrap();
+    let mut bytes = Vec::new();
+    for line in dump.lines() {
+        let mut words = line.split('|').next().unwrap().split_whitespace();
+        assert_eq!(usize::from_str_radix(words.next().unwrap(), 16).unwrap(), bytes.len(), "offset of {line}");
+        bytes.extend(words.map(|word| u8::from_str_radix(word, 16).unwrap()));
+    }
+    assert_eq!(bytes, example_pack());
+}

@@ -1,0 +1,283 @@
+//! A whole run in memory: what follows from the seed, what a subset gives, and how it fails.
+
+use std::{convert::Infallible, io};
+
+use burn::tensor::Device;
+use distill_core::{
+    Block, BlockReport, Contents, Encoding, Event, Noise, Pack, PackError, ReadAt, RunError, Settings, Training, Width,
+    WriteAt, fold_batch_norms, run,
+};
+
+use crate::small_network::{pack, settings, teacher};
+
+const SOURCES: [Noise; 2] = [Noise::Standard, Noise::Propagated];
+
+type Failure = RunError<Infallible, Infallible>;
+
+fn try_run(teacher: &[u8], settings: &Settings) -> Result<(Vec<BlockReport>, Vec<u8>), Failure> {
+    let mut pack = Pack::open(teacher).map_err(RunError::Teacher)?;
+    let mut student = Vec::new();
+    let (reports, _) = run(&mut pack, &mut student, settings, &Device::flex(), |_| {})?;
+    Ok((reports, student))
+}
+
+/// Reports and student pack of a run on the small teacher.
+fn distilled(settings: &Settings) -> (Vec<BlockReport>, Vec<u8>) {
+    try_run(&pack(&teacher(), Encoding::F32), settings).unwrap()
+}
+
+/// Position and block of everything in a pack.
+fn blocks(bytes: &[u8]) -> Vec<(usize, Block)> {
+    let mut pack = Pack::open(bytes).unwrap();
+    (0..pack.blocks()).map(|index| (pack.position(index), pack.block(index).unwrap())).collect()
+}
+
+fn changed(noise: Noise, change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut settings = settings(noise);
+    change(&mut settings);
+    settings
+}
+
+fn with_steps(noise: Noise, steps: usize) -> Settings {
+    changed(noise, |s| s.recipe.training = Training { steps, ..s.recipe.training })
+}
+
+#[test]
+fn same_seed_gives_the_same_bytes_and_another_seed_others() {
+    for noise in SOURCES {
+        let seeded = |seed: u64| distilled(&changed(noise, |s| s.seed = seed)).1;
+        assert_eq!(seeded(3), seeded(3), "{noise:?}");
+        assert_ne!(seeded(3), seeded(4), "{noise:?}");
+    }
+    let trained = |noise| distilled(&with_steps(noise, 2)).1;
+    SOURCES.into_iter().for_each(|noise| assert_eq!(trained(noise), trained(noise), "{noise:?}"));
+}
+
+#[test]
+fn students_keep_names_places_and_boundaries() {
+    let (reports, bytes) = distilled(&settings(Noise::Standard));
+    let teacher_bytes = pack(&teacher(), Encoding::F32);
+    let fingerprint = Pack::open(teacher_bytes.as_slice()).unwrap().fingerprint();
+    let contents = Pack::open(bytes.as_slice()).unwrap().manifest().contents;
+    assert_eq!(contents, Contents::Neighbourhoods { teacher: fingerprint });
+    let blocks = blocks(&bytes);
+    assert_eq!(blocks.iter().map(|(position, _)| *position).collect::<Vec<_>>(), [1, 2, 3]);
+    for (report, (position, student)) in reports.iter().zip(&blocks) {
+        let original = &teacher()[*position];
+        assert_eq!(report.index, position - 1);
+        assert_eq!((student.name(), student.role()), (original.name(), original.role()));
+        assert_eq!((student.input(), student.output()), (original.input(), original.output()));
+        assert_eq!((report.parameters, report.macs), (student.parameters(), student.macs()));
+        assert_eq!((report.teacher_parameters, report.teacher_macs), (original.parameters(), original.macs()));
+        assert!(student.macs() < original.macs());
+    }
+}
+
+/// Asserts that distilling only neighbourhood `index` gives the same student as distilling all.
+fn check_subset(settings: &Settings, index: usize) {
+    let (all_reports, all) = distilled(settings);
+    let (reports, one) = distilled(&Settings { blocks: vec![index], ..settings.clone() });
+    assert_eq!(reports, [all_reports[index].clone()], "{:?}", settings.noise);
+    assert_eq!(blocks(&one), [blocks(&all)[index].clone()], "{:?}", settings.noise);
+}
+
+#[test]
+fn subset_gives_the_students_of_the_full_run() {
+    for noise in SOURCES {
+        check_subset(&with_steps(noise, 2), 0);
+        check_subset(&with_steps(noise, 2), 2); // for propagated noise, the blocks before must still be passed
+    }
+    let settings = changed(Noise::Standard, |s| s.blocks = vec![2, 0, 2]);
+    let positions: Vec<usize> = blocks(&distilled(&settings).1).into_iter().map(|(position, _)| position).collect();
+    assert_eq!(positions, [1, 3], "in network order, each once");
+}
+
+#[test]
+fn full_width_without_solve_is_the_folded_teacher() {
+    let settings = changed(Noise::Propagated, |s| {
+        s.recipe.width = Width::FULL;
+        s.recipe.solve_inputs = 0;
+    });
+    let (reports, bytes) = distilled(&settings);
+    for (position, student) in blocks(&bytes) {
+        assert_eq!(student, fold_batch_norms(&teacher()[position]).unwrap());
+    }
+    assert!(reports.iter().all(|report| report.relative_error == 0.0 && report.loss == 0.0), "{reports:?}");
+}
+
+fn errors(settings: &Settings) -> Vec<f64> {
+    distilled(settings).0.iter().map(|report| report.relative_error).collect()
+}
+
+/// Asserts that `better` has the smaller held-out error in every block.
+fn check_better(worse: &Settings, better: &Settings) {
+    let (before, after) = (errors(worse), errors(better));
+    // A stage that does nothing, or something to another block, leaves at least one error as it was.
+    assert!(before.iter().zip(&after).all(|(b, a)| *a < 0.97 * b && *a > 0.0), "{before:?} became {after:?}");
+}
+
+#[test]
+fn solve_lowers_the_error_on_inputs_it_did_not_see() {
+    for noise in SOURCES {
+        let solved = changed(noise, |s| s.images = 256);
+        let solved = Settings { recipe: distill_core::Recipe { solve_inputs: 256, ..solved.recipe }, ..solved };
+        let pruned = Settings { recipe: distill_core::Recipe { solve_inputs: 0, ..solved.recipe }, ..solved.clone() };
+        check_better(&pruned, &solved);
+    }
+}
+
+#[test]
+fn training_lowers_the_error_on_inputs_it_did_not_see() {
+    for noise in SOURCES {
+        let steps = |steps| {
+            let settings = with_steps(noise, steps);
+            Settings { recipe: distill_core::Recipe { solve_inputs: 0, ..settings.recipe }, images: 128, ..settings }
+        };
+        check_better(&steps(0), &steps(60));
+    }
+}
+
+#[test]
+fn events_come_in_order() {
+    let teacher = pack(&teacher(), Encoding::F32);
+    let mut pack = Pack::open(teacher.as_slice()).unwrap();
+    let mut seen = Vec::new();
+    let observe = |event: Event<'_>| {
+        seen.push(match event {
+            Event::Started { index, total, name } => format!("start {index}/{total} {name}"),
+            Event::Stepped { step, loss } => format!("step {step} {}", loss.is_finite()),
+            Event::Finished(report) => format!("end {}", report.index),
+            other => format!("{other:?}"),
+        });
+    };
+    let settings = Settings { blocks: vec![1, 2], ..with_steps(Noise::Standard, 2) };
+    run(&mut pack, &mut Vec::new(), &settings, &Device::flex(), observe).unwrap();
+    let one = |start: &str, end: &str| [start, "step 1 true", "step 2 true", end].map(String::from);
+    assert_eq!(seen, [one("start 1/2 layer2.0", "end 1"), one("start 2/2 layer2.1", "end 2")].concat());
+}
+
+/// Asserts that a run on `teacher` fails as expected.
+fn check_fails(teacher: &[u8], settings: &Settings, expected: impl Fn(&Failure) -> bool) {
+    let error = try_run(teacher, settings).expect_err("the run succeeded");
+    assert!(expected(&error), "{error:?}");
+}
+
+#[test]
+fn block_that_is_not_there_is_told() {
+    let settings = changed(Noise::Standard, |s| s.blocks = vec![0, 3]);
+    let expected = |e: &Failure| matches!(e, RunError::NoSuchBlock { index: 3, blocks: 3 });
+    check_fails(&pack(&teacher(), Encoding::F32), &settings, expected);
+}
+
+#[test]
+fn teacher_without_statistics_cannot_have_propagated_noise() {
+    let folded: Vec<Block> = teacher().iter().map(|block| fold_batch_norms(block).unwrap()).collect();
+    let folded = pack(&folded, Encoding::F32);
+    check_fails(&folded, &settings(Noise::Propagated), |e| matches!(e, RunError::NoStatistics));
+    try_run(&folded, &settings(Noise::Standard)).unwrap();
+}
+
+#[test]
+fn student_pack_is_no_teacher() {
+    let (_, student) = distilled(&settings(Noise::Standard));
+    let expected = |e: &Failure| matches!(e, RunError::Teacher(PackError::WrongContents));
+    check_fails(&student, &settings(Noise::Standard), expected);
+}
+
+#[test]
+fn damaged_or_truncated_teacher_is_told() {
+    let mut bytes = pack(&teacher(), Encoding::F32);
+    let expected = |e: &Failure| matches!(e, RunError::Teacher(PackError::Length { .. }));
+    check_fails(&bytes[..bytes.len() - 1], &settings(Noise::Standard), expected);
+    let settings = settings(Noise::Propagated);
+    // Six sections; the head's is the last, and a run has no use for its weights.
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    try_run(&bytes, &settings).unwrap();
+    let kernel = teacher()[3].weights()[0].data[0].to_le_bytes();
+    let at = bytes.windows(4).position(|window| window == kernel).unwrap();
+    bytes[at] ^= 1;
+    check_fails(&bytes, &settings, |e| matches!(e, RunError::Teacher(PackError::Checksum { section: Some(4) })));
+}
+
+#[test]
+fn teacher_whose_blocks_do_not_fit_together_is_told() {
+    let mut blocks = teacher();
+    blocks.remove(2);
+    let bytes = pack(&blocks, Encoding::F32);
+    check_fails(
+        &bytes,
+        &settings(Noise::Propagated),
+        |e| matches!(e, RunError::Misfit { block, .. } if block == "layer2.1"),
+    );
+}
+
+/// Storage that fails after a number of operations: an unplugged card, or a full one.
+struct Failing<S> {
+    storage: S,
+    remaining: usize,
+}
+
+impl<S> Failing<S> {
+    fn operate(&mut self) -> io::Result<()> {
+        self.remaining = self.remaining.checked_sub(1).ok_or(io::ErrorKind::StorageFull)?;
+        Ok(())
+    }
+}
+
+impl ReadAt for Failing<&[u8]> {
+    type Error = io::Error;
+
+    fn length(&mut self) -> io::Result<u64> {
+        Ok(self.storage.len() as u64)
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.operate()?;
+        self.storage.read_at(offset, buffer).map_err(io::Error::other)
+    }
+}
+
+impl WriteAt for &mut Failing<Vec<u8>> {
+    type Error = io::Error;
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.operate()?;
+        (&mut &mut self.storage).write_at(offset, bytes).map_err(io::Error::other)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.operate()
+    }
+}
+
+/// Runs with storage that fails after `reads` and `writes`.
+fn run_failing(reads: usize, writes: usize) -> (Result<(), RunError<io::Error, io::Error>>, Vec<u8>, [usize; 2]) {
+    let teacher = pack(&teacher(), Encoding::F32);
+    let mut student = Failing { storage: Vec::new(), remaining: writes };
+    let mut left = 0;
+    let mut attempt = || {
+        let mut pack =
+            Pack::open(Failing { storage: teacher.as_slice(), remaining: reads }).map_err(RunError::Teacher)?;
+        run(&mut pack, &mut student, &settings(Noise::Standard), &Device::flex(), |_| {}).map(|_| left += 1)
+    };
+    let result = attempt();
+    let used = writes - student.remaining;
+    (result, student.storage, [left, used])
+}
+
+#[test]
+fn storage_that_fails_at_any_operation_fails_the_run_and_leaves_no_pack() {
+    let (result, _, [_, writes]) = run_failing(usize::MAX, usize::MAX);
+    result.unwrap();
+    for reads in [0, 1, 2, 4, 8, 12] {
+        let (result, student, _) = run_failing(reads, usize::MAX);
+        assert!(matches!(result, Err(RunError::Teacher(PackError::Storage(_)))), "read {reads}: {result:?}");
+        assert!(Pack::open(student.as_slice()).is_err(), "read {reads}");
+    }
+    for allowed in 0..writes - 1 {
+        let (result, student, _) = run_failing(usize::MAX, allowed);
+        assert!(matches!(result, Err(RunError::Student(PackError::Storage(_)))), "write {allowed}: {result:?}");
+        assert!(Pack::open(student.as_slice()).is_err(), "write {allowed}");
+    }
+}

@@ -1,0 +1,189 @@
+//! Gradient steps: update rules against hand-computed sequences, gradients against finite differences.
+
+use burn::tensor::{Device, Tensor};
+use distill_core::{
+    Block, DeviceBlock, Inputs, Optimizer, Purpose, Schedule, Shape, Source, Stream, Training, Update, Width,
+    fold_batch_norms, host_values, shrink, train,
+};
+
+use crate::{
+    naive::{self, mean_squared_error, widen},
+    small_network::residual,
+};
+
+const INPUT: Shape = Shape::new(2, 4, 4);
+
+/// One weight's values after each gradient, from the optimiser.
+fn steps(update: Update, weight_decay: f32, rate: f32, start: f32, gradients: &[f32]) -> Vec<f32> {
+    let device = Device::flex();
+    let scalar = |value: f32| -> Tensor<1> { Tensor::from_data([value], &device) };
+    let mut optimizer = Optimizer::new(update, weight_decay);
+    let mut weights = vec![scalar(start)];
+    let step = |&gradient: &f32| {
+        weights = optimizer.step(std::mem::take(&mut weights), vec![scalar(gradient)], rate);
+        host_values(weights[0].clone())[0]
+    };
+    gradients.iter().map(step).collect()
+}
+
+fn check_steps(found: &[f32], expected: &[f64]) {
+    for (step, (&found, expected)) in found.iter().zip(expected).enumerate() {
+        // f32 rounding of numbers near 1.
+        assert!((f64::from(found) - expected).abs() <= 1e-6, "step {}: {found}, by hand {expected}", step + 1);
+    }
+    assert_eq!(found.len(), expected.len());
+}
+
+#[test]
+fn momentum_matches_its_closed_form() {
+    // v: 0.5, -0.55, 1.505; w: 1 - 0.1·v each. Dampening, Nesterov or v ← μv + (1-μ)g differ from step 1 or 2 on.
+    let found = steps(Update::Momentum { momentum: 0.9 }, 0.0, 0.1, 1.0, &[0.5, -1.0, 2.0]);
+    check_steps(&found, &[0.95, 1.005, 0.8545]);
+}
+
+#[test]
+fn weight_decay_is_added_to_the_gradient() {
+    // g = 0.5 + 0.2·1 = 0.7, w = 0.93; g = -1 + 0.186 = -0.814, v = -0.184, w = 0.9484. Decoupled decay is equal at
+    // step 1 and not at step 2.
+    let found = steps(Update::Momentum { momentum: 0.9 }, 0.2, 0.1, 1.0, &[0.5, -1.0]);
+    check_steps(&found, &[0.93, 0.9484]);
+}
+
+/// Kingma & Ba 2015, algorithm 1, in f64.
+fn adam(rate: f64, start: f64, gradients: &[f64]) -> Vec<f64> {
+    let (mut weight, mut first, mut second) = (start, 0.0, 0.0);
+    let step = |(index, &gradient): (usize, &f64)| {
+        first = 0.9 * first + 0.1 * gradient;
+        second = 0.999 * second + 0.001 * gradient * gradient;
+        let t = index as i32 + 1;
+        let (unbiased_first, unbiased_second) = (first / (1.0 - 0.9f64.powi(t)), second / (1.0 - 0.999f64.powi(t)));
+        weight -= rate * unbiased_first / (f64::sqrt(unbiased_second) + 1e-8);
+        weight
+    };
+    gradients.iter().enumerate().map(step).collect()
+}
+
+#[test]
+fn adam_matches_its_closed_form() {
+    // Without the bias corrections the first step would be 0.0316, not 0.1.
+    let expected = adam(0.1, 1.0, &[0.5, -1.0, 2.0]);
+    assert!((expected[0] - 0.9).abs() < 1e-8, "the first step is the rate, whatever the gradient");
+    check_steps(&steps(Update::Adam, 0.0, 0.1, 1.0, &[0.5, -1.0, 2.0]), &expected);
+    // At the size of ε the step is half the rate; with ε inside the root it would be 1e-5 of it.
+    check_steps(&steps(Update::Adam, 0.0, 0.1, 1.0, &[1e-8]), &[0.95]);
+}
+
+fn check_rate(schedule: Schedule, step: usize, expected: f32) {
+    let found = schedule.rate(0.2, step, 96);
+    // Relative f32 rounding; one step earlier or later differs by more at the steep places.
+    assert!((found - expected).abs() <= 1e-6, "{schedule:?} at {step}: {found}, expected {expected}");
+}
+
+#[test]
+fn schedules_start_at_the_peak_and_fall() {
+    check_rate(Schedule::Cosine, 0, 0.2);
+    check_rate(Schedule::Cosine, 32, 0.15); // cos 60° = 1/2
+    check_rate(Schedule::Cosine, 48, 0.1);
+    check_rate(Schedule::Cosine, 96, 0.0);
+    for (step, expected) in [(0, 0.2), (31, 0.2), (32, 0.02), (63, 0.02), (64, 0.002), (95, 0.002)] {
+        check_rate(Schedule::Step, step, expected);
+    }
+}
+
+/// A folded teacher, and its student at half the width with weights moved away from the teacher's.
+fn teacher_and_student(channels: usize) -> (Block, Block) {
+    let stream = &mut Stream::new(4, Purpose::Images, 0);
+    let teacher = fold_batch_norms(&residual(stream, "block", INPUT, channels)).unwrap();
+    let student = shrink(&teacher, Width::new(0.5).unwrap()).unwrap();
+    let mut weights = student.weights().to_vec();
+    for weight in &mut weights {
+        let count = weight.data.len();
+        weight.data.iter_mut().zip(stream.gaussian(count)).for_each(|(value, noise)| *value += 0.3 * noise);
+    }
+    (teacher, student.with_weights(weights).unwrap())
+}
+
+fn fresh_noise(device: &Device) -> Inputs<'_> {
+    Inputs { source: Source::Fresh(INPUT), seed: 11, index: 0, device }
+}
+
+/// The student after training on noise of its own, and the loss before each step.
+fn trained(teacher: &Block, student: &Block, training: &Training) -> (Block, Vec<f32>) {
+    let device = Device::flex();
+    let inputs = fresh_noise(&device);
+    let mut losses = Vec::new();
+    let target = DeviceBlock::new(teacher, &device);
+    let progress = |step, loss| {
+        losses.push(loss);
+        assert_eq!(step, losses.len());
+    };
+    let block = train(&target, student, &inputs, training, progress).unwrap();
+    (block, losses)
+}
+
+fn one_step(rate: f32) -> Training {
+    let update = Update::Momentum { momentum: 0.9 };
+    Training { steps: 1, batch: 3, update, schedule: Schedule::Cosine, rate, weight_decay: 0.0 }
+}
+
+/// Asserts that one step of momentum SGD at rate 1 moves every weight by minus the finite difference.
+fn check_gradient(channels: usize) {
+    let (teacher, student) = teacher_and_student(channels);
+    let (moved, losses) = trained(&teacher, &student, &one_step(1.0));
+    let batch = widen(&host_values(fresh_noise(&Device::flex()).epochs(3).next().unwrap()));
+    let target = naive::forward(&teacher, &batch);
+    let loss = |student: &Block| mean_squared_error(&naive::forward(student, &batch), &target);
+    // Mean per element, not sum or half of it; f32 rounding of the loss.
+    assert!((f64::from(losses[0]) / loss(&student) - 1.0).abs() <= 1e-5, "{losses:?}, loops give {}", loss(&student));
+    let (mut differences, mut updates) = (Vec::new(), Vec::new());
+    for (index, weight) in student.weights().iter().enumerate() {
+        for position in 0..weight.data.len() {
+            let at = |offset: f32| {
+                let mut weights = student.weights().to_vec();
+                weights[index].data[position] += offset;
+                (f64::from(weights[index].data[position]), loss(&student.with_weights(weights).unwrap()))
+            };
+            let ((high, above), (low, below)) = (at(1e-3), at(-1e-3));
+            differences.push((above - below) / (high - low));
+            updates.push(f64::from(weight.data[position]) - f64::from(moved.weights()[index].data[position]));
+        }
+    }
+    let error = naive::relative_error(&updates, &differences);
+    // Central differences over 2e-3 (kinks of the activations included); a wrong sign, a factor of 2, a gradient of
+    // another weight or a frozen layer is off by > 0.1.
+    assert!(error <= 5e-3, "gradient off by {error}");
+    assert!(differences.iter().any(|d| d.abs() > 1e-2), "the gradient is not trivially small");
+}
+
+#[test]
+fn one_step_moves_weights_by_the_gradient() {
+    check_gradient(2); // identity shortcut
+    check_gradient(4); // stride 2, padded shortcut
+}
+
+#[test]
+fn no_steps_leave_the_student_as_it_is() {
+    let (teacher, student) = teacher_and_student(4);
+    let (block, losses) = trained(&teacher, &student, &Training { steps: 0, ..one_step(1.0) });
+    assert_eq!((block, losses.len()), (student, 0));
+}
+
+#[test]
+fn steps_lower_the_loss() {
+    let (teacher, student) = teacher_and_student(4);
+    for (update, rate) in [(Update::Adam, 1e-2), (Update::Momentum { momentum: 0.9 }, 3e-2)] {
+        let training = Training { steps: 60, batch: 16, update, schedule: Schedule::Cosine, rate, weight_decay: 0.0 };
+        let (_, losses) = trained(&teacher, &student, &training);
+        let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+        let (first, last) = (mean(&losses[..5]), mean(&losses[55..]));
+        // Batches differ by about a tenth; a third less is beyond their noise.
+        assert!(last < 0.67 * first, "{update:?}: {first} became {last}");
+    }
+}
+
+#[test]
+fn same_seed_trains_the_same_weights() {
+    let (teacher, student) = teacher_and_student(2);
+    let train = || trained(&teacher, &student, &Training { steps: 3, ..one_step(0.1) });
+    assert_eq!(train(), train());
+}
