@@ -19,6 +19,10 @@ mod data;
 mod export;
 #[path = "suite/import.rs"]
 mod import;
+#[path = "suite/inputs.rs"]
+mod inputs;
+#[path = "suite/options.rs"]
+mod options;
 #[path = "suite/packs.rs"]
 mod packs;
 #[path = "suite/run.rs"]

@@ -1,14 +1,13 @@
-//! Time and peak heap of what a run is made of, with fixed seeds: `cargo run --release -p distill-benches`.
+//! Time and peak heap of what a run is made of, with fixed seeds. An argument picks the benches whose name holds it.
 //!
-//! Named stage/shape/device. Each line is the median over repetitions after one that is not counted.
+//! Named work/stage/shape/width/batch/device. Each line is the median over repetitions after one that is not counted.
 
 use std::{alloc::System, time::Instant};
 
 use burn::tensor::{Device, Tensor};
 use distill_core::{
-    Block, BlockTrainer, CountingAllocator, DeviceBlock, Encoding, MICRO_BATCH, Noise, NormalEquations, Pack,
-    PackWriter, Purpose, Recipe, Schedule, Settings, Shape, Statistics, Stream, Training, Update, Width,
-    fold_batch_norms, images, run, shrink, solvable_node,
+    Block, BlockTrainer, CountingAllocator, DeviceBlock, Encoding, MICRO_BATCH, NormalEquations, Pack, PackWriter,
+    Purpose, Settings, Shape, Statistics, Stream, Width, fold_batch_norms, images, run, shrink, solvable_node,
 };
 use distill_host::quickstart::builtin_teacher;
 
@@ -48,8 +47,8 @@ fn main() -> anyhow::Result<()> {
 /// One gradient step: inputs and targets ready; forward, loss, backward, Adam.
 fn bench_step(stage: &str, teacher: &Block, batch: usize, device: &Device) -> anyhow::Result<()> {
     let student = shrink(teacher, Width::new(0.5)?)?;
-    let training = training(usize::MAX);
-    let mut trainer = BlockTrainer::new(&student, &training, device);
+    let settings = Settings::new(Width::new(0.5)?, 1 << 20);
+    let mut trainer = BlockTrainer::new(&student, &settings.recipe.training, device);
     let input = noise(teacher.input(), batch, device);
     let target = DeviceBlock::new(teacher, device).forward(input.clone(), Statistics::Running);
     measure(&format!("step/{stage}/{}/k0.5/b{batch}/flex", teacher.input()), 9, || {
@@ -76,8 +75,7 @@ fn bench_solve(stage: &str, teacher: &Block, device: &Device) -> anyhow::Result<
 
 /// The whole job in memory, propagated noise.
 fn bench_run(name: &str, pack: &[u8], k: f32, steps: usize, device: &Device) -> anyhow::Result<()> {
-    let recipe = Recipe { width: Width::new(k)?, solve_inputs: 512, training: training(steps) };
-    let settings = Settings { recipe, noise: Noise::Propagated, images: 512, blocks: Vec::new(), seed: 0 };
+    let settings = Settings::new(Width::new(k)?, steps);
     measure(&format!("run/resnet20/{name}/k{k}/flex"), 3, || {
         let mut student = Vec::new();
         let done = Pack::open(pack)
@@ -87,15 +85,14 @@ fn bench_run(name: &str, pack: &[u8], k: f32, steps: usize, device: &Device) -> 
     Ok(())
 }
 
-fn training(steps: usize) -> Training {
-    Training { steps, batch: 64, update: Update::Adam, schedule: Schedule::Cosine, rate: 1e-3, weight_decay: 0.0 }
-}
-
 fn noise(shape: Shape, count: usize, device: &Device) -> Tensor<4> {
     images(Stream::new(0, Purpose::Images, 0).images(count, shape), shape, device)
 }
 
 fn measure(name: &str, repetitions: usize, mut work: impl FnMut()) {
+    if std::env::args().nth(1).is_some_and(|wanted| !name.contains(&wanted)) {
+        return;
+    }
     work();
     HEAP.reset_peak();
     let mut times: Vec<f64> = (0..repetitions)

@@ -154,6 +154,9 @@ impl Block {
                     found: weight.data.len(),
                 });
             }
+            if !weight.data.iter().all(|value| value.is_finite()) {
+                return Err(BlockError::WeightValue { weight: weight.name.clone() });
+            }
         }
         if !input.is_reasonable() {
             let node = nodes[0].name.clone();
@@ -221,14 +224,19 @@ impl Block {
         self.shapes[value]
     }
 
-    /// Trained scalars: kernels, biases, batch-norm scales and shifts, not running statistics.
+    /// Whether training may move weight `index`: kernels, biases, batch-norm scales and shifts, not running statistics.
+    pub fn is_trained(&self, index: usize) -> bool {
+        let statistic = |node: &Node| {
+            let slot = node.weights.iter().position(|&w| usize::from(w) == index);
+            matches!(node.op, Op::BatchNorm { .. }) && slot.is_some_and(|slot| slot >= 2)
+        };
+        !self.nodes.iter().any(statistic)
+    }
+
+    /// Trained scalars.
     pub fn parameters(&self) -> usize {
-        let trained = |node: &Node| if matches!(node.op, Op::BatchNorm { .. }) { 2 } else { node.weights.len() };
-        self.nodes
-            .iter()
-            .flat_map(|node| node.weights.iter().take(trained(node)))
-            .map(|&w| self.weights[usize::from(w)].data.len())
-            .sum()
+        let trained = self.weights.iter().enumerate().filter(|&(index, _)| self.is_trained(index));
+        trained.map(|(_, weight)| weight.data.len()).sum()
     }
 
     /// Multiply-accumulates of the convolutions and linear layers for one image.
@@ -244,7 +252,7 @@ impl Block {
         self.nodes.iter().enumerate().map(|pair| per_node(pair) as u64).sum()
     }
 
-    /// Whether a batch norm with its running statistics is left: propagated noise needs them.
+    /// Whether a batch norm with its running statistics is in it: propagated noise needs them.
     pub fn has_statistics(&self) -> bool {
         self.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm { .. }))
     }
@@ -321,6 +329,10 @@ impl Node {
             Op::BatchNorm { epsilon } => {
                 for slot in 0..4 {
                     expect(slot, &[x.channels])?;
+                }
+                let variance = &weights[usize::from(self.weights[3])];
+                if variance.data.iter().any(|&value| value < 0.0) {
+                    return Err(BlockError::WeightValue { weight: variance.name.clone() });
                 }
                 if !epsilon.is_finite() || *epsilon < 0.0 {
                     return Err(misfit());

@@ -9,6 +9,7 @@ mod writer;
 
 use alloc::{string::String, vec::Vec};
 
+use half::f16;
 use serde::{Deserialize, Serialize};
 
 use crate::block::{Dims, Nodes, Role, Shape};
@@ -102,6 +103,11 @@ struct Entry {
 }
 
 impl Encoding {
+    /// This encoding, unless a value is too large for it.
+    fn for_values(self, values: &[f32]) -> Self {
+        if values.iter().all(|&value| f16::from_f32(value).is_finite()) { self } else { Self::F32 }
+    }
+
     const fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,

@@ -13,31 +13,17 @@ use serde::Serialize;
 use crate::{
     block::{Block, BlockError, Role, Shape},
     boundary::Boundary,
-    distill::{Distilled, MEASURED_INPUTS, Recipe, distill},
+    distill::{Distilled, MEASURED_INPUTS, distill},
     forward::DeviceBlock,
     inputs::{Inputs, Source},
     noise::{Noise, Purpose, Stream},
     pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
+    settings::{Settings, SettingsError},
     storage::{ReadAt, WriteAt},
 };
 
 /// Images that share their current batch statistics: large enough for stable ones.
 pub const NOISE_BATCH: usize = 64;
-
-/// What to distil, and how.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// What is done to each neighbourhood.
-    pub recipe: Recipe,
-    /// What goes into it.
-    pub noise: Noise,
-    /// Noise images to keep for [`Noise::Propagated`]; [`MEASURED_INPUTS`] more are held out.
-    pub images: usize,
-    /// Numbers of the neighbourhoods to distil, from 0; empty for all.
-    pub blocks: Vec<usize>,
-    /// Every random number of the run follows from it.
-    pub seed: u64,
-}
 
 /// What is known of a distilled neighbourhood.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -92,6 +78,8 @@ pub enum Event<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError<R, W> {
+    /// A number that no run can work with.
+    Settings(SettingsError),
     /// The teacher pack.
     Teacher(PackError<R>),
     /// The student pack.
@@ -103,8 +91,11 @@ pub enum RunError<R, W> {
         /// Neighbourhoods the teacher has.
         blocks: usize,
     },
-    /// Propagated noise needs batch-norm statistics, and the teacher has none.
-    NoStatistics,
+    /// Propagated noise needs batch-norm statistics in every neighbourhood.
+    NoStatistics {
+        /// The first neighbourhood without.
+        block: String,
+    },
     /// A block does not take what the one before it gives.
     Misfit {
         /// The block's name.
@@ -114,9 +105,17 @@ pub enum RunError<R, W> {
         /// What it is given.
         given: Shape,
     },
+    /// A student's weights or outputs are not finite numbers.
+    Diverged {
+        /// The block's name.
+        block: String,
+    },
     /// A block did not transform.
     Block(BlockError),
 }
+
+/// [`RunError`] with the errors of a teacher's storage and a student's.
+pub type RunFailure<R, W> = RunError<<R as ReadAt>::Error, <W as WriteAt>::Error>;
 
 /// Distils the chosen neighbourhoods of `teacher` into a student pack.
 ///
@@ -128,8 +127,9 @@ pub fn run<R: ReadAt, W: WriteAt>(
     settings: &Settings,
     device: &Device,
     mut observe: impl FnMut(Event<'_>),
-) -> Result<(Vec<BlockReport>, W), RunError<R::Error, W::Error>> {
-    let chosen = chosen_positions(teacher, settings)?;
+) -> Result<(Vec<BlockReport>, W), RunFailure<R, W>> {
+    settings.check().map_err(RunError::Settings)?;
+    let chosen = chosen_positions::<R, W>(teacher, settings)?;
     let manifest = Manifest {
         contents: Contents::Neighbourhoods { teacher: teacher.fingerprint() },
         ..teacher.manifest().clone()
@@ -146,7 +146,8 @@ pub fn run<R: ReadAt, W: WriteAt>(
         let block = teacher.block(position).map_err(RunError::Teacher)?;
         if settings.noise == Noise::Propagated && boundary.is_none() {
             let mut stream = Stream::new(settings.seed, Purpose::Images, 0);
-            let count = settings.images + MEASURED_INPUTS;
+            // Whole batches, so that held-out images share no statistics with the others.
+            let count = settings.images.next_multiple_of(NOISE_BATCH) + MEASURED_INPUTS;
             boundary = Some(Boundary::noise(&mut stream, block.input(), count, NOISE_BATCH));
         }
         if let Some(given) = boundary.as_ref().map(Boundary::shape).filter(|&given| given != block.input()) {
@@ -160,7 +161,13 @@ pub fn run<R: ReadAt, W: WriteAt>(
             };
             let inputs = Inputs { source, seed: settings.seed, index, device };
             let step = |step, loss| observe(Event::Stepped { step, loss });
-            let distilled = distill(&block, &inputs, &settings.recipe, step).map_err(RunError::Block)?;
+            let distilled = match distill(&block, &inputs, &settings.recipe, step) {
+                Ok(distilled) if distilled.relative_error.is_finite() => distilled,
+                Ok(_) | Err(BlockError::WeightValue { .. }) => {
+                    return Err(RunError::Diverged { block: block.name().into() });
+                }
+                Err(error) => return Err(RunError::Block(error)),
+            };
             writer.add(position, &distilled.block, Encoding::F32).map_err(RunError::Student)?;
             reports.push(report(index, &block, &distilled));
             observe(Event::Finished(&reports[reports.len() - 1]));
@@ -174,24 +181,26 @@ pub fn run<R: ReadAt, W: WriteAt>(
 }
 
 /// Position in the network and number of every neighbourhood to distil, ascending.
-fn chosen_positions<R: ReadAt, W>(
+fn chosen_positions<R: ReadAt, W: WriteAt>(
     teacher: &mut Pack<R>,
     settings: &Settings,
-) -> Result<Vec<(usize, usize)>, RunError<R::Error, W>> {
+) -> Result<Vec<(usize, usize)>, RunFailure<R, W>> {
     if teacher.manifest().contents != Contents::Network {
         return Err(RunError::Teacher(PackError::WrongContents));
     }
     let mut neighbourhoods = Vec::new();
-    let mut has_statistics = false;
+    let mut without_statistics = None;
     for position in 0..teacher.blocks() {
         let outline = teacher.outline(position).map_err(RunError::Teacher)?;
-        has_statistics |= outline.has_statistics;
         if outline.role == Role::Neighbourhood {
             neighbourhoods.push((position, neighbourhoods.len()));
+            if !outline.has_statistics {
+                without_statistics.get_or_insert(outline.name);
+            }
         }
     }
-    if settings.noise == Noise::Propagated && !has_statistics {
-        return Err(RunError::NoStatistics);
+    if let Some(block) = without_statistics.filter(|_| settings.noise == Noise::Propagated) {
+        return Err(RunError::NoStatistics { block });
     }
     if let Some(&index) = settings.blocks.iter().find(|&&index| index >= neighbourhoods.len()) {
         return Err(RunError::NoSuchBlock { index, blocks: neighbourhoods.len() });
@@ -220,15 +229,22 @@ fn report(index: usize, teacher: &Block, distilled: &Distilled) -> BlockReport {
 impl<R: fmt::Display, W: fmt::Display> fmt::Display for RunError<R, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Settings(error) => write!(f, "{error}"),
             Self::Teacher(error) => write!(f, "cannot read the teacher pack: {error}"),
             Self::Student(error) => write!(f, "cannot write the student pack: {error}"),
             Self::NoSuchBlock { index, blocks } => {
                 write!(f, "there is no block {index}: the teacher has {blocks}, numbered from 0")
             }
-            Self::NoStatistics => {
+            Self::NoStatistics { block } => {
                 write!(
                     f,
-                    "the teacher holds no batch-norm statistics, which propagated noise needs: use --noise standard"
+                    "block {block} has no batch-norm statistics, which propagated noise needs: use standard noise"
+                )
+            }
+            Self::Diverged { block } => {
+                write!(
+                    f,
+                    "the student of block {block} is not finite: take a lower learning rate, or check the teacher"
                 )
             }
             Self::Misfit { block, takes, given } => {

@@ -34,6 +34,8 @@ pub struct BlockTrainer<'a> {
     student: &'a Block,
     training: &'a Training,
     weights: Vec<Tensor<1>>,
+    /// Indices of the weights that move: all but running statistics.
+    trained: Vec<usize>,
     optimizer: Optimizer,
     tracked: Device,
     step: usize,
@@ -46,6 +48,7 @@ impl<'a> BlockTrainer<'a> {
             student,
             training,
             weights: DeviceBlock::new(student, device).into_weights(),
+            trained: (0..student.weights().len()).filter(|&index| student.is_trained(index)).collect(),
             optimizer: Optimizer::new(training.update, training.weight_decay),
             tracked: device.clone().autodiff(),
             step: 0,
@@ -58,16 +61,23 @@ impl<'a> BlockTrainer<'a> {
     /// - input `[N, C, H, W]` of the block's input shape
     /// - target `[N, C', H', W']` of its output shape
     pub fn step(&mut self, input: Tensor<4>, target: Tensor<4>) -> f32 {
-        let leaf = |weight: &Tensor<1>| Tensor::from_inner(weight.clone()).to_device(&self.tracked).require_grad();
-        let leaves: Vec<Tensor<1>> = self.weights.iter().map(leaf).collect();
-        let student = DeviceBlock::with_weights(self.student, leaves.clone());
+        let lift = |weight: &Tensor<1>| Tensor::from_inner(weight.clone()).to_device(&self.tracked);
+        let mut lifted: Vec<Tensor<1>> = self.weights.iter().map(lift).collect();
+        for &index in &self.trained {
+            lifted[index] = lifted[index].clone().require_grad();
+        }
+        let leaves: Vec<Tensor<1>> = self.trained.iter().map(|&index| lifted[index].clone()).collect();
+        let student = DeviceBlock::with_weights(self.student, lifted);
         let output = student.forward(Tensor::from_inner(input), Statistics::Running);
         let loss = (output - Tensor::from_inner(target)).square().mean();
         let mut gradients = loss.backward();
-        let gradient = |leaf: &Tensor<1>| leaf.grad_remove(&mut gradients).expect("every weight is used");
+        let gradient = |leaf: &Tensor<1>| leaf.grad_remove(&mut gradients).expect("the output depends on every weight");
         let gradients = leaves.iter().map(gradient).collect();
         let rate = self.training.schedule.rate(self.training.rate, self.step, self.training.steps);
-        self.weights = self.optimizer.step(core::mem::take(&mut self.weights), gradients, rate);
+        let weights = self.trained.iter().map(|&index| self.weights[index].clone()).collect();
+        for (&index, moved) in self.trained.iter().zip(self.optimizer.step(weights, gradients, rate)) {
+            self.weights[index] = moved;
+        }
         self.step += 1;
         loss.into_scalar()
     }
@@ -75,7 +85,7 @@ impl<'a> BlockTrainer<'a> {
     /// The student with the weights reached.
     ///
     /// # Errors
-    /// As [`Block::new`]; weights that training made non-finite are no error here, the report shows them.
+    /// [`BlockError::WeightValue`] if training diverged.
     pub fn finish(self) -> Result<Block, BlockError> {
         let mut trained = self.student.weights().to_vec();
         for (weight, values) in trained.iter_mut().zip(self.weights) {
@@ -98,7 +108,7 @@ pub fn train(
     mut progress: impl FnMut(usize, f32),
 ) -> Result<Block, BlockError> {
     let mut trainer = BlockTrainer::new(student, training, inputs.device);
-    let steps = if student.weights().is_empty() { 0 } else { training.steps };
+    let steps = if trainer.trained.is_empty() { 0 } else { training.steps };
     for (step, input) in inputs.epochs(training.batch).take(steps).enumerate() {
         let target = teacher.forward(input.clone(), Statistics::Running);
         progress(step + 1, trainer.step(input, target));

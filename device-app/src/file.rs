@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use distill_core::{Pack, ReadAt, WriteAt};
 use tempfile::NamedTempFile;
 
@@ -47,9 +47,12 @@ impl NewFile {
     /// Starts a temporary file in the folder of `target`.
     ///
     /// # Errors
-    /// The folder is not there or not writable.
+    /// The folder is not there or not writable, or `target` is something else than a file.
     pub fn create(target: &Path) -> Result<Self> {
-        let temporary = temporary_in(folder_of(target))
+        let name = target.file_name().filter(|_| target.is_file() || !target.exists());
+        let name =
+            name.with_context(|| format!("cannot write {}: it is not a file", target.display()))?.to_string_lossy();
+        let temporary = temporary_in(folder_of(target), &format!(".{name}."))
             .with_context(|| format!("cannot write {}: no new file can be made in its folder", target.display()))?;
         Ok(Self { temporary, target: target.to_owned() })
     }
@@ -57,13 +60,13 @@ impl NewFile {
     /// Makes the file durable under its final name: sync, rename, sync the folder.
     ///
     /// # Errors
-    /// The storage's own; the target is then as it was before.
+    /// The storage's own. The target is then what it was before, or whole.
     pub fn commit(self) -> Result<()> {
         let Self { temporary, target } = self;
         let place = || -> io::Result<()> {
             temporary.as_file().sync_all()?;
             temporary.persist(&target)?;
-            File::open(folder_of(&target))?.sync_all()
+            sync_folder(folder_of(&target))
         };
         place().with_context(|| format!("cannot write {}", target.display()))
     }
@@ -71,15 +74,37 @@ impl NewFile {
 
 /// A temporary file with the permissions of an ordinary one (tempfile's own are for its user alone).
 #[cfg(unix)]
-fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
+fn temporary_in(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
     use std::os::unix::fs::PermissionsExt;
     let permissions = std::fs::Permissions::from_mode(0o666);
-    tempfile::Builder::new().permissions(permissions).tempfile_in(folder)
+    tempfile::Builder::new().prefix(prefix).permissions(permissions).tempfile_in(folder)
 }
 
 #[cfg(not(unix))]
-fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
-    NamedTempFile::new_in(folder)
+fn temporary_in(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(prefix).tempfile_in(folder)
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Elsewhere a folder cannot be opened; the rename is as durable as the system makes it.
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Refuses to replace a file by what is made from it: with a student in its place, the teacher would be lost.
+///
+/// # Errors
+/// `output` is the same file as one of `inputs`.
+pub fn check_distinct<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let Ok(existing) = output.canonicalize() else { return Ok(()) };
+    let same = inputs.into_iter().any(|input| input.canonicalize().is_ok_and(|input| input == existing));
+    ensure!(!same, "cannot write {}: it would replace the file it is made from", output.display());
+    Ok(())
 }
 
 /// Writes `bytes` to `path` all or not at all.

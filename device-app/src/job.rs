@@ -8,7 +8,7 @@ use distill_core::{BlockReport, CountingAllocator, Event, Settings, run};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::file::{NewFile, open_pack};
+use crate::file::{NewFile, check_distinct, open_pack};
 
 /// What a run did: the object `--json` prints.
 #[derive(Clone, Debug, Serialize)]
@@ -29,7 +29,7 @@ pub struct BlockOutcome {
     /// Shapes, sizes and errors.
     #[serde(flatten)]
     pub report: BlockReport,
-    /// Wall time from loading the teacher's block to writing the student's.
+    /// Wall time of distilling the block and writing it, without reading the teacher's and making its inputs.
     pub seconds: f64,
     /// Most heap in use during that time, in bytes.
     pub peak_bytes: usize,
@@ -48,6 +48,7 @@ pub fn run_job(
 ) -> Result<Outcome> {
     let start = Instant::now();
     heap.reset_peak();
+    check_distinct(student, [teacher])?;
     let mut pack = open_pack(teacher)?;
     let mut file = NewFile::create(student)?;
     let mut blocks: Vec<BlockOutcome> = Vec::new();

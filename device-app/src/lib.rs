@@ -5,7 +5,7 @@ mod job;
 mod options;
 mod terminal;
 
-pub use file::{NewFile, PackFile, open_pack, write_file};
+pub use file::{NewFile, PackFile, check_distinct, open_pack, write_file};
 pub use job::{BlockOutcome, Outcome, run_job};
 pub use options::{DeviceName, RunOptions};
 pub use terminal::{Progress, exit_code, print, start_log};

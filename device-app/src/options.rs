@@ -21,7 +21,7 @@ pub struct RunOptions {
     /// Where the blocks' inputs come from
     #[arg(long, value_enum, default_value_t = NoiseName::Propagated)]
     pub noise: NoiseName,
-    /// Noise images kept for propagated noise; as many inputs go into each solve
+    /// Noise images kept for propagated noise, rounded up to a multiple of 64; as many inputs go into each solve
     #[arg(long, default_value_t = 512, value_name = "N")]
     pub images: usize,
     /// Solve each block's last convolution in closed form (the default)
@@ -107,15 +107,6 @@ impl RunOptions {
             OptimizerName::Adam => (Update::Adam, 1e-3),
             OptimizerName::Sgd => (Update::Momentum { momentum: 0.9 }, 1e-2),
         };
-        let rate = self.rate.unwrap_or(default_rate);
-        ensure!(rate > 0.0 && rate.is_finite(), "learning rate {rate} is not a positive number");
-        ensure!(
-            self.weight_decay >= 0.0 && self.weight_decay.is_finite(),
-            "weight decay cannot be {}",
-            self.weight_decay
-        );
-        ensure!(self.batch > 0, "a gradient step needs a batch of at least 1");
-        ensure!((1..=1 << 20).contains(&self.images), "--images must be from 1 to {}", 1 << 20);
         let training = Training {
             steps: self.steps,
             batch: self.batch,
@@ -124,7 +115,7 @@ impl RunOptions {
                 ScheduleName::Cosine => Schedule::Cosine,
                 ScheduleName::Step => Schedule::Step,
             },
-            rate,
+            rate: self.rate.unwrap_or(default_rate),
             weight_decay: self.weight_decay,
         };
         let recipe = Recipe {
@@ -137,7 +128,9 @@ impl RunOptions {
             NoiseName::Propagated => Noise::Propagated,
         };
         let blocks = self.blocks.as_deref().map(parse_blocks).transpose()?.unwrap_or_default();
-        Ok(Settings { recipe, noise, images: self.images, blocks, seed: self.seed })
+        let settings = Settings { recipe, noise, images: self.images, blocks, seed: self.seed };
+        settings.check()?;
+        Ok(settings)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     io::{ErrorKind, Write, stdout},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -38,32 +39,44 @@ pub fn exit_code(result: Result<()>) -> ExitCode {
     }
 }
 
-/// Progress of long work on stderr: a bar with the time left on a terminal, elsewhere a line for each tenth.
+/// Progress of long work on stderr: a bar with the time left on a terminal, elsewhere a line every five seconds.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
     work: &'static str,
-    tenth: u64,
+    start: Instant,
+    said: Instant,
 }
 
 impl Progress {
-    /// `work` is what goes on ("evaluating"), `count` how much of it is done, in indicatif's language ("{pos}/{len} images").
+    /// `work` is what goes on ("evaluating"), `total` how much of it there is, where known, and `count` how much is done,
+    /// in indicatif's language ("{pos}/{len} images").
     ///
     /// # Errors
     /// `count` is no template.
-    pub fn new(work: &'static str, total: u64, count: &str) -> Result<Self> {
-        let style = ProgressStyle::with_template(&format!("{work} {{bar:30}} {count} (ETA {{eta}})"))?;
-        Ok(Self { bar: ProgressBar::new(total).with_style(style), work, tenth: 0 })
+    pub fn new(work: &'static str, total: Option<u64>, count: &str) -> Result<Self> {
+        let bar = match total {
+            Some(total) => ProgressBar::new(total)
+                .with_style(ProgressStyle::with_template(&format!("{work} {{bar:30}} {count} (ETA {{eta}})"))?),
+            None => ProgressBar::no_length()
+                .with_style(ProgressStyle::with_template(&format!("{{spinner}} {work} {{elapsed}}"))?),
+        };
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Ok(Self { bar, work, start: Instant::now(), said: Instant::now() })
     }
 
     /// Says how much is done.
     pub fn set(&mut self, done: u64) {
         self.bar.set_position(done);
-        let tenth = 10 * done / self.bar.length().unwrap_or(0).max(1);
-        if tenth > self.tenth && self.bar.is_hidden() {
-            eprintln!("{}: {} %", self.work, 10 * tenth);
+        if !self.bar.is_hidden() || self.said.elapsed() < Duration::from_secs(5) {
+            return;
         }
-        self.tenth = tenth;
+        self.said = Instant::now();
+        if let Some(total) = self.bar.length().filter(|_| done > 0) {
+            let share = done as f64 / total.max(1) as f64;
+            let left = self.start.elapsed().as_secs_f64() * (1.0 - share) / share;
+            eprintln!("{}: {:.0} % (ETA {left:.0} s)", self.work, 100.0 * share);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     alloc::System,
     fmt::Write as _,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand};
 use distill_core::{CountingAllocator, Encoding};
-use distill_device::{print, start_log, write_file};
+use distill_device::{check_distinct, print, start_log, write_file};
 use distill_host::{
     cifar10::{self, LabelledImages},
     evaluate::evaluate,
@@ -89,7 +90,7 @@ enum DataCommand {
         /// Folder to put it in [default: the user's cache folder]
         #[arg(long, value_name = "D")]
         dir: Option<PathBuf>,
-        /// Archive or folder to take it from instead: a URL or a path
+        /// Archive to take it from instead: a URL or a path
         #[arg(long, value_name = "SOURCE")]
         from: Option<String>,
     },
@@ -121,8 +122,8 @@ struct EvaluateArgs {
     #[arg(long, value_name = "DATA")]
     data: String,
     /// Only the first N images
-    #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
-    limit: usize,
+    #[arg(long, value_name = "N")]
+    limit: Option<NonZeroUsize>,
     /// Also write the predicted class of each image, one a line
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
@@ -170,6 +171,7 @@ fn fetch_data(json: bool, name: &str, dir: Option<PathBuf>, from: Option<&str>) 
 }
 
 fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
+    check_distinct(&args.output, [args.file.as_path()])?;
     let normalisation = args.normalise.as_deref().map(Normalisation::parse).transpose()?;
     let network = import(&args.file, args.arch.as_deref(), normalisation)?;
     network.write_pack(&args.output, if args.half { Encoding::F16 } else { Encoding::F32 })?;
@@ -191,7 +193,7 @@ fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
 fn evaluate_file(json: bool, args: &EvaluateArgs, device: &Device) -> Result<()> {
     let network = read_network(&args.file)?;
     let images = read_images(&args.data)?;
-    let evaluation = evaluate(&network, &images, args.limit, device)?;
+    let evaluation = evaluate(&network, &images, args.limit.map_or(usize::MAX, NonZeroUsize::get), device)?;
     if let Some(path) = &args.predictions {
         let mut lines = String::new();
         evaluation.predictions.iter().try_for_each(|class| writeln!(lines, "{class}"))?;
@@ -206,13 +208,15 @@ fn evaluate_file(json: bool, args: &EvaluateArgs, device: &Device) -> Result<()>
 }
 
 fn recompose_files(json: bool, teacher: &Path, students: &[PathBuf], output: &Path) -> Result<()> {
-    let network = recompose(teacher, students)?;
-    match ending(output) {
-        "ndp" => network.write_pack(output, Encoding::F32)?,
-        "safetensors" => safetensors_file::write(&network, output)?,
-        "onnx" => onnx::write(&network, output)?,
+    check_distinct(output, students.iter().map(PathBuf::as_path).chain([teacher]))?;
+    let write: fn(&Network, &Path) -> Result<()> = match ending(output) {
+        "ndp" => |network, path| network.write_pack(path, Encoding::F32),
+        "safetensors" => safetensors_file::write,
+        "onnx" => onnx::write,
         other => bail!("cannot write {}: unknown ending {other:?} (known: ndp, safetensors, onnx)", output.display()),
-    }
+    };
+    let network = recompose(teacher, students)?;
+    write(&network, output)?;
     let summary = json!({"file": output, "parameters": network.parameters(), "macs": network.macs()});
     print(json, &summary, || {
         format!("{} parameters, {} MACs: {}", network.parameters(), network.macs(), output.display())

@@ -1,6 +1,6 @@
 //! Accuracy on labelled images: evaluation mode, running statistics, every image once.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use burn::tensor::Device;
 use distill_core::{host_values, images as image_tensor};
 use distill_device::Progress;
@@ -36,19 +36,21 @@ pub struct Evaluation {
 /// Evaluates `network` on the first `limit` images.
 ///
 /// # Errors
-/// The images have another shape than the network's input.
+/// The images have another shape than the network's input, or its logits are not finite.
 pub fn evaluate(network: &Network, images: &LabelledImages, limit: usize, device: &Device) -> Result<Evaluation> {
     let total = images.labels.len().min(limit);
     let folded = network.folded()?;
     let blocks = folded.on_device(device);
-    let mut progress = Progress::new("evaluating", total as u64, "{pos}/{len} images")?;
+    let mut progress = Progress::new("evaluating", Some(total as u64), "{pos}/{len} images")?;
     let mut predictions = Vec::with_capacity(total);
     for start in (0..total).step_by(BATCH) {
         let end = total.min(start + BATCH);
         let input = image_tensor(normalised(network, images, start, end)?, network.input(), device);
         let output = logits(&blocks, input);
         let classes = output.dims()[1];
-        predictions.extend(host_values(output).chunks_exact(classes).map(largest));
+        let values = host_values(output);
+        ensure!(values.iter().all(|value| value.is_finite()), "the network gives logits that are not finite");
+        predictions.extend(values.chunks_exact(classes).map(largest));
         progress.set(end as u64);
     }
     let correct = predictions.iter().zip(&images.labels).filter(|(p, l)| p == l).count();

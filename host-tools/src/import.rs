@@ -82,7 +82,7 @@ pub fn network(
     let normalisation = match normalisation {
         Some(given) => given,
         None => Normalisation::from_metadata(&checkpoint)?.unwrap_or_else(|| {
-            log::info!("the file does not say how its inputs were normalised: taking ImageNet's mean and deviation");
+            log::warn!("the file does not say how its inputs were normalised: taking ImageNet's way (see --normalise)");
             Normalisation::imagenet()
         }),
     };
@@ -104,7 +104,7 @@ pub fn network(
 fn resnet_blocks_per_stage(architecture: &str) -> Result<usize> {
     let layers = architecture.trim_end_matches("-cifar").strip_prefix("resnet").and_then(|n| n.parse::<usize>().ok());
     match layers {
-        Some(layers) if layers >= 8 && layers <= 1202 && layers % 6 == 2 => Ok((layers - 2) / 6),
+        Some(layers) if (8..=1202).contains(&layers) && layers % 6 == 2 => Ok((layers - 2) / 6),
         _ => bail!(
             "unknown architecture {architecture} (known: resnet20, resnet32, resnet44, resnet56, resnet110 for CIFAR)"
         ),

@@ -70,7 +70,8 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         parameters: block.parameters(),
         macs: block.macs(),
     };
-    let noise = match (whole, blocks.iter().any(Block::has_statistics)) {
+    let mut neighbourhoods = blocks.iter().filter(|block| block.role() == Role::Neighbourhood);
+    let noise = match (whole, neighbourhoods.all(Block::has_statistics)) {
         (true, true) => vec!["standard", "propagated"],
         (true, false) => vec!["standard"],
         (false, _) => Vec::new(),

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
-use distill_core::{CountingAllocator, Encoding, Noise, Recipe, Schedule, Settings, Training, Update, Width};
+use distill_core::{CountingAllocator, Encoding, Settings, Width};
 use distill_device::run_job;
 use serde::Serialize;
 
@@ -91,14 +91,14 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
             if steps > 0 { ", gradient steps" } else { "" }
         );
         let pack = folder.join(format!("student-{k}-blocks.ndp"));
-        let outcome = run_job(&teacher_path, &pack, &settings(k, steps)?, device, heap)?;
+        let outcome = run_job(&teacher_path, &pack, &Settings::new(Width::new(k)?, steps), device, heap)?;
         let student = recompose(&teacher_path, std::slice::from_ref(&pack))?;
         let evaluation = evaluate(&student, &images, all, device)?;
         let whole = folder.join(format!("student-{k}.ndp"));
         let model = folder.join(format!("student-{k}.onnx"));
         student.write_pack(&whole, Encoding::F32)?;
         onnx::write(&student, &model)?;
-        files.extend([whole, model]);
+        files.extend([pack, whole, model]);
         let errors = outcome.blocks.iter().map(|block| block.report.relative_error);
         networks.push(Line {
             k,
@@ -111,14 +111,6 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
         });
     }
     Ok(Quickstart { networks, images: all, files })
-}
-
-fn settings(k: f32, steps: usize) -> Result<Settings> {
-    let images = 512;
-    let training =
-        Training { steps, batch: 64, update: Update::Adam, schedule: Schedule::Cosine, rate: 1e-3, weight_decay: 0.0 };
-    let recipe = Recipe { width: Width::new(k)?, solve_inputs: images, training };
-    Ok(Settings { recipe, noise: Noise::Propagated, images, blocks: Vec::new(), seed: 0 })
 }
 
 impl Quickstart {

@@ -172,9 +172,9 @@ fn weight_that_does_not_fit_its_operator_is_told() {
 #[test]
 fn every_changed_byte_is_told() {
     let pack = example_pack();
-    for at in 0..pack.len() {
+    for (at, byte) in pack.iter().enumerate() {
         for mask in [0x01, 0x80, 0xFF] {
-            assert!(read(&edited(at, &[pack[at] ^ mask])).is_err(), "byte {at} with {mask:#x} was not noticed");
+            assert!(read(&edited(at, &[byte ^ mask])).is_err(), "byte {at} with {mask:#x} was not noticed");
         }
     }
 }

@@ -149,11 +149,15 @@ fn an_archive_that_is_not_cifar10_is_refused_and_not_kept() {
 }
 
 #[test]
-fn files_that_are_there_are_not_fetched_again() {
+fn files_that_are_there_and_whole_are_not_fetched_again() {
     let folder = tempfile::tempdir().unwrap();
-    for name in FILES {
-        fs::File::create(folder.path().join(name)).unwrap().set_len(FILE_BYTES as u64).unwrap();
-    }
+    // sha256sum of ten zero bytes.
+    let hash = "01d448afd928065458cf670b60f5a594d735af0172c8d67f22a81680132681ca";
+    let sums: String = FILES.iter().map(|name| format!("{hash}  {name}\n")).collect();
+    fs::write(folder.path().join("SHA256SUMS"), sums).unwrap();
+    FILES.iter().for_each(|name| fs::write(folder.path().join(name), [0; 10]).unwrap());
     let fetched = fetch_cifar10(folder.path(), Some("no/such.tgz")).unwrap();
     assert_eq!((fetched.source, fetched.images), (None, 60_000));
+    fs::write(folder.path().join(FILES[3]), [1; 10]).unwrap();
+    assert!(fetch_cifar10(folder.path(), Some("no/such.tgz")).is_err(), "a changed file was taken for whole");
 }

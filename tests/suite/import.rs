@@ -112,10 +112,13 @@ fn a_missing_tensor_is_named_with_its_nearest_name() {
 }
 
 #[test]
-fn a_value_that_is_not_finite_is_refused() {
+fn a_value_that_is_not_finite_or_a_negative_variance_is_refused() {
     let mut checkpoint = builtin_checkpoint();
     checkpoint.tensors.get_mut("conv1.weight").unwrap().data[5] = f32::NAN;
-    assert!(error_of(checkpoint).contains("conv1.weight has a value that is not finite"));
+    assert!(error_of(checkpoint).contains("conv1.weight holds a value that is not finite"));
+    let mut checkpoint = builtin_checkpoint();
+    checkpoint.tensors.get_mut("layer1.0.bn1.running_var").unwrap().data[0] = -1.0;
+    assert!(error_of(checkpoint).contains("layer1.0.bn1.running_var holds a value that is not finite, or a variance"));
 }
 
 #[test]

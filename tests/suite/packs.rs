@@ -63,6 +63,16 @@ fn f16_weights_come_back_rounded_to_nearest() {
 }
 
 #[test]
+fn a_value_too_large_for_f16_keeps_its_weight_in_f32() {
+    let mut weights = small_network::teacher()[1].weights().to_vec();
+    weights[1].data[0] = 1e5;
+    let block = small_network::teacher()[1].with_weights(weights).unwrap();
+    let (_, found) = read(&small_network::pack(std::slice::from_ref(&block), Encoding::F16)).unwrap();
+    assert_eq!(found[0].weights()[1], block.weights()[1]);
+    assert_ne!(found[0].weights()[0], block.weights()[0], "the others are rounded");
+}
+
+#[test]
 fn same_input_gives_same_bytes() {
     let write = || small_network::pack(&small_network::teacher(), Encoding::F32);
     assert_eq!(write(), write());

@@ -173,8 +173,41 @@ fn block_that_is_not_there_is_told() {
 fn teacher_without_statistics_cannot_have_propagated_noise() {
     let folded: Vec<Block> = teacher().iter().map(|block| fold_batch_norms(block).unwrap()).collect();
     let folded = pack(&folded, Encoding::F32);
-    check_fails(&folded, &settings(Noise::Propagated), |e| matches!(e, RunError::NoStatistics));
+    let expected = |e: &Failure| matches!(e, RunError::NoStatistics { block } if block == "layer1.0");
+    check_fails(&folded, &settings(Noise::Propagated), expected);
     try_run(&folded, &settings(Noise::Standard)).unwrap();
+    // One neighbourhood without is enough: a recomposed network has some of each.
+    let mut mixed = teacher();
+    mixed[2] = fold_batch_norms(&mixed[2]).unwrap();
+    let expected = |e: &Failure| matches!(e, RunError::NoStatistics { block } if block == "layer2.0");
+    check_fails(&pack(&mixed, Encoding::F32), &settings(Noise::Propagated), expected);
+}
+
+#[test]
+fn settings_outside_their_range_are_told() {
+    let teacher = pack(&teacher(), Encoding::F32);
+    let refused = |setting: &str, change: fn(&mut Settings)| {
+        let settings = changed(Noise::Propagated, change);
+        check_fails(&teacher, &settings, |e| matches!(e, RunError::Settings(error) if error.setting == setting));
+    };
+    refused("number of noise images", |s| s.images = 0);
+    refused("number of noise images", |s| s.images = usize::MAX);
+    refused("number of inputs of a solve", |s| s.recipe.solve_inputs = usize::MAX);
+    refused("batch", |s| s.recipe.training.batch = 0);
+    refused("batch", |s| s.recipe.training.batch = usize::MAX);
+    refused("number of steps", |s| s.recipe.training.steps = usize::MAX);
+    refused("learning rate", |s| s.recipe.training.rate = f32::NAN);
+    refused("weight decay", |s| s.recipe.training.weight_decay = -1.0);
+}
+
+#[test]
+fn training_that_diverges_is_told() {
+    let settings = changed(Noise::Standard, |s| {
+        s.recipe.training.update = distill_core::Update::Momentum { momentum: 0.9 };
+        s.recipe.training = Training { steps: 30, rate: 1e6, ..s.recipe.training };
+    });
+    let expected = |e: &Failure| matches!(e, RunError::Diverged { .. });
+    check_fails(&pack(&teacher(), Encoding::F32), &settings, expected);
 }
 
 #[test]
@@ -251,24 +284,25 @@ impl WriteAt for &mut Failing<Vec<u8>> {
     }
 }
 
-/// Runs with storage that fails after `reads` and `writes`.
-fn run_failing(reads: usize, writes: usize) -> (Result<(), RunError<io::Error, io::Error>>, Vec<u8>, [usize; 2]) {
+type DiskError = RunError<io::Error, io::Error>;
+
+/// Runs with storage that fails after `reads` and `writes`: the result, what was written, and the writes used.
+fn run_failing(reads: usize, writes: usize) -> (Result<(), DiskError>, Vec<u8>, usize) {
     let teacher = pack(&teacher(), Encoding::F32);
     let mut student = Failing { storage: Vec::new(), remaining: writes };
-    let mut left = 0;
     let mut attempt = || {
         let mut pack =
             Pack::open(Failing { storage: teacher.as_slice(), remaining: reads }).map_err(RunError::Teacher)?;
-        run(&mut pack, &mut student, &settings(Noise::Standard), &Device::flex(), |_| {}).map(|_| left += 1)
+        run(&mut pack, &mut student, &settings(Noise::Standard), &Device::flex(), |_| {}).map(|_| ())
     };
     let result = attempt();
     let used = writes - student.remaining;
-    (result, student.storage, [left, used])
+    (result, student.storage, used)
 }
 
 #[test]
 fn storage_that_fails_at_any_operation_fails_the_run_and_leaves_no_pack() {
-    let (result, _, [_, writes]) = run_failing(usize::MAX, usize::MAX);
+    let (result, _, writes) = run_failing(usize::MAX, usize::MAX);
     result.unwrap();
     for reads in [0, 1, 2, 4, 8, 12] {
         let (result, student, _) = run_failing(reads, usize::MAX);

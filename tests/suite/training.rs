@@ -9,6 +9,7 @@ use distill_core::{
 use crate::{
     naive::{self, mean_squared_error, widen},
     small_network::residual,
+    transforms::pre_activation,
 };
 
 const INPUT: Shape = Shape::new(2, 4, 4);
@@ -179,6 +180,22 @@ fn steps_lower_the_loss() {
         // Batches differ by about a tenth; a third less is beyond their noise.
         assert!(last < 0.67 * first, "{update:?}: {first} became {last}");
     }
+}
+
+#[test]
+fn running_statistics_stay_as_they_are() {
+    let student = pre_activation();
+    let device = Device::flex();
+    let inputs = Inputs { source: Source::Fresh(student.input()), seed: 11, index: 0, device: &device };
+    let teacher =
+        fold_batch_norms(&residual(&mut Stream::new(4, Purpose::Images, 0), "block", student.input(), 4)).unwrap();
+    let training = Training { steps: 3, weight_decay: 0.1, ..one_step(0.1) };
+    let moved = train(&DeviceBlock::new(&teacher, &device), &student, &inputs, &training, |_, _| {}).unwrap();
+    let unchanged: Vec<&str> = (0..student.weights().len())
+        .filter(|&index| moved.weights()[index] == student.weights()[index])
+        .map(|index| student.weights()[index].name.as_str())
+        .collect();
+    assert_eq!(unchanged, ["bn.running_mean", "bn.running_var"]);
 }
 
 #[test]

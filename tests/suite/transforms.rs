@@ -48,7 +48,7 @@ fn fold_keeps_a_convolutions_own_bias() {
 }
 
 /// Batch norm, activation, convolution: the order of a pre-activation ResNet.
-fn pre_activation() -> Block {
+pub fn pre_activation() -> Block {
     let stream = &mut stream();
     let mut builder = BlockBuilder::new("pre-activation", Role::Neighbourhood, INPUT);
     let x = builder.push("bn", Op::BatchNorm { epsilon: 1e-5 }, &[0], norm_weights(stream, "bn", 4)).unwrap();

@@ -47,6 +47,11 @@ pub enum BlockError {
         /// Values there.
         found: usize,
     },
+    /// A value that is not finite, or a variance below zero.
+    WeightValue {
+        /// The weight.
+        weight: String,
+    },
     /// A node's value or a weight that nothing reads.
     Unused {
         /// The node or weight.
@@ -75,6 +80,9 @@ impl fmt::Display for BlockError {
             }
             Self::WeightLength { weight, expected, found } => {
                 write!(f, "weight {weight} should have {expected} values, but has {found}")
+            }
+            Self::WeightValue { weight } => {
+                write!(f, "weight {weight} holds a value that is not finite, or a variance below zero")
             }
             Self::Unused { name } => write!(f, "nothing reads {name}"),
             Self::ValueShape { node, found } => write!(f, "operator {node} cannot work on shape {found}"),

@@ -41,7 +41,7 @@ impl<W: WriteAt> PackWriter<W> {
         Ok(writer)
     }
 
-    /// Appends a block that stands at `position` in its network.
+    /// Appends a block that stands at `position` in its network. A weight that half precision cannot hold stays in single.
     ///
     /// # Errors
     /// [`PackError`] of the storage, or for one block too many.
@@ -52,6 +52,7 @@ impl<W: WriteAt> PackWriter<W> {
             return Err(count());
         }
         let position = u32::try_from(position).map_err(|_| count())?;
+        let encodings: Vec<Encoding> = block.weights().iter().map(|weight| encoding.for_values(&weight.data)).collect();
         let metadata = Metadata {
             name: block.name().into(),
             role: block.role(),
@@ -60,12 +61,13 @@ impl<W: WriteAt> PackWriter<W> {
             weights: block
                 .weights()
                 .iter()
-                .map(|w| WeightEntry { name: w.name.clone(), dims: w.dims.clone(), encoding })
+                .zip(&encodings)
+                .map(|(w, &encoding)| WeightEntry { name: w.name.clone(), dims: w.dims.clone(), encoding })
                 .collect(),
         };
         let bytes = postcard::to_allocvec(&metadata).map_err(|_| PackError::Malformed { section })?;
-        let values = block.weights().iter().flat_map(|w| w.data.iter().copied());
-        self.append(position, &bytes, encoded(values, encoding))
+        let weights = block.weights().iter().zip(encodings);
+        self.append(position, &bytes, weights.flat_map(|(weight, encoding)| encoded(&weight.data, encoding)))
     }
 
     /// Syncs the sections, then writes index and header, then syncs those: the pack is valid from here on.
@@ -132,8 +134,8 @@ impl<W: WriteAt> PackWriter<W> {
     }
 }
 
-fn encoded(values: impl Iterator<Item = f32>, encoding: Encoding) -> impl Iterator<Item = u8> {
-    values.flat_map(move |value| {
+fn encoded(values: &[f32], encoding: Encoding) -> impl Iterator<Item = u8> {
+    values.iter().flat_map(move |&value| {
         let bytes: heapless::Vec<u8, 4> = match encoding {
             Encoding::F32 => value.to_le_bytes().into_iter().collect(),
             Encoding::F16 => f16::from_f32(value).to_le_bytes().into_iter().collect(),

@@ -1,0 +1,88 @@
+//! What a run is asked to do.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::{
+    distill::Recipe,
+    noise::Noise,
+    optimizer::{Schedule, Update},
+    shrink::Width,
+    train::Training,
+};
+
+/// Most noise images, and most inputs of a solve or a step: bounds what a number from outside can cost.
+const MAX_INPUTS: usize = 1 << 16;
+const MAX_STEPS: usize = 1 << 30;
+
+/// What to distil, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// What is done to each neighbourhood.
+    pub recipe: Recipe,
+    /// What goes into it.
+    pub noise: Noise,
+    /// Noise images to keep for [`Noise::Propagated`], rounded up to whole batches of
+    /// [`NOISE_BATCH`](crate::NOISE_BATCH); [`MEASURED_INPUTS`](crate::MEASURED_INPUTS) more are held out.
+    pub images: usize,
+    /// Numbers of the neighbourhoods to distil, from 0; empty for all.
+    pub blocks: Vec<usize>,
+    /// Every random number of the run follows from it.
+    pub seed: u64,
+}
+
+/// A setting outside its range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SettingsError {
+    /// The setting.
+    pub setting: &'static str,
+    /// What it must be.
+    pub range: &'static str,
+}
+
+impl Settings {
+    /// All neighbourhoods on propagated noise: a solve over 512 images, then `steps` steps of Adam (batch 64, a
+    /// cosine down from 1e-3), seed 0.
+    pub fn new(width: Width, steps: usize) -> Self {
+        let images = 512;
+        let training = Training {
+            steps,
+            batch: 64,
+            update: Update::Adam,
+            schedule: Schedule::Cosine,
+            rate: 1e-3,
+            weight_decay: 0.0,
+        };
+        let recipe = Recipe { width, solve_inputs: images, training };
+        Self { recipe, noise: Noise::Propagated, images, blocks: Vec::new(), seed: 0 }
+    }
+
+    /// Checks every number.
+    ///
+    /// # Errors
+    /// [`SettingsError`] for the first that is out of its range.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let Training { steps, batch, rate, weight_decay, .. } = self.recipe.training;
+        let inputs = 1..=MAX_INPUTS;
+        let checks = [
+            (inputs.contains(&self.images), "number of noise images", "from 1 to 65536"),
+            (self.recipe.solve_inputs <= MAX_INPUTS, "number of inputs of a solve", "at most 65536"),
+            (inputs.contains(&batch), "batch", "from 1 to 65536"),
+            (steps <= MAX_STEPS, "number of steps", "at most 2^30"),
+            (rate.is_finite() && rate > 0.0, "learning rate", "a number above 0"),
+            (weight_decay.is_finite() && weight_decay >= 0.0, "weight decay", "a number of at least 0"),
+        ];
+        match checks.into_iter().find(|(holds, ..)| !holds) {
+            Some((_, setting, range)) => Err(SettingsError { setting, range }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} must be {}", self.setting, self.range)
+    }
+}
+
+impl core::error::Error for SettingsError {}

@@ -1,0 +1,65 @@
+//! What goes into a block: propagated noise against plain loops, and who sees which image.
+
+use burn::tensor::Device;
+use distill_core::{Boundary, DeviceBlock, Inputs, Purpose, Source, Statistics, Stream, host_values};
+
+use crate::{
+    naive::{self, widen},
+    small_network::{IMAGE, teacher},
+};
+
+#[test]
+fn noise_is_propagated_with_the_statistics_of_its_batch() {
+    let device = Device::flex();
+    let (stem, first) = (&teacher()[0], &teacher()[1]);
+    let mut boundary = Boundary::noise(&mut Stream::new(1, Purpose::Images, 0), IMAGE, 24, 16);
+    for block in [stem, first] {
+        boundary.advance(&DeviceBlock::new(block, &device), &device);
+    }
+    let images = Stream::new(1, Purpose::Images, 0).images(16, IMAGE);
+    let through = |block, input: &[f64], statistics| naive::values(block, input, statistics).pop().unwrap();
+    let expected = |statistics| through(first, &through(stem, &widen(&images), statistics), statistics);
+    let found = widen(&host_values(boundary.gather(&Vec::from_iter(0..16), &device)));
+    // Half precision rounds by 5e-4; running statistics, or those of all 24 images, give another result.
+    let error = naive::relative_error(&found, &expected(Statistics::Current));
+    assert!(error <= 2e-3, "{error}");
+    let running = naive::relative_error(&found, &expected(Statistics::Running));
+    assert!(running > 0.1, "{running}: the test cannot tell the statistics apart");
+    assert_eq!((boundary.len(), boundary.shape()), (24, first.output()));
+}
+
+#[test]
+fn held_out_images_are_seen_by_the_measurement_only() {
+    let device = Device::flex();
+    let boundary = Boundary::noise(&mut Stream::new(1, Purpose::Images, 0), IMAGE, 24, 8);
+    let inputs =
+        Inputs { source: Source::Cached { boundary: &boundary, held_out: 8 }, seed: 1, index: 0, device: &device };
+    // An image is known by its first pixel.
+    let firsts = |tensors: Vec<_>| -> Vec<u32> {
+        let values = tensors.into_iter().flat_map(host_values::<4>);
+        values.step_by(IMAGE.elements()).map(f32::to_bits).collect()
+    };
+    let all = firsts(vec![boundary.gather(&Vec::from_iter(0..24), &device)]);
+    assert_eq!(firsts(inputs.pass(Purpose::Solve, 100, 5).collect()), all[..16]);
+    assert_eq!(firsts(inputs.pass(Purpose::Measure, 100, 5).collect()), all[16..]);
+    let mut epoch = firsts(inputs.epochs(4).take(4).collect());
+    assert_ne!(epoch, all[..16], "an epoch is shuffled");
+    let mut visible = all[..16].to_vec();
+    epoch.sort_unstable();
+    visible.sort_unstable();
+    assert_eq!(epoch, visible, "an epoch holds every image once");
+}
+
+#[test]
+fn fresh_noise_is_another_for_each_purpose_and_block() {
+    let device = Device::flex();
+    let first = |seed, index, purpose| {
+        let inputs = Inputs { source: Source::Fresh(IMAGE), seed, index, device: &device };
+        host_values(inputs.pass(purpose, 2, 2).next().unwrap())
+    };
+    let base = first(1, 0, Purpose::Solve);
+    assert_eq!(base, first(1, 0, Purpose::Solve));
+    for other in [first(2, 0, Purpose::Solve), first(1, 1, Purpose::Solve), first(1, 0, Purpose::Measure)] {
+        assert_ne!(base, other);
+    }
+}

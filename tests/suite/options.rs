@@ -1,0 +1,46 @@
+//! What the options of `distill-device run` mean.
+
+use clap::Parser;
+use distill_core::{Noise, Schedule, Settings, Update, Width};
+use distill_device::RunOptions;
+
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    options: RunOptions,
+}
+
+fn settings(line: &str) -> Settings {
+    let words = ["run", "teacher.ndp", "-o", "student.ndp"].into_iter().chain(line.split_whitespace());
+    Command::parse_from(words).options.settings().unwrap()
+}
+
+#[test]
+fn defaults_are_the_cores() {
+    assert_eq!(settings(""), Settings::new(Width::new(0.5).unwrap(), 0));
+}
+
+#[test]
+fn every_option_reaches_its_setting() {
+    let base = settings("");
+    let changed = |change: fn(&mut Settings)| {
+        let mut settings = base.clone();
+        change(&mut settings);
+        settings
+    };
+    assert_eq!(settings("--width 0.25").recipe.width, Width::new(0.25).unwrap());
+    assert_eq!(settings("--noise standard"), changed(|s| s.noise = Noise::Standard));
+    assert_eq!(settings("--no-solve"), changed(|s| s.recipe.solve_inputs = 0));
+    assert_eq!(settings("--no-solve --solve"), base);
+    assert_eq!(settings("--steps 7"), changed(|s| s.recipe.training.steps = 7));
+    assert_eq!(settings("--batch 3"), changed(|s| s.recipe.training.batch = 3));
+    assert_eq!(settings("--rate 0.5"), changed(|s| s.recipe.training.rate = 0.5));
+    assert_eq!(settings("--schedule step"), changed(|s| s.recipe.training.schedule = Schedule::Step));
+    assert_eq!(settings("--weight-decay 0.1"), changed(|s| s.recipe.training.weight_decay = 0.1));
+    assert_eq!(settings("--blocks 0-2,7"), changed(|s| s.blocks = vec![0, 1, 2, 7]));
+    assert_eq!(settings("--seed 9"), changed(|s| s.seed = 9));
+    let images = settings("--images 64");
+    assert_eq!((images.images, images.recipe.solve_inputs), (64, 64));
+    let sgd = settings("--optimizer sgd").recipe.training;
+    assert_eq!((sgd.update, sgd.rate), (Update::Momentum { momentum: 0.9 }, 1e-2));
+}
