@@ -21,6 +21,8 @@ mod export;
 mod import;
 #[path = "suite/inputs.rs"]
 mod inputs;
+#[path = "suite/kernels.rs"]
+mod kernels;
 #[path = "suite/options.rs"]
 mod options;
 #[path = "suite/packs.rs"]

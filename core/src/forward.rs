@@ -2,14 +2,12 @@
 
 use alloc::{vec, vec::Vec};
 
-use burn::tensor::{
-    Device, Tensor, TensorData, activation,
-    module::{adaptive_avg_pool2d, conv2d},
-    ops::ConvOptions,
-    s,
-};
+use burn::tensor::{Device, Tensor, TensorData, activation, module::adaptive_avg_pool2d, s};
 
-use crate::block::{Block, Conv, Op, Shape};
+use crate::{
+    block::{Block, Conv, Op, Shape},
+    kernels::{add_relu, conv2d},
+};
 
 /// Where a batch norm takes its mean and variance from. Blocks without batch norms do not care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +76,14 @@ impl<'a> DeviceBlock<'a> {
         wanted.iter().for_each(|&v| last_use[v] = usize::MAX);
         let mut values: Vec<Option<Tensor<4>>> = vec![Some(input)];
         for (index, node) in nodes[..last].iter().enumerate() {
+            if values.len() > index + 1 {
+                continue; // a ReLU that the node before did
+            }
+            // Nothing else reads what goes into the ReLU.
+            let relu = index + 1 < last
+                && matches!(nodes[index + 1].op, Op::Relu)
+                && usize::from(nodes[index + 1].inputs[0]) == index + 1
+                && last_use[index + 1] == index + 1;
             let mut take = |slot: usize| {
                 let value = usize::from(node.inputs[slot]);
                 let again = last_use[value] > index || node.inputs[slot + 1..].contains(&node.inputs[slot]);
@@ -86,14 +92,18 @@ impl<'a> DeviceBlock<'a> {
             };
             let first = take(0);
             let second = (node.inputs.len() > 1).then(|| take(1));
-            values.push(Some(self.apply(index, first, second, statistics)));
+            match (&node.op, second) {
+                (Op::Conv(conv), _) if relu => values.extend([None, Some(self.conv(index, conv, first, true))]),
+                (Op::Add, Some(second)) if relu => values.extend([None, Some(add_relu(first, second))]),
+                (_, second) => values.push(Some(self.apply(index, first, second, statistics))),
+            }
         }
         wanted.map(|v| values[v].clone().expect("wanted values are kept"))
     }
 
     fn apply(&self, index: usize, x: Tensor<4>, second: Option<Tensor<4>>, statistics: Statistics) -> Tensor<4> {
         match &self.block.nodes()[index].op {
-            Op::Conv(conv) => self.conv(index, conv, x),
+            Op::Conv(conv) => self.conv(index, conv, x, false),
             Op::BatchNorm { epsilon } => self.batch_norm(index, *epsilon, x, statistics),
             Op::Relu => activation::relu(x),
             Op::Add => x + second.expect("an addition has two inputs"),
@@ -119,13 +129,14 @@ impl<'a> DeviceBlock<'a> {
         }
     }
 
-    fn conv(&self, index: usize, conv: &Conv, x: Tensor<4>) -> Tensor<4> {
+    fn conv(&self, index: usize, conv: &Conv, x: Tensor<4>, relu: bool) -> Tensor<4> {
         let dims = &self.block.weight(index, 0).expect("a convolution has a kernel").dims;
         let kernel = self.weight(index, 0).reshape([0, 1, 2, 3].map(|d| dims[d] as usize));
-        let bias = self.block.weight(index, 1).map(|_| self.weight(index, 1));
-        let (stride, padding) = (usize::from(conv.stride), usize::from(conv.padding));
-        let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], usize::from(conv.groups));
-        conv2d(x, kernel, bias, options)
+        let bias = match self.block.weight(index, 1) {
+            Some(_) => self.weight(index, 1),
+            None => Tensor::zeros([dims[0] as usize], &x.device()),
+        };
+        conv2d(x, kernel, bias, conv, relu)
     }
 
     fn batch_norm(&self, index: usize, epsilon: f32, x: Tensor<4>, statistics: Statistics) -> Tensor<4> {

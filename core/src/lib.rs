@@ -23,6 +23,7 @@ mod distill;
 mod fold;
 mod forward;
 mod inputs;
+mod kernels;
 mod noise;
 mod optimizer;
 mod pack;

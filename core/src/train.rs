@@ -8,6 +8,7 @@ use crate::{
     block::{Block, BlockError},
     forward::{DeviceBlock, Statistics, host_values},
     inputs::Inputs,
+    kernels::mean_squared_error,
     optimizer::{Optimizer, Schedule, Update},
 };
 
@@ -69,7 +70,7 @@ impl<'a> BlockTrainer<'a> {
         let leaves: Vec<Tensor<1>> = self.trained.iter().map(|&index| lifted[index].clone()).collect();
         let student = DeviceBlock::with_weights(self.student, lifted);
         let output = student.forward(Tensor::from_inner(input), Statistics::Running);
-        let loss = (output - Tensor::from_inner(target)).square().mean();
+        let loss = mean_squared_error(output, Tensor::from_inner(target));
         let mut gradients = loss.backward();
         let gradient = |leaf: &Tensor<1>| leaf.grad_remove(&mut gradients).expect("the output depends on every weight");
         let gradients = leaves.iter().map(gradient).collect();
