@@ -64,7 +64,7 @@ fn bench_solve(stage: &str, teacher: &Block, device: &Device) -> anyhow::Result<
     let (teacher_on, student_on) = (DeviceBlock::new(teacher, device), DeviceBlock::new(&student, device));
     let input = noise(teacher.input(), MICRO_BATCH, device);
     measure(&format!("solve/{stage}/{}/k0.75/n512/flex", teacher.input()), 3, || {
-        let mut equations = NormalEquations::new(&student, node, device);
+        let mut equations = NormalEquations::new(&student, node);
         for _ in 0..512 / MICRO_BATCH {
             equations.add(&teacher_on, &student_on, input.clone());
         }

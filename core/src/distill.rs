@@ -56,7 +56,7 @@ pub fn distill(
     let mut student = shrink(&folded, recipe.width)?;
     if let Some(node) = solvable_node(&student, &folded).filter(|_| recipe.solve_inputs > 0) {
         let start = DeviceBlock::new(&student, inputs.device);
-        let mut equations = NormalEquations::new(&student, node, inputs.device);
+        let mut equations = NormalEquations::new(&student, node);
         for input in inputs.pass(Purpose::Solve, recipe.solve_inputs, MICRO_BATCH) {
             equations.add(&target, &start, input);
         }

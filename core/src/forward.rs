@@ -136,7 +136,7 @@ impl<'a> DeviceBlock<'a> {
             Some(_) => self.weight(index, 1),
             None => Tensor::zeros([dims[0] as usize], &x.device()),
         };
-        conv2d(x, kernel, bias, conv, relu)
+        conv2d(x, kernel, bias, *conv, relu)
     }
 
     fn batch_norm(&self, index: usize, epsilon: f32, x: Tensor<4>, statistics: Statistics) -> Tensor<4> {

@@ -5,14 +5,15 @@
 //! node, the weights that minimise `E‖W u − y‖² + λ‖W‖²` solve `(G + λI) Wᵀ = C` with
 //! `G = E[u uᵀ]` and `C = E[u yᵀ]`. One pass over the inputs, no gradient step.
 
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
 
-use burn::tensor::{Device, Tensor, s};
+use burn::tensor::Tensor;
 use nalgebra::{Cholesky, DMatrix};
 
 use crate::{
     block::{Block, BlockError, Conv, Op},
-    forward::{DeviceBlock, Statistics, host_values},
+    forward::{DeviceBlock, Statistics},
+    kernels::normal_products,
 };
 
 /// Ridge strength relative to the mean of the Gram matrix's diagonal; our probe's choice, flat from 1e-5 to 1e-3.
@@ -33,38 +34,38 @@ pub fn solvable_node(student: &Block, teacher: &Block) -> Option<usize> {
 #[derive(Debug)]
 pub struct NormalEquations {
     node: usize,
-    gram: Tensor<2>,
-    cross: Tensor<2>,
+    /// `Σ u uᵀ`, row by row, and `Σ u`, of the patches without the appended 1.
+    patches: (Vec<f64>, Vec<f64>),
+    /// `Σ y uᵀ` and `Σ y`.
+    targets: (Vec<f64>, Vec<f64>),
     rows: usize,
 }
 
 impl NormalEquations {
-    /// Empty sums for convolution `node` of `student`: `K = C_in·K_h·K_w + 1` by `K`, and `K` by `C_out`.
-    pub fn new(student: &Block, node: usize, device: &Device) -> Self {
+    /// Empty sums for convolution `node` of `student`.
+    pub fn new(student: &Block, node: usize) -> Self {
         let dims = student.weight(node, 0).map_or(&[][..], |kernel| &kernel.dims);
-        let features = dims[1..].iter().map(|&d| d as usize).product::<usize>() + 1;
-        Self {
-            node,
-            gram: Tensor::zeros([features, features], device),
-            cross: Tensor::zeros([features, dims[0] as usize], device),
-            rows: 0,
-        }
+        let (outputs, features) = (dims[0] as usize, dims[1..].iter().map(|&d| d as usize).product::<usize>());
+        let sums = |rows: usize| (vec![0.0; rows * features], vec![0.0; rows]);
+        Self { node, patches: sums(features), targets: sums(outputs), rows: 0 }
     }
 
     /// Adds one batch of block inputs. `teacher` and `student` are folded, so their nodes correspond.
     pub fn add(&mut self, teacher: &DeviceBlock<'_>, student: &DeviceBlock<'_>, input: Tensor<4>) {
-        let node = self.node;
-        let hidden = usize::from(student.block().nodes()[node].inputs[0]);
+        let (node, block) = (self.node, student.block());
+        let Op::Conv(conv) = &block.nodes()[node].op else { return };
+        let Some(&[_, _, rows, columns]) = block.weight(node, 0).map(|kernel| kernel.dims.as_slice()) else { return };
         let [target] = teacher.values(input.clone(), Statistics::Running, [node + 1]);
-        let [hidden] = student.values(input, Statistics::Running, [hidden]);
-        let Op::Conv(conv) = &student.block().nodes()[node].op else { return };
-        let kernel = &student.block().weights()[usize::from(student.block().nodes()[node].weights[0])].dims;
-        let patches = patches(hidden, [kernel[2] as usize, kernel[3] as usize], conv);
-        let [n, out, h, w] = target.dims();
-        let target = target.swap_dims(0, 1).reshape([out, n * h * w]);
-        self.rows += n * h * w;
-        self.gram = self.gram.clone() + patches.clone().matmul(patches.clone().transpose());
-        self.cross = self.cross.clone() + patches.matmul(target.transpose());
+        let [hidden] = student.values(input, Statistics::Running, [usize::from(block.nodes()[node].inputs[0])]);
+        let [images, _, height, width] = target.dims();
+        self.rows += images * height * width;
+        let sums = normal_products(hidden, target, [rows as usize, columns as usize], conv);
+        let totals = [&mut self.patches, &mut self.targets];
+        for (totals, sums) in totals.into_iter().zip(sums) {
+            for (totals, sums) in [(&mut totals.0, sums.0), (&mut totals.1, sums.1)] {
+                totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += f64::from(sum));
+            }
+        }
     }
 
     /// The student with the convolution replaced by the solution.
@@ -75,11 +76,18 @@ impl NormalEquations {
     /// # Errors
     /// As [`Block::new`].
     pub fn solve(self, student: &Block) -> Result<Block, BlockError> {
-        let [features, out] = self.cross.dims();
+        // The patches' appended 1 is the last feature.
+        let (ones, out) = (self.patches.1.len(), self.targets.1.len());
+        let features = ones + 1;
         let scale = 1.0 / self.rows.max(1) as f64;
-        let widen = |tensor: Tensor<2>| host_values(tensor).into_iter().map(move |v| f64::from(v) * scale);
-        let mut gram = DMatrix::from_row_iterator(features, features, widen(self.gram));
-        let cross = DMatrix::from_row_iterator(features, out, widen(self.cross));
+        let mut gram = DMatrix::from_fn(features, features, |i, j| match (i == ones, j == ones) {
+            (false, false) => self.patches.0[i * ones + j] * scale,
+            (true, true) => 1.0,
+            _ => self.patches.1[i.min(j)] * scale,
+        });
+        let cross = DMatrix::from_fn(features, out, |i, o| {
+            scale * if i == ones { self.targets.1[o] } else { self.targets.0[o * ones + i] }
+        });
         let ridge = RIDGE * gram.diagonal().mean();
         (0..features).for_each(|i| gram[(i, i)] += ridge);
         let Some(factor) = Cholesky::new(gram) else {
@@ -100,25 +108,4 @@ impl NormalEquations {
         }
         student.with_weights(weights)
     }
-}
-
-/// im2col: `[C·K_h·K_w + 1, N·H'·W']`, the last row all ones.
-fn patches(x: Tensor<4>, [kernel_h, kernel_w]: [usize; 2], conv: &Conv) -> Tensor<2> {
-    let [n, c, h, w] = x.dims();
-    let (padding, stride) = (usize::from(conv.padding), usize::from(conv.stride));
-    let (out_h, out_w) = ((h + 2 * padding - kernel_h) / stride + 1, (w + 2 * padding - kernel_w) / stride + 1);
-    let x = x.swap_dims(0, 1).pad((padding, padding, padding, padding), 0.0);
-    let step = stride as isize;
-    let mut taps = Vec::with_capacity(kernel_h * kernel_w);
-    for top in 0..kernel_h {
-        for left in 0..kernel_w {
-            let (bottom, right) = (top + (out_h - 1) * stride + 1, left + (out_w - 1) * stride + 1);
-            taps.push(x.clone().slice(s![.., .., top..bottom;step, left..right;step]));
-        }
-    }
-    let columns = n * out_h * out_w;
-    let stacked: Tensor<5> = Tensor::stack(taps, 1);
-    let stacked = stacked.reshape([c * kernel_h * kernel_w, columns]);
-    let ones = Tensor::ones([1, columns], &stacked.device());
-    Tensor::cat([stacked, ones].into(), 0)
 }

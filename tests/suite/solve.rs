@@ -16,7 +16,7 @@ const INPUT: Shape = Shape::new(4, 6, 6);
 /// The student with its last convolution solved on `values`, fed in batches of 4.
 fn solved(teacher: &Block, student: &Block, node: usize, values: &[f32]) -> Block {
     let device = Device::flex();
-    let mut equations = NormalEquations::new(student, node, &device);
+    let mut equations = NormalEquations::new(student, node);
     let (target, start) = (DeviceBlock::new(teacher, &device), DeviceBlock::new(student, &device));
     for batch in values.chunks(4 * teacher.input().elements()) {
         equations.add(&target, &start, images(batch.to_vec(), teacher.input(), &device));

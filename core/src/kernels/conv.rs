@@ -281,6 +281,28 @@ pub fn weight_gradient(
     (kernel, bias)
 }
 
+/// What each tap of each input channel reads: `[N, C_in·K_h·K_w, H', W']` (im2col), for a dense convolution.
+pub fn patches(geometry: &Geometry, input: &[f32]) -> Vec<f32> {
+    let images = input.len() / geometry.input_elements();
+    let ([_, height, width], columns) = (geometry.output, geometry.plane()[1]);
+    let taps = input_taps(geometry);
+    let mut result = vec![0.0; images * taps.len() * height * width];
+    each_piece(
+        &mut result,
+        taps.len() * height * width,
+        || geometry.empty_planes(),
+        |image, result, planes| {
+            geometry.fill_planes(&input[image * geometry.input_elements()..][..geometry.input_elements()], planes);
+            for (tap, result) in taps.iter().zip(result.chunks_exact_mut(height * width)) {
+                for (y, row) in result.chunks_exact_mut(width).enumerate() {
+                    row.copy_from_slice(&planes[tap + y * columns..][..width]);
+                }
+            }
+        },
+    );
+    result
+}
+
 /// A gradient that a ReLU lets through.
 struct Masked<'a> {
     gradient: &'a [f32],

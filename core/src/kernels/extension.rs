@@ -26,10 +26,9 @@ use crate::block::Conv;
 /// - input `[N, C_in, H, W]`
 /// - kernel `[C_out, C_in / groups, K_h, K_w]`, bias `[C_out]`
 /// - output `[N, C_out, H', W']`
-pub fn conv2d(input: Tensor<4>, kernel: Tensor<4>, bias: Tensor<1>, conv: &Conv, relu: bool) -> Tensor<4> {
-    let [stride, padding, groups] = [conv.stride, conv.padding, conv.groups].map(usize::from);
+pub fn conv2d(input: Tensor<4>, kernel: Tensor<4>, bias: Tensor<1>, conv: Conv, relu: bool) -> Tensor<4> {
     let (input, kernel, bias) = (input.into_dispatch(), kernel.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as BlockOps>::fused_conv(input, kernel, bias, stride, padding, groups, relu))
+    Tensor::from_dispatch(<Dispatch as BlockOps>::fused_conv(input, kernel, bias, conv, relu))
 }
 
 /// `relu(a + b)`.
@@ -57,11 +56,10 @@ pub trait BlockOps: Backend {
         input: FloatTensor<Self>,
         kernel: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        stride: usize,
-        padding: usize,
-        groups: usize,
+        conv: Conv,
         relu: bool,
     ) -> FloatTensor<Self> {
+        let [stride, padding, groups] = [conv.stride, conv.padding, conv.groups].map(usize::from);
         let options = ConvOptions::new([stride; 2], [padding; 2], [1; 2], groups);
         let output = Self::conv2d(input, kernel, Some(bias), options);
         if relu { Self::relu(output) } else { output }
@@ -80,17 +78,9 @@ pub trait BlockOps: Backend {
 }
 
 impl BlockOps for Flex {
-    fn fused_conv(
-        input: FlexTensor,
-        kernel: FlexTensor,
-        bias: FlexTensor,
-        stride: usize,
-        padding: usize,
-        groups: usize,
-        relu: bool,
-    ) -> FlexTensor {
+    fn fused_conv(input: FlexTensor, kernel: FlexTensor, bias: FlexTensor, conv: Conv, relu: bool) -> FlexTensor {
         let (input, kernel, bias) = (input.to_contiguous(), kernel.to_contiguous(), bias.to_contiguous());
-        let geometry = geometry(&input, &kernel, stride, padding, groups);
+        let geometry = geometry(&input, &kernel, &conv);
         let output = conv::forward(&geometry, values(&input), values(&kernel), values(&bias), relu);
         tensor(output, input.shape()[0], geometry.output)
     }
@@ -203,15 +193,13 @@ impl<C: CheckpointStrategy> BlockOps for Autodiff<Flex, C> {
         input: FloatTensor<Self>,
         kernel: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        stride: usize,
-        padding: usize,
-        groups: usize,
+        conv: Conv,
         relu: bool,
     ) -> FloatTensor<Self> {
         let nodes = [input.node(), kernel.node(), bias.node()];
         let [input, kernel, bias] = [input, kernel, bias].map(|tensor| tensor.into_primitive().to_contiguous());
-        let geometry = geometry(&input, &kernel, stride, padding, groups);
-        let output = Flex::fused_conv(input.clone(), kernel.clone(), bias, stride, padding, groups, relu);
+        let geometry = geometry(&input, &kernel, &conv);
+        let output = Flex::fused_conv(input.clone(), kernel.clone(), bias, conv, relu);
         match ConvBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let saved = Saved { geometry, input, kernel, output: relu.then(|| output.clone()) };
@@ -241,18 +229,10 @@ impl<C: CheckpointStrategy> BlockOps for Autodiff<Flex, C> {
     }
 }
 
-fn geometry(input: &FlexTensor, kernel: &FlexTensor, stride: usize, padding: usize, groups: usize) -> Geometry {
+fn geometry(input: &FlexTensor, kernel: &FlexTensor, conv: &Conv) -> Geometry {
     let [_, channels, height, width] = input.shape().dims();
-    let [outputs, _, kernel_rows, kernel_columns] = kernel.shape().dims();
-    let extent = |size: usize, kernel: usize| (size + 2 * padding - kernel) / stride + 1;
-    Geometry {
-        input: [channels, height, width],
-        output: [outputs, extent(height, kernel_rows), extent(width, kernel_columns)],
-        kernel: [kernel_rows, kernel_columns],
-        stride,
-        padding,
-        groups,
-    }
+    let [outputs, _, rows, columns] = kernel.shape().dims();
+    Geometry::new([channels, height, width], [outputs, rows, columns], conv)
 }
 
 /// The values of a contiguous tensor.

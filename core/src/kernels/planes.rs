@@ -3,6 +3,7 @@
 use alloc::{vec, vec::Vec};
 
 use super::correlate::SLACK;
+use crate::block::Conv;
 
 /// Sizes of one convolution and of its planes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,13 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// The sizes of a convolution with these extents of input `[C_in, H, W]` and kernel `[C_out, K_h, K_w]`.
+    pub fn new(input: [usize; 3], [outputs, kernel @ ..]: [usize; 3], conv: &Conv) -> Self {
+        let [stride, padding, groups] = [conv.stride, conv.padding, conv.groups].map(usize::from);
+        let extent = |axis: usize| (input[1 + axis] + 2 * padding - kernel[axis]) / stride + 1;
+        Self { input, output: [outputs, extent(0), extent(1)], kernel, stride, padding, groups }
+    }
+
     /// Elements of one input image.
     pub fn input_elements(&self) -> usize {
         self.input.iter().product()
