@@ -1,4 +1,4 @@
-//! The whole loop on a built-in teacher and built-in test images: a first look in two minutes.
+//! The whole loop on a built-in teacher and built-in test images: a first look in a minute.
 
 use std::{
     alloc::System,
