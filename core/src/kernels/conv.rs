@@ -85,9 +85,6 @@ pub fn input_gradient(geometry: &Geometry, kernel: &[f32], gradient: &[f32], out
     let [rows_axis, columns_axis] = [0, 1].map(|axis| GradientAxis::new(geometry, axis));
     let (plane_rows, plane_columns) = (rows_axis.size, columns_axis.size);
     let mut result = vec![0.0; images * geometry.input_elements()];
-    if rows_axis.count == 0 || columns_axis.count == 0 {
-        return result; // every tap reads padding
-    }
     let span = (rows_axis.count - 1) * plane_columns + columns_axis.count;
     let row = span + SLACK;
     let scratch = || (vec![0.0; channels * plane_rows * plane_columns + SLACK], vec![0.0; CHANNELS * row]);
@@ -130,12 +127,7 @@ impl GradientAxis {
         let first = (padding + 1).saturating_sub(geometry.phases()[axis]).div_ceil(stride);
         let last = (geometry.input[1 + axis] - 1 + padding) / stride;
         let before = geometry.reach()[axis].saturating_sub(first);
-        Self {
-            first,
-            count: (last + 1).saturating_sub(first),
-            before,
-            size: before + 1 + last.max(geometry.output[1 + axis] - 1),
-        }
+        Self { first, count: last + 1 - first, before, size: before + 1 + last.max(geometry.output[1 + axis] - 1) }
     }
 
     /// Distance from position `first` to what tap `m` reads for it.
@@ -212,13 +204,14 @@ pub fn weight_gradient(
     // Several small images lie side by side in a plane: one long product instead of many short ones.
     let together = (LONG_ENOUGH / (rows * columns)).clamp(1, images.max(1));
     let plane = rows * columns;
-    let length = (together * plane).next_multiple_of(16);
+    let length = ((together - 1) * plane + geometry.span()).next_multiple_of(16);
     let per_channel = geometry.group_inputs() * area(geometry);
     let padded_taps = per_channel.next_multiple_of(TAPS);
     // Taps of each group in planes that hold `together` images each.
+    let single_taps = input_taps(geometry);
     let mut taps = vec![0; geometry.groups * padded_taps];
     for (group, taps) in taps.chunks_exact_mut(padded_taps).enumerate() {
-        for (tap, target) in input_taps(geometry)[group * per_channel..][..per_channel].iter().zip(taps) {
+        for (tap, target) in single_taps[group * per_channel..][..per_channel].iter().zip(taps) {
             *target = tap / plane * (together * plane) + tap % plane;
         }
     }
@@ -230,7 +223,7 @@ pub fn weight_gradient(
     let count = pieces.len() / piece_length;
     let scratch = || {
         let planes = vec![0.0; geometry.planes() * together * plane + plane + SLACK];
-        (geometry.empty_planes(), planes, vec![0.0; (channels + CHANNELS) * length], vec![[0.0; CHANNELS]; padded_taps])
+        (geometry.empty_planes(), planes, vec![0.0; (channels + 1) * length], vec![[0.0; CHANNELS]; padded_taps])
     };
     each_piece(&mut pieces, piece_length, scratch, |piece, result, (single, planes, gradients, sums)| {
         let (result, bias) = result.split_at_mut(sums_length);
@@ -316,7 +309,7 @@ impl Masked<'_> {
             None => target.copy_from_slice(gradient),
             Some(output) => {
                 let pairs = gradient.iter().zip(&output[start..][..target.len()]);
-                target.iter_mut().zip(pairs).for_each(|(target, (&g, &y))| *target = if y > 0.0 { g } else { 0.0 });
+                target.iter_mut().zip(pairs).for_each(|(target, (&g, &y))| *target = if y <= 0.0 { 0.0 } else { g });
             }
         }
     }

@@ -14,7 +14,7 @@ pub fn add_relu(a: &[f32], b: &[f32]) -> Vec<f32> {
 
 /// The gradient where the output of a ReLU is above zero, else zero.
 pub fn masked(gradient: &[f32], output: &[f32]) -> Vec<f32> {
-    map(gradient, output, |gradient, output| if output > 0.0 { gradient } else { 0.0 })
+    map(gradient, output, |gradient, output| if output <= 0.0 { 0.0 } else { gradient })
 }
 
 /// `scale · (a − b)`.

@@ -39,7 +39,7 @@ pub fn add_relu(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as BlockOps>::fused_add_relu(a.into_dispatch(), b.into_dispatch()))
 }
 
-/// Mean over all elements of `(output − target)²`; nothing flows back to the target.
+/// Mean over all elements of `(output − target)²`; the target must not be tracked.
 ///
 /// # Shapes
 /// - output and target `[N, C, H, W]`

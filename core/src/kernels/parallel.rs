@@ -1,6 +1,7 @@
 //! Work on the images of a batch, over the threads where there are threads.
 
-/// Calls `work` with the number of each `size`-long piece of `output`, the piece, and a scratch space of its thread.
+/// Calls `work` with the number of each `size`-long piece of `output`, the piece, and a scratch space that
+/// earlier pieces may have used.
 /// What a piece gets does not depend on the threads.
 #[cfg(feature = "std")]
 pub fn each_piece<S: Send>(

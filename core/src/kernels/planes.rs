@@ -90,7 +90,7 @@ impl Geometry {
         vec![0.0; self.planes() * rows * columns + SLACK]
     }
 
-    /// Copies one image into its planes; what is padding there stays as it was.
+    /// Copies one image into its planes: always the same positions, so that what is padding stays zero.
     pub fn fill_planes(&self, image: &[f32], planes: &mut [f32]) {
         let [_, height, width] = self.input;
         let ([phase_rows, phase_columns], [rows, columns]) = (self.phases(), self.plane());
