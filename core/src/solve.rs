@@ -43,8 +43,11 @@ pub struct NormalEquations {
 
 impl NormalEquations {
     /// Empty sums for convolution `node` of `student`.
+    ///
+    /// # Panics
+    /// If the node is no convolution; [`solvable_node`] names one that is.
     pub fn new(student: &Block, node: usize) -> Self {
-        let dims = student.weight(node, 0).map_or(&[][..], |kernel| &kernel.dims);
+        let dims = &student.weight(node, 0).expect("a solvable node is a convolution").dims;
         let (outputs, features) = (dims[0] as usize, dims[1..].iter().map(|&d| d as usize).product::<usize>());
         let sums = |rows: usize| (vec![0.0; rows * features], vec![0.0; rows]);
         Self { node, patches: sums(features), targets: sums(outputs), rows: 0 }
