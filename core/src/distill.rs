@@ -2,8 +2,11 @@
 
 use crate::{
     block::{Block, BlockError},
+    cpu::Workspace,
+    device::Device,
     fold::fold_batch_norms,
-    forward::{DeviceBlock, Statistics, host_values},
+    forward::{DeviceBlock, Statistics},
+    images::Images,
     inputs::Inputs,
     noise::Purpose,
     shrink::{Width, shrink},
@@ -12,7 +15,7 @@ use crate::{
 };
 
 /// Inputs that the solve and the measurement push through a block at a time: bounds their memory.
-pub const MICRO_BATCH: usize = 16;
+pub const MICRO_BATCH: usize = 32;
 
 /// Inputs on which a block's error is measured.
 pub const MEASURED_INPUTS: usize = 64;
@@ -49,35 +52,60 @@ pub fn distill(
     teacher: &Block,
     inputs: &Inputs<'_>,
     recipe: &Recipe,
+    device: &Device,
     progress: impl FnMut(usize, f32),
 ) -> Result<Distilled, BlockError> {
     let folded = fold_batch_norms(teacher)?;
-    let target = DeviceBlock::new(&folded, inputs.device);
     let mut student = shrink(&folded, recipe.width)?;
     if let Some(node) = solvable_node(&student, &folded).filter(|_| recipe.solve_inputs > 0) {
-        let start = DeviceBlock::new(&student, inputs.device);
-        let mut equations = NormalEquations::new(&student, node);
-        for input in inputs.pass(Purpose::Solve, recipe.solve_inputs, MICRO_BATCH) {
-            equations.add(&target, &start, input);
-        }
-        student = equations.solve(&student)?;
+        student = solve(&folded, &student, node, inputs, recipe.solve_inputs, device)?;
     }
-    let student = train(&target, &student, inputs, &recipe.training, progress)?;
-    let (relative_error, loss) = measure(&target, &DeviceBlock::new(&student, inputs.device), inputs);
+    let target = DeviceBlock::new(&folded, device);
+    let student = train(&target, &student, inputs, &recipe.training, device, progress)?;
+    let (relative_error, loss) = measure(&target, &DeviceBlock::new(&student, device), inputs);
     Ok(Distilled { block: student, relative_error, loss })
+}
+
+/// The student with convolution `node` solved over `count` inputs.
+fn solve(
+    teacher: &Block,
+    student: &Block,
+    node: usize,
+    inputs: &Inputs<'_>,
+    count: usize,
+    device: &Device,
+) -> Result<Block, BlockError> {
+    let read = usize::from(student.nodes()[node].inputs[0]);
+    let to_hidden = DeviceBlock::up_to(student, read, device);
+    let to_target = DeviceBlock::up_to(teacher, node + 1, device);
+    let mut equations = NormalEquations::new(student, node);
+    let [mut input, mut hidden, mut target] = [0, read, node + 1].map(|value| Images::zeros(student.shape(value), 0));
+    let (mut batches, mut workspace) = (inputs.pass(Purpose::Solve, count), Workspace::default());
+    while batches.next_into(MICRO_BATCH, &mut input) {
+        to_hidden.forward_into(&input, Statistics::Running, &mut hidden, &mut workspace);
+        to_target.forward_into(&input, Statistics::Running, &mut target, &mut workspace);
+        equations.add(&hidden, &target);
+    }
+    equations.solve(student)
 }
 
 /// Relative error and mean squared error of a student on held-out inputs.
 fn measure(teacher: &DeviceBlock<'_>, student: &DeviceBlock<'_>, inputs: &Inputs<'_>) -> (f64, f64) {
     let (mut error, mut energy, mut elements) = (0.0, 0.0, 0);
-    for input in inputs.pass(Purpose::Measure, MEASURED_INPUTS, MICRO_BATCH) {
-        let target = host_values(teacher.forward(input.clone(), Statistics::Running));
-        let output = host_values(student.forward(input, Statistics::Running));
-        for (t, s) in target.iter().zip(&output) {
-            error += f64::from(s - t) * f64::from(s - t);
-            energy += f64::from(*t) * f64::from(*t);
+    let shape = teacher.block().output();
+    let [mut input, mut target, mut output] =
+        [teacher.block().input(), shape, shape].map(|shape| Images::zeros(shape, 0));
+    let (mut batches, mut workspace) = (inputs.pass(Purpose::Measure, MEASURED_INPUTS), Workspace::default());
+    while batches.next_into(MICRO_BATCH, &mut input) {
+        teacher.forward_into(&input, Statistics::Running, &mut target, &mut workspace);
+        student.forward_into(&input, Statistics::Running, &mut output, &mut workspace);
+        for (t, s) in target.groups().flatten().zip(output.groups().flatten()) {
+            for (t, s) in t.0.into_iter().zip(s.0) {
+                error += f64::from(s - t) * f64::from(s - t);
+                energy += f64::from(t) * f64::from(t);
+            }
         }
-        elements += target.len();
+        elements += target.len() * shape.elements();
     }
     (libm::sqrt(error / energy.max(f64::MIN_POSITIVE)), error / elements.max(1) as f64)
 }

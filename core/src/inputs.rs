@@ -2,13 +2,12 @@
 
 use alloc::vec::Vec;
 
-use burn::tensor::{Device, Tensor};
-
 use crate::{
     block::Shape,
     boundary::Boundary,
-    forward::images,
-    noise::{Purpose, Stream, shuffled},
+    images::Images,
+    kernels::plane::LANES,
+    noise::{Purpose, Stream, shuffle},
 };
 
 /// The inputs `a` of one neighbourhood. What is drawn follows from seed, block and purpose alone.
@@ -20,8 +19,6 @@ pub struct Inputs<'a> {
     pub seed: u64,
     /// The neighbourhood's number: its noise is its own.
     pub index: usize,
-    /// Where the tensors are made.
-    pub device: &'a Device,
 }
 
 /// Where a neighbourhood's inputs come from.
@@ -38,55 +35,95 @@ pub enum Source<'a> {
     },
 }
 
+/// Batches of inputs, drawn one after another into memory that is used again.
+#[derive(Debug)]
+pub struct Batches<'a> {
+    source: &'a Source<'a>,
+    stream: Stream,
+    /// Cached images that may be seen: the first, and how many.
+    first: usize,
+    visible: usize,
+    /// Inputs left, or `None` without end.
+    left: Option<usize>,
+    /// What is left of an epoch's order, and the images of a batch.
+    order: Vec<usize>,
+    chosen: Vec<usize>,
+    /// Noise of one group of images.
+    noise: Vec<f32>,
+}
+
 impl Inputs<'_> {
-    /// One pass over `count` inputs in batches of `size`, for the solve or to measure. A cache gives
-    /// each image at most once, so it may end earlier.
-    ///
-    /// # Shapes
-    /// - items `[size, C, H, W]`; the last of a cache may be smaller
-    pub fn pass(&self, purpose: Purpose, count: usize, size: usize) -> impl Iterator<Item = Tensor<4>> + '_ {
-        let mut stream = Stream::new(self.seed, purpose, self.index);
-        let visible = self.visible(purpose);
-        let count = if let Source::Cached { .. } = self.source { count.min(visible.len()) } else { count };
-        (0..count).step_by(size).map(move |start| {
-            let end = count.min(start + size);
-            match &self.source {
-                Source::Fresh(shape) => images(stream.images(end - start, *shape), *shape, self.device),
-                Source::Cached { boundary, .. } => boundary.gather(&visible[start..end], self.device),
-            }
-        })
+    /// One pass over `count` inputs, for the solve or to measure. A cache gives each image at most once, in order, so it
+    /// may end earlier.
+    pub fn pass(&self, purpose: Purpose, count: usize) -> Batches<'_> {
+        let mut batches = self.batches(purpose);
+        batches.left = Some(if let Source::Cached { .. } = self.source { count.min(batches.visible) } else { count });
+        batches
     }
 
-    /// Training batches of `size`, without end: a cache in a new random order each epoch.
-    ///
-    /// # Shapes
-    /// - items `[size, C, H, W]`
-    pub fn epochs(&self, size: usize) -> impl Iterator<Item = Tensor<4>> + '_ {
-        let mut stream = Stream::new(self.seed, Purpose::Train, self.index);
-        let visible = self.visible(Purpose::Train).len();
-        let mut order: Vec<usize> = Vec::new();
-        core::iter::repeat_with(move || match &self.source {
-            Source::Fresh(shape) => images(stream.images(size, *shape), *shape, self.device),
-            Source::Cached { boundary, .. } => {
-                let mut chosen = Vec::with_capacity(size);
-                while chosen.len() < size {
-                    if order.is_empty() {
-                        order = shuffled(&mut stream, visible);
-                    }
-                    chosen.extend(order.pop());
-                }
-                boundary.gather(&chosen, self.device)
-            }
-        })
+    /// Inputs for training, without end: a cache in a new random order each epoch.
+    pub fn epochs(&self) -> Batches<'_> {
+        self.batches(Purpose::Train)
     }
 
-    /// Indices of the cached images that a purpose may see.
-    fn visible(&self, purpose: Purpose) -> Vec<usize> {
-        match &self.source {
-            Source::Fresh(_) => Vec::new(),
+    fn batches(&self, purpose: Purpose) -> Batches<'_> {
+        let (first, visible) = match &self.source {
+            Source::Fresh(_) => (0, 0),
             Source::Cached { boundary, held_out } => {
                 let trained = boundary.len().saturating_sub(*held_out);
-                if purpose == Purpose::Measure { (trained..boundary.len()).collect() } else { (0..trained).collect() }
+                if purpose == Purpose::Measure { (trained, boundary.len() - trained) } else { (0, trained) }
+            }
+        };
+        let stream = Stream::new(self.seed, purpose, self.index);
+        let (order, chosen, noise) = (Vec::new(), Vec::new(), Vec::new());
+        Batches { source: &self.source, stream, first, visible, left: None, order, chosen, noise }
+    }
+}
+
+impl Batches<'_> {
+    /// Draws the next `size` inputs, or as many as are left; `false` where there is none.
+    pub fn next_into(&mut self, size: usize, images: &mut Images) -> bool {
+        let count = self.left.map_or(size, |left| left.min(size));
+        match self.source {
+            Source::Fresh(shape) => self.draw(*shape, count, images),
+            Source::Cached { boundary, .. } => {
+                self.choose(count);
+                boundary.gather(&self.chosen, images);
+            }
+        }
+        count > 0
+    }
+
+    /// Noise comes image by image, so that a batch's size does not change what is drawn.
+    fn draw(&mut self, shape: Shape, count: usize, images: &mut Images) {
+        let elements = shape.elements();
+        images.reset(shape, count);
+        self.left = self.left.map(|left| left - count);
+        for group in 0..count.div_ceil(LANES) {
+            let lanes = images.lanes(group);
+            self.noise.resize(lanes * elements, 0.0);
+            self.stream.fill(&mut self.noise);
+            images.fill_group(group, |lane, offset, chunk| {
+                chunk.copy_from_slice(&self.noise[lane * elements + offset..][..chunk.len()]);
+            });
+        }
+    }
+
+    fn choose(&mut self, count: usize) {
+        self.chosen.clear();
+        match self.left {
+            Some(left) => {
+                self.chosen.extend(self.first..self.first + count);
+                self.first += count;
+                self.left = Some(left - count);
+            }
+            None => {
+                while self.chosen.len() < count && self.visible > 0 {
+                    if self.order.is_empty() {
+                        shuffle(&mut self.stream, &mut self.order, self.visible);
+                    }
+                    self.chosen.extend(self.order.pop());
+                }
             }
         }
     }

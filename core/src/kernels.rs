@@ -1,21 +1,15 @@
-//! Convolutions of small blocks on the CPU, faster than a general backend's: the hot loop of everything here.
+//! The loops of the CPU: convolutions and what stands between them, on groups of images side by side.
 //!
-//! Every pass is one flat correlation. [`planes`] copies an image into zero-padded planes, one a channel
-//! (a stride splits each into its phases), so that a kernel tap is a fixed distance between flat positions,
-//! for any size, stride and padding. [`correlate`] runs over those positions in vectors. [`conv`] says which
-//! planes and taps make the forward pass, the gradient by the input and the gradient by the weights.
-//! [`elementwise`] is what stands around them, [`normal`] the sums of the solve, and [`extension`] hands them
-//! to Burn's `flex` device; other devices keep Burn's own operators.
+//! [`plane`] is how a value lies in memory: a vector holds one position of one channel in each image of a group, so a
+//! kernel tap, a stride or a border costs no shuffle and no waste, whatever the extents. [`correlate`] has the sums over
+//! taps (forward, gradient by the input), [`products`] those over positions (gradient by the weights, normal equations),
+//! [`conv`] says which of them a convolution is made of. [`elementwise`] and [`norm`] are the rest, [`parallel`] the threads.
+//! No loop allocates. SIMD is dispatched at run time once a call; without any it is plain Rust.
 
-mod conv;
-mod correlate;
-mod elementwise;
-mod extension;
-mod normal;
-mod parallel;
-mod planes;
-
-pub use self::{
-    extension::{add_relu, conv2d, mean_squared_error},
-    normal::normal_products,
-};
+pub mod conv;
+pub mod correlate;
+pub mod elementwise;
+pub mod norm;
+pub mod parallel;
+pub mod plane;
+pub mod products;

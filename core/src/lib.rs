@@ -12,16 +12,22 @@
 #![no_std]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "std"))]
 extern crate std;
 
 // In data-flow order.
 mod block;
 mod boundary;
+#[cfg(feature = "burn")]
+mod burn_device;
 mod builder;
+mod chain;
+mod cpu;
+mod device;
 mod distill;
 mod fold;
 mod forward;
+mod images;
 mod inputs;
 mod kernels;
 mod noise;
@@ -41,11 +47,14 @@ pub use block::{
 };
 pub use boundary::Boundary;
 pub use builder::BlockBuilder;
+pub use chain::Chain;
 pub use distill::{Distilled, MEASURED_INPUTS, MICRO_BATCH, Recipe, distill};
 pub use fold::fold_batch_norms;
-pub use forward::{DeviceBlock, Statistics, host_values, images};
+pub use device::Device;
+pub use forward::{DeviceBlock, Statistics};
 pub use heap::CountingAllocator;
-pub use inputs::{Inputs, Source};
+pub use images::Images;
+pub use inputs::{Batches, Inputs, Source};
 pub use noise::{Noise, Purpose, Stream};
 pub use optimizer::{Optimizer, Schedule, Update};
 pub use pack::{Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION};

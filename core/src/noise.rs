@@ -52,9 +52,16 @@ impl Stream {
         Self(Xoshiro256PlusPlus::seed_from_u64(mixed))
     }
 
+    /// Fills `values` with independent samples of `N(0, 1)`.
+    pub fn fill(&mut self, values: &mut [f32]) {
+        values.iter_mut().for_each(|value| *value = StandardNormal.sample(&mut self.0));
+    }
+
     /// `count` independent samples of `N(0, 1)`.
     pub fn gaussian(&mut self, count: usize) -> Vec<f32> {
-        StandardNormal.sample_iter(&mut self.0).take(count).collect()
+        let mut values = vec![0.0; count];
+        self.fill(&mut values);
+        values
     }
 
     /// `count` images of white noise, `N(0, 1)` in every pixel: `[count, C, H, W]`, row-major.
@@ -68,13 +75,13 @@ impl Stream {
     }
 }
 
-/// A random order of `0..count` (Fisher–Yates).
-pub fn shuffled(stream: &mut Stream, count: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = vec![0; count];
+/// Makes `order` a random order of `0..count` (Fisher–Yates).
+pub fn shuffle(stream: &mut Stream, order: &mut Vec<usize>, count: usize) {
+    order.clear();
+    order.resize(count, 0);
     for position in 0..count {
         let other = stream.below(position + 1);
         order[position] = order[other];
         order[other] = position;
     }
-    order
 }

@@ -1,11 +1,9 @@
 //! First-order optimisers and learning-rate schedules, without std.
 //!
 //! Ours because `burn-optim` needs std, and because an optimiser's state belongs to the memory
-//! budget: Adam keeps two tensors a weight, momentum one.
+//! budget: Adam keeps two numbers a weight, momentum one.
 
-use alloc::vec::Vec;
-
-use burn::tensor::Tensor;
+use alloc::{vec, vec::Vec};
 
 /// Which update a step applies.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,51 +30,48 @@ const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
 const EPSILON: f32 = 1e-8;
 
-/// An update rule and its state, one entry a weight.
+/// An update rule and its state, one entry a tensor.
 #[derive(Debug)]
 pub struct Optimizer {
     update: Update,
     weight_decay: f32,
     steps: i32,
-    first: Vec<Tensor<1>>,
-    second: Vec<Tensor<1>>,
+    first: Vec<Vec<f32>>,
+    second: Vec<Vec<f32>>,
 }
 
 impl Optimizer {
-    /// `weight_decay` is L2: it is added to the gradient.
-    pub fn new(update: Update, weight_decay: f32) -> Self {
-        Self { update, weight_decay, steps: 0, first: Vec::new(), second: Vec::new() }
+    /// For tensors of these sizes. `weight_decay` is L2: it is added to the gradient.
+    pub fn new(update: Update, weight_decay: f32, sizes: impl Iterator<Item = usize>) -> Self {
+        let first: Vec<Vec<f32>> = sizes.map(|size| vec![0.0; size]).collect();
+        let second = if update == Update::Adam { first.clone() } else { Vec::new() };
+        Self { update, weight_decay, steps: 0, first, second }
     }
 
-    /// New values of all weights from their gradients, in the same order.
-    pub fn step(&mut self, weights: Vec<Tensor<1>>, gradients: Vec<Tensor<1>>, rate: f32) -> Vec<Tensor<1>> {
-        if self.steps == 0 {
-            self.first = gradients.iter().map(Tensor::zeros_like).collect();
-            if self.update == Update::Adam {
-                self.second = self.first.clone();
-            }
-        }
+    /// Moves every tensor against its gradient, in the order of the sizes. One of size 0 here stays as it is.
+    pub fn step<'a>(&mut self, tensors: impl Iterator<Item = (&'a mut Vec<f32>, &'a Vec<f32>)>, rate: f32) {
         self.steps += 1;
-        let pairs = weights.into_iter().zip(gradients).enumerate();
-        pairs.map(|(index, (weight, gradient))| self.update_one(index, weight, gradient, rate)).collect()
-    }
-
-    fn update_one(&mut self, index: usize, weight: Tensor<1>, gradient: Tensor<1>, rate: f32) -> Tensor<1> {
-        let gradient = if self.weight_decay > 0.0 { gradient + weight.clone() * self.weight_decay } else { gradient };
-        match self.update {
-            Update::Momentum { momentum } => {
-                let velocity = self.first[index].clone() * momentum + gradient;
-                self.first[index] = velocity.clone();
-                weight - velocity * rate
-            }
-            Update::Adam => {
-                let first = self.first[index].clone() * BETA_1 + gradient.clone() * (1.0 - BETA_1);
-                let second = self.second[index].clone() * BETA_2 + gradient.square() * (1.0 - BETA_2);
-                self.first[index] = first.clone();
-                self.second[index] = second.clone();
-                let unbiased_first = first / (1.0 - libm::powf(BETA_1, self.steps as f32));
-                let unbiased_second = second / (1.0 - libm::powf(BETA_2, self.steps as f32));
-                weight - unbiased_first * rate / (unbiased_second.sqrt() + EPSILON)
+        let decay = self.weight_decay;
+        for (index, (weights, gradients)) in tensors.enumerate() {
+            let moved = weights.iter_mut().zip(gradients).zip(&mut self.first[index]);
+            match self.update {
+                Update::Momentum { momentum } => {
+                    for ((weight, gradient), velocity) in moved {
+                        *velocity = *velocity * momentum + (gradient + *weight * decay);
+                        *weight -= *velocity * rate;
+                    }
+                }
+                Update::Adam => {
+                    let first_bias = 1.0 - libm::powf(BETA_1, self.steps as f32);
+                    let second_bias = 1.0 - libm::powf(BETA_2, self.steps as f32);
+                    for (((weight, gradient), first), second) in moved.zip(&mut self.second[index]) {
+                        let gradient = gradient + *weight * decay;
+                        *first = *first * BETA_1 + gradient * (1.0 - BETA_1);
+                        *second = *second * BETA_2 + gradient * gradient * (1.0 - BETA_2);
+                        let root = libm::sqrtf(*second / second_bias);
+                        *weight -= *first / first_bias * rate / (root + EPSILON);
+                    }
+                }
             }
         }
     }

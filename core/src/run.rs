@@ -7,12 +7,12 @@
 use alloc::{string::String, vec::Vec};
 use core::fmt;
 
-use burn::tensor::Device;
 use serde::Serialize;
 
 use crate::{
     block::{Block, BlockError, Role, Shape},
     boundary::Boundary,
+    device::Device,
     distill::{Distilled, MEASURED_INPUTS, distill},
     forward::DeviceBlock,
     inputs::{Inputs, Source},
@@ -159,9 +159,9 @@ pub fn run<R: ReadAt, W: WriteAt>(
                 Some(boundary) => Source::Cached { boundary, held_out: MEASURED_INPUTS },
                 None => Source::Fresh(block.input()),
             };
-            let inputs = Inputs { source, seed: settings.seed, index, device };
+            let inputs = Inputs { source, seed: settings.seed, index };
             let step = |step, loss| observe(Event::Stepped { step, loss });
-            let distilled = match distill(&block, &inputs, &settings.recipe, step) {
+            let distilled = match distill(&block, &inputs, &settings.recipe, device, step) {
                 Ok(distilled) if distilled.relative_error.is_finite() => distilled,
                 Ok(_) | Err(BlockError::WeightValue { .. }) => {
                     return Err(RunError::Diverged { block: block.name().into() });
@@ -173,7 +173,7 @@ pub fn run<R: ReadAt, W: WriteAt>(
             observe(Event::Finished(&reports[reports.len() - 1]));
         }
         if let Some(boundary) = boundary.as_mut().filter(|_| position < last) {
-            boundary.advance(&DeviceBlock::new(&block, device), device);
+            boundary.advance(&DeviceBlock::new(&block, device));
         }
     }
     let storage = writer.finish().map_err(RunError::Student)?;

@@ -1,14 +1,16 @@
 //! Gradient steps on one student block: local loss `L_{i,0}` of the paper (eq. 4).
 
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
 
-use burn::tensor::{Device, Tensor};
-
+#[cfg(feature = "burn")]
+use crate::burn_device::BurnGradients;
 use crate::{
     block::{Block, BlockError},
-    forward::{DeviceBlock, Statistics, host_values},
+    cpu::{CpuGradients, Workspace},
+    device::Device,
+    forward::{DeviceBlock, Statistics},
+    images::Images,
     inputs::Inputs,
-    kernels::mean_squared_error,
     optimizer::{Optimizer, Schedule, Update},
 };
 
@@ -29,29 +31,45 @@ pub struct Training {
     pub weight_decay: f32,
 }
 
-/// A student block in training: weights and optimiser state on a device.
+/// A student block in training: weights, gradients and optimiser state.
 #[derive(Debug)]
 pub struct BlockTrainer<'a> {
     student: &'a Block,
     training: &'a Training,
-    weights: Vec<Tensor<1>>,
-    /// Indices of the weights that move: all but running statistics.
-    trained: Vec<usize>,
+    /// Values and gradients of the weights, in the block's order; running statistics never move.
+    weights: Vec<Vec<f32>>,
+    gradients: Vec<Vec<f32>>,
     optimizer: Optimizer,
-    tracked: Device,
+    on: On,
+    workspace: Workspace,
     step: usize,
+}
+
+#[derive(Debug)]
+enum On {
+    Cpu(CpuGradients),
+    #[cfg(feature = "burn")]
+    Burn(BurnGradients),
 }
 
 impl<'a> BlockTrainer<'a> {
     /// Starts from the student's weights.
     pub fn new(student: &'a Block, training: &'a Training, device: &Device) -> Self {
+        let size = |weight: usize| student.weights()[weight].data.len();
+        let state = |weight: usize| if student.is_trained(weight) { size(weight) } else { 0 };
+        let weights = 0..student.weights().len();
         Self {
             student,
             training,
-            weights: DeviceBlock::new(student, device).into_weights(),
-            trained: (0..student.weights().len()).filter(|&index| student.is_trained(index)).collect(),
-            optimizer: Optimizer::new(training.update, training.weight_decay),
-            tracked: device.clone().autodiff(),
+            weights: student.weights().iter().map(|weight| weight.data.clone()).collect(),
+            gradients: weights.clone().map(|weight| vec![0.0; size(weight)]).collect(),
+            optimizer: Optimizer::new(training.update, training.weight_decay, weights.map(state)),
+            on: match device {
+                Device::Cpu => On::Cpu(CpuGradients::new(student)),
+                #[cfg(feature = "burn")]
+                Device::Burn(device) => On::Burn(BurnGradients::new(device)),
+            },
+            workspace: Workspace::default(),
             step: 0,
         }
     }
@@ -61,26 +79,17 @@ impl<'a> BlockTrainer<'a> {
     /// # Shapes
     /// - input `[N, C, H, W]` of the block's input shape
     /// - target `[N, C', H', W']` of its output shape
-    pub fn step(&mut self, input: Tensor<4>, target: Tensor<4>) -> f32 {
-        let lift = |weight: &Tensor<1>| Tensor::from_inner(weight.clone()).to_device(&self.tracked);
-        let mut lifted: Vec<Tensor<1>> = self.weights.iter().map(lift).collect();
-        for &index in &self.trained {
-            lifted[index] = lifted[index].clone().require_grad();
-        }
-        let leaves: Vec<Tensor<1>> = self.trained.iter().map(|&index| lifted[index].clone()).collect();
-        let student = DeviceBlock::with_weights(self.student, lifted);
-        let output = student.forward(Tensor::from_inner(input), Statistics::Running);
-        let loss = mean_squared_error(output, Tensor::from_inner(target));
-        let mut gradients = loss.backward();
-        let gradient = |leaf: &Tensor<1>| leaf.grad_remove(&mut gradients).expect("the output depends on every weight");
-        let gradients = leaves.iter().map(gradient).collect();
+    pub fn step(&mut self, input: &Images, target: &Images) -> f32 {
+        let Self { student, weights, gradients, workspace, .. } = self;
+        let loss = match &mut self.on {
+            On::Cpu(on) => on.compute(student, weights, input, target, gradients, workspace),
+            #[cfg(feature = "burn")]
+            On::Burn(on) => on.compute(student, weights, input, target, gradients),
+        };
         let rate = self.training.schedule.rate(self.training.rate, self.step, self.training.steps);
-        let weights = self.trained.iter().map(|&index| self.weights[index].clone()).collect();
-        for (&index, moved) in self.trained.iter().zip(self.optimizer.step(weights, gradients, rate)) {
-            self.weights[index] = moved;
-        }
+        self.optimizer.step(weights.iter_mut().zip(&*gradients), rate);
         self.step += 1;
-        loss.into_scalar()
+        loss
     }
 
     /// The student with the weights reached.
@@ -90,7 +99,7 @@ impl<'a> BlockTrainer<'a> {
     pub fn finish(self) -> Result<Block, BlockError> {
         let mut trained = self.student.weights().to_vec();
         for (weight, values) in trained.iter_mut().zip(self.weights) {
-            weight.data = host_values(values);
+            weight.data = values;
         }
         self.student.with_weights(trained)
     }
@@ -106,13 +115,20 @@ pub fn train(
     student: &Block,
     inputs: &Inputs<'_>,
     training: &Training,
+    device: &Device,
     mut progress: impl FnMut(usize, f32),
 ) -> Result<Block, BlockError> {
-    let mut trainer = BlockTrainer::new(student, training, inputs.device);
-    let steps = if trainer.trained.is_empty() { 0 } else { training.steps };
-    for (step, input) in inputs.epochs(training.batch).take(steps).enumerate() {
-        let target = teacher.forward(input.clone(), Statistics::Running);
-        progress(step + 1, trainer.step(input, target));
+    let trained = (0..student.weights().len()).any(|index| student.is_trained(index));
+    if training.steps == 0 || !trained {
+        return Ok(student.clone());
+    }
+    let mut trainer = BlockTrainer::new(student, training, device);
+    let mut batches = inputs.epochs();
+    let (mut input, mut target) = (Images::zeros(student.input(), 0), Images::zeros(student.output(), 0));
+    for step in 1..=training.steps {
+        batches.next_into(training.batch, &mut input);
+        teacher.forward_into(&input, Statistics::Running, &mut target, &mut trainer.workspace);
+        progress(step, trainer.step(&input, &target));
     }
     trainer.finish()
 }

@@ -3,8 +3,7 @@
 use std::{alloc::System, path::Path, time::Instant};
 
 use anyhow::{Context, Result};
-use burn::tensor::Device;
-use distill_core::{BlockReport, CountingAllocator, Event, Settings, run};
+use distill_core::{BlockReport, CountingAllocator, Device, Event, Settings, run};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 

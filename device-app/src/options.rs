@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use burn::tensor::Device;
 use clap::{Args, ValueEnum};
-use distill_core::{Noise, Recipe, Schedule, Settings, Training, Update, Width};
+use distill_core::{Device, Noise, Recipe, Schedule, Settings, Training, Update, Width};
 
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]
@@ -49,7 +48,7 @@ pub struct RunOptions {
     #[arg(long, default_value_t = 0.0, value_name = "L2")]
     pub weight_decay: f32,
     /// Where the tensors live
-    #[arg(long, value_enum, default_value_t = DeviceName::Flex)]
+    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
     pub device: DeviceName,
     /// Neighbourhoods to distil, as in 0-3,7 [default: all]
     #[arg(long, value_name = "LIST")]
@@ -89,8 +88,9 @@ pub enum ScheduleName {
 /// `--device`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum DeviceName {
-    /// Burn's pure-Rust CPU backend
-    Flex,
+    /// All cores, with the kernels of this program
+    #[value(alias = "flex")]
+    Cpu,
     /// Burn's ndarray backend (in builds with `--features ndarray`)
     Ndarray,
     /// A GPU through wgpu (in builds with `--features wgpu`)
@@ -141,11 +141,11 @@ impl DeviceName {
     /// This build does not have it.
     pub fn open(self) -> Result<Device> {
         match self {
-            Self::Flex => Ok(Device::flex()),
+            Self::Cpu => Ok(Device::Cpu),
             #[cfg(feature = "ndarray")]
-            Self::Ndarray => Ok(Device::ndarray()),
+            Self::Ndarray => Ok(Device::Burn(burn::tensor::Device::ndarray())),
             #[cfg(feature = "wgpu")]
-            Self::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::default())),
+            Self::Wgpu => Ok(Device::Burn(burn::tensor::Device::wgpu(burn::tensor::DeviceKind::default()))),
             #[allow(unreachable_patterns, reason = "every device may be built in")]
             other => bail!(
                 "this build has no {0} device: build with `cargo build --release -p distill-device --features {0}`",

@@ -8,9 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand};
-use distill_core::{CountingAllocator, Encoding};
+use distill_core::{CountingAllocator, Device, Encoding};
 use distill_device::{check_distinct, print, start_log, write_file};
 use distill_host::{
     cifar10::{self, LabelledImages},
@@ -133,7 +132,7 @@ struct EvaluateArgs {
 pub fn run(heap: &CountingAllocator<System>) -> Result<()> {
     let cli = Cli::parse();
     start_log(cli.verbose);
-    let device = Device::flex();
+    let device = Device::Cpu;
     let json = cli.json;
     match cli.command {
         Command::Quickstart { dir } => {

@@ -1,19 +1,18 @@
 //! Accuracy on labelled images: evaluation mode, running statistics, every image once.
 
 use anyhow::{Result, ensure};
-use burn::tensor::Device;
-use distill_core::{host_values, images as image_tensor};
+use distill_core::{Chain, Device, Images};
 use distill_device::Progress;
 use serde::Serialize;
 
 use crate::{
     cifar10::LabelledImages,
     images::normalised,
-    network::{Network, logits},
+    network::Network,
 };
 
 /// Images a forward pass; no result depends on it.
-const BATCH: usize = 50;
+const BATCH: usize = 128;
 
 /// The object `evaluate --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -40,17 +39,16 @@ pub struct Evaluation {
 pub fn evaluate(network: &Network, images: &LabelledImages, limit: usize, device: &Device) -> Result<Evaluation> {
     let total = images.labels.len().min(limit);
     let folded = network.folded()?;
-    let blocks = folded.on_device(device);
+    let mut chain = Chain::new(&folded.blocks, device);
+    let mut logits = Images::zeros(network.input(), 0);
     let mut progress = Progress::new("evaluating", Some(total as u64), "{pos}/{len} images")?;
     let mut predictions = Vec::with_capacity(total);
     for start in (0..total).step_by(BATCH) {
         let end = total.min(start + BATCH);
-        let input = image_tensor(normalised(network, images, start, end)?, network.input(), device);
-        let output = logits(&blocks, input);
-        let classes = output.dims()[1];
-        let values = host_values(output);
+        chain.forward(&normalised(network, images, start, end)?, &mut logits);
+        let values = logits.to_values();
         ensure!(values.iter().all(|value| value.is_finite()), "the network gives logits that are not finite");
-        predictions.extend(values.chunks_exact(classes).map(largest));
+        predictions.extend(values.chunks_exact(logits.shape().elements()).map(largest));
         progress.set(end as u64);
     }
     let correct = predictions.iter().zip(&images.labels).filter(|(p, l)| p == l).count();

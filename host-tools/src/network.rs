@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use burn::tensor::{Device, Tensor};
-use distill_core::{
-    Block, Contents, DeviceBlock, Encoding, Manifest, PackError, PackWriter, Role, Shape, Statistics, fold_batch_norms,
-};
+use distill_core::{Block, Contents, Encoding, Manifest, PackError, PackWriter, Role, Shape, fold_batch_norms};
 use distill_device::{NewFile, open_pack};
 
 /// A network whose blocks fit one after another.
@@ -104,20 +101,4 @@ impl Network {
         let blocks: Result<Vec<Block>, _> = self.blocks.iter().map(fold_batch_norms).collect();
         Ok(Self { manifest: self.manifest.clone(), blocks: blocks? })
     }
-
-    /// The network's blocks on a device, in order.
-    pub fn on_device(&self, device: &Device) -> Vec<DeviceBlock<'_>> {
-        self.blocks.iter().map(|block| DeviceBlock::new(block, device)).collect()
-    }
-}
-
-/// Logits of images: evaluation mode, running statistics.
-///
-/// # Shapes
-/// - input `[N, C, H, W]`
-/// - output `[N, classes]`
-pub fn logits(blocks: &[DeviceBlock<'_>], images: Tensor<4>) -> Tensor<2> {
-    let output = blocks.iter().fold(images, |x, block| block.forward(x, Statistics::Running));
-    let [n, c, h, w] = output.dims();
-    output.reshape([n, c * h * w])
 }

@@ -6,9 +6,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use burn::tensor::Device;
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
-use distill_core::{CountingAllocator, Encoding, Settings, Width};
+use distill_core::{CountingAllocator, Device, Encoding, Settings, Width};
 use distill_device::run_job;
 use serde::Serialize;
 

@@ -1,335 +1,244 @@
-//! A convolution's three passes over a batch, on plain slices.
+//! A convolution's three passes as correlations and products of planes.
 //!
-//! Shapes: input `[N, C_in, H, W]`, kernel `[C_out, C_in / groups, K_h, K_w]`, output `[N, C_out, H', W']`.
+//! The gradient by the input of a convolution of stride `s` falls apart into `s × s` phases: input positions whose distance
+//! to a tap leaves the same remainder see the same taps of the output's gradient, each a correlation of stride 1.
 
 use alloc::{vec, vec::Vec};
 
+use pulp::Arch;
+
 use super::{
-    correlate::{CHANNELS, SLACK, TAPS, correlate, products},
-    parallel::each_piece,
-    planes::Geometry,
+    correlate::{Axis, Correlation, Start},
+    plane::{Lanes, Plane},
+    products::{Side, products},
 };
+use crate::block::{Conv, Shape};
 
-/// Pieces a batch is cut into for the gradient by the weights: their sums are added in this order, whatever the threads.
-const PIECES: usize = 8;
-/// Positions one product runs over; small images are put side by side.
-const LONG_ENOUGH: usize = 1024;
-
-/// The output, negative values cut to zero if `relu` (what is not a number stays none).
-pub fn forward(geometry: &Geometry, input: &[f32], kernel: &[f32], bias: &[f32], relu: bool) -> Vec<f32> {
-    let images = input.len() / geometry.input_elements();
-    let blocks = ForwardBlocks::new(geometry, kernel, bias);
-    let row = geometry.span() + SLACK;
-    let mut output = vec![0.0; images * geometry.output_elements()];
-    let scratch = || (geometry.empty_planes(), vec![0.0; CHANNELS * row]);
-    each_piece(&mut output, geometry.output_elements(), scratch, |image, output, (planes, rows)| {
-        geometry.fill_planes(&input[image * geometry.input_elements()..][..geometry.input_elements()], planes);
-        blocks.run(planes, (rows, row), output, relu);
-    });
-    output
+/// Sizes of a convolution, and where its operands lie.
+#[derive(Clone, Debug)]
+pub struct Convolution {
+    conv: Conv,
+    /// Rows and columns.
+    kernel: [usize; 2],
+    input: Plane,
+    output: Plane,
+    forward: Correlation,
 }
 
-/// Kernel and bias in the order the inner loop reads them.
-struct ForwardBlocks<'a> {
-    geometry: &'a Geometry,
-    taps: Vec<usize>,
-    weights: Vec<[f32; CHANNELS]>,
-    biases: Vec<[f32; CHANNELS]>,
-}
-
-impl<'a> ForwardBlocks<'a> {
-    fn new(geometry: &'a Geometry, kernel: &[f32], bias: &[f32]) -> Self {
-        let (taps, per_channel) = (input_taps(geometry), geometry.group_inputs() * area(geometry));
-        let (mut weights, mut biases) = (Vec::new(), Vec::new());
-        for channels in channel_blocks(geometry.groups, geometry.group_outputs()) {
-            let at = |tap: usize| channels.map(|c| c.map_or(0.0, |c| kernel[c * per_channel + tap]));
-            weights.extend((0..per_channel).map(at));
-            biases.push(channels.map(|c| c.map_or(0.0, |c| bias[c])));
-        }
-        Self { geometry, taps, weights, biases }
+impl Convolution {
+    /// A convolution of `input` to `output` with a kernel of these rows and columns; the input's border is at least its
+    /// padding.
+    pub fn new(conv: Conv, kernel: [usize; 2], input: Plane, output: Plane) -> Self {
+        let axis = |taps, count| Axis {
+            taps,
+            step: usize::from(conv.stride),
+            pad: conv.padding as isize,
+            count,
+            first: 0,
+            stride: 1,
+        };
+        let axes = [axis(kernel[0], output.shape.height), axis(kernel[1], output.shape.width)];
+        let forward = Correlation { axes, groups: usize::from(conv.groups), source: input, target: output };
+        Self { conv, kernel, input, output, forward }
     }
 
-    fn run(&self, planes: &[f32], (rows, row): (&mut [f32], usize), output: &mut [f32], relu: bool) {
-        let [_, height, width] = self.geometry.output;
-        let per_channel = self.geometry.group_inputs() * area(self.geometry);
-        let blocks = channel_blocks(self.geometry.groups, self.geometry.group_outputs());
-        for (block, channels) in blocks.enumerate() {
-            let group = channels[0].map_or(0, |c| c / self.geometry.group_outputs());
-            let taps = &self.taps[group * per_channel..][..per_channel];
-            let weights = &self.weights[block * per_channel..][..per_channel];
-            correlate(planes, (taps, weights), self.biases[block], (rows, row), self.geometry.span());
-            for (lane, channel) in channels.iter().enumerate() {
-                let Some(channel) = channel else { continue };
-                let target = &mut output[channel * height * width..][..height * width];
-                for (y, target) in target.chunks_exact_mut(width).enumerate() {
-                    let source = &rows[lane * row + y * self.geometry.plane()[1]..][..width];
-                    if relu {
-                        target
-                            .iter_mut()
-                            .zip(source)
-                            .for_each(|(target, value)| *target = if *value < 0.0 { 0.0 } else { *value });
-                    } else {
-                        target.copy_from_slice(source);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The gradient by the input. Where `output` is given, positions at which it is not above zero pass nothing back (ReLU).
-pub fn input_gradient(geometry: &Geometry, kernel: &[f32], gradient: &[f32], output: Option<&[f32]>) -> Vec<f32> {
-    let images = gradient.len() / geometry.output_elements();
-    let phases = gradient_phases(geometry, kernel);
-    let [channels, out_height, out_width] = geometry.output;
-    let [rows_axis, columns_axis] = [0, 1].map(|axis| GradientAxis::new(geometry, axis));
-    let (plane_rows, plane_columns) = (rows_axis.size, columns_axis.size);
-    let mut result = vec![0.0; images * geometry.input_elements()];
-    let span = (rows_axis.count - 1) * plane_columns + columns_axis.count;
-    let row = span + SLACK;
-    let scratch = || (vec![0.0; channels * plane_rows * plane_columns + SLACK], vec![0.0; CHANNELS * row]);
-    each_piece(&mut result, geometry.input_elements(), scratch, |image, result, (planes, rows)| {
-        let here = image * geometry.output_elements()..(image + 1) * geometry.output_elements();
-        let masked = Masked { gradient: &gradient[here.clone()], output: output.map(|output| &output[here]) };
-        for (index, plane) in planes.chunks_exact_mut(plane_rows * plane_columns).take(channels).enumerate() {
-            for y in 0..out_height {
-                let target = &mut plane[(y + rows_axis.before) * plane_columns + columns_axis.before..][..out_width];
-                masked.copy_row((index * out_height + y) * out_width, target);
-            }
-        }
-        for phase in &phases {
-            correlate(planes, (&phase.taps, &phase.weights), [0.0; CHANNELS], (rows, row), span);
-            for (lane, channel) in phase.channels.iter().enumerate() {
-                let Some(channel) = channel else { continue };
-                phase.scatter(geometry, &rows[lane * row..], *channel, result);
-            }
-        }
-    });
-    result
-}
-
-/// Along rows (axis 0) or columns: which positions `Y` of a phase of the padded input are wanted, and how the output's
-/// gradient lies in its plane so that `Y − m` is in it for every tap `m`.
-struct GradientAxis {
-    /// First `Y` of any phase inside the input.
-    first: usize,
-    /// Positions from there to the last.
-    count: usize,
-    /// Zeros before the gradient.
-    before: usize,
-    /// Extent of the plane.
-    size: usize,
-}
-
-impl GradientAxis {
-    fn new(geometry: &Geometry, axis: usize) -> Self {
-        let (stride, padding) = (geometry.stride, geometry.padding);
-        let first = (padding + 1).saturating_sub(geometry.phases()[axis]).div_ceil(stride);
-        let last = (geometry.input[1 + axis] - 1 + padding) / stride;
-        let before = geometry.reach()[axis].saturating_sub(first);
-        Self { first, count: last + 1 - first, before, size: before + 1 + last.max(geometry.output[1 + axis] - 1) }
+    fn groups(&self) -> usize {
+        usize::from(self.conv.groups)
     }
 
-    /// Distance from position `first` to what tap `m` reads for it.
-    fn tap(&self, m: usize) -> usize {
-        self.first + self.before - m
+    /// Input channels of a group.
+    fn inputs(&self) -> usize {
+        self.input.shape.channels / self.groups()
+    }
+
+    /// Output channels of a group.
+    fn outputs(&self) -> usize {
+        self.output.shape.channels / self.groups()
+    }
+
+    /// Weights of the kernel.
+    pub fn weights(&self) -> usize {
+        self.output.shape.channels * self.inputs() * self.kernel[0] * self.kernel[1]
+    }
+
+    /// A buffer for [`pack`](Self::pack).
+    pub fn packed(&self) -> Vec<f32> {
+        self.forward.packed()
+    }
+
+    /// Puts a kernel `[C_out, C_in / groups, K_h, K_w]` into the forward pass's order.
+    pub fn pack(&self, kernel: &[f32], packed: &mut [f32]) {
+        self.forward.pack(packed, |output, input, tap| kernel[self.index(output, input, tap)]);
+    }
+
+    fn index(&self, output: usize, input: usize, [row, column]: [usize; 2]) -> usize {
+        ((output * self.inputs() + input) * self.kernel[0] + row) * self.kernel[1] + column
+    }
+
+    /// The forward pass of one group of images, with a ReLU behind it or without.
+    pub fn forward(
+        &self,
+        arch: Arch,
+        input: &[Lanes],
+        packed: &[f32],
+        bias: Start<'_>,
+        relu: bool,
+        output: &mut [Lanes],
+    ) {
+        self.forward.run(arch, input, packed, bias, relu, output);
     }
 }
 
-/// One phase `(a, b)` of the input's gradient for some of its channels: a correlation of the output's gradient with the
-/// kernel taps `a + stride·m`, `b + stride·n`.
-struct GradientPhase {
-    at: [usize; 2],
-    channels: [Option<usize>; CHANNELS],
-    taps: Vec<usize>,
-    weights: Vec<[f32; CHANNELS]>,
+/// The gradient by the input.
+#[derive(Clone, Debug)]
+pub struct InputGradient {
+    phases: Vec<Phase>,
 }
 
-impl GradientPhase {
-    fn scatter(&self, geometry: &Geometry, row: &[f32], channel: usize, result: &mut [f32]) {
-        let ([_, height, width], stride, padding) = (geometry.input, geometry.stride, geometry.padding);
-        let result = &mut result[channel * height * width..][..height * width];
-        let [rows, columns] = [0, 1].map(|axis| GradientAxis::new(geometry, axis));
-        for i in 0..rows.count {
-            let y = stride * (rows.first + i) + self.at[0];
-            if y < padding || y - padding >= height {
-                continue;
-            }
-            let target = &mut result[(y - padding) * width..][..width];
-            for (j, &value) in row[i * columns.size..][..columns.count].iter().enumerate() {
-                let x = stride * (columns.first + j) + self.at[1];
-                if x >= padding && x - padding < width {
-                    target[x - padding] = value;
-                }
-            }
+#[derive(Clone, Debug)]
+struct Phase {
+    correlation: Correlation,
+    /// Tap of the kernel that the phase's last tap is.
+    remainders: [usize; 2],
+    packed: Vec<f32>,
+}
+
+impl InputGradient {
+    /// Border that the output's gradient needs.
+    pub fn border(conv: Conv, kernel: [usize; 2], input: Shape, output: Shape) -> usize {
+        let stride = usize::from(conv.stride);
+        let needed = |remainder: usize| {
+            let axis = axis(conv, kernel[1], input.width, remainder);
+            let right = axis.count as isize - 1 + axis.taps as isize - 1 - axis.pad - (output.width as isize - 1);
+            if axis.taps == 0 || axis.count == 0 { 0 } else { axis.pad.max(right).max(0) as usize }
+        };
+        (0..stride).map(needed).max().unwrap_or(0)
+    }
+
+    /// The passes from `gradient` (by the output) to `target` (by the input) of `convolution`.
+    pub fn new(convolution: &Convolution, gradient: Plane, target: Plane) -> Self {
+        let Convolution { conv, kernel, input, .. } = convolution;
+        let stride = usize::from(conv.stride);
+        let phases = (0..stride * stride).filter_map(|phase| {
+            let remainders = [phase / stride, phase % stride];
+            let axes = [
+                axis(*conv, kernel[0], input.shape.height, remainders[0]),
+                axis(*conv, kernel[1], input.shape.width, remainders[1]),
+            ];
+            let correlation = Correlation { axes, groups: usize::from(conv.groups), source: gradient, target };
+            let work = axes.iter().all(|axis| axis.count > 0);
+            work.then(|| Phase { correlation, remainders, packed: correlation.packed() })
+        });
+        Self { phases: phases.collect() }
+    }
+
+    /// Takes the kernel's values, `[C_out, C_in / groups, K_h, K_w]`.
+    pub fn pack(&mut self, convolution: &Convolution, kernel: &[f32]) {
+        let stride = usize::from(convolution.conv.stride);
+        let (inputs, outputs) = (convolution.inputs(), convolution.outputs());
+        for Phase { correlation, remainders, packed } in &mut self.phases {
+            let axes = correlation.axes;
+            // Here the output's gradient is read and the input's is written.
+            correlation.pack(packed, |input, output, tap| {
+                let group = input / inputs;
+                let flipped = [0, 1].map(|axis| remainders[axis] + stride * (axes[axis].taps - 1 - tap[axis]));
+                kernel[convolution.index(group * outputs + output, input % inputs, flipped)]
+            });
+        }
+    }
+
+    /// Writes the gradient by the input of one group of images, or adds it to what is there.
+    pub fn run(&self, arch: Arch, gradient: &[Lanes], add: bool, target: &mut [Lanes]) {
+        let start = if add { Start::Target } else { Start::Zero };
+        for Phase { correlation, packed, .. } in &self.phases {
+            correlation.run(arch, gradient, packed, start, false, target);
         }
     }
 }
 
-fn gradient_phases(geometry: &Geometry, kernel: &[f32]) -> Vec<GradientPhase> {
-    let [kernel_rows, kernel_columns] = geometry.kernel;
-    let [rows, columns] = [0, 1].map(|axis| GradientAxis::new(geometry, axis));
-    let (inputs, outputs) = (geometry.group_inputs(), geometry.group_outputs());
-    let mut phases = Vec::new();
-    for channels in channel_blocks(geometry.groups, inputs) {
-        let group = channels[0].map_or(0, |c| c / inputs);
-        for (a, b) in (0..geometry.phases()[0]).flat_map(|a| (0..geometry.phases()[1]).map(move |b| (a, b))) {
-            let (mut taps, mut weights) = (Vec::new(), Vec::new());
-            for output in group * outputs..(group + 1) * outputs {
-                for ky in (a..kernel_rows).step_by(geometry.stride) {
-                    for kx in (b..kernel_columns).step_by(geometry.stride) {
-                        let (row, column) = (rows.tap(ky / geometry.stride), columns.tap(kx / geometry.stride));
-                        taps.push((output * rows.size + row) * columns.size + column);
-                        let at = |c: usize| ((output * inputs + c % inputs) * kernel_rows + ky) * kernel_columns + kx;
-                        weights.push(channels.map(|c| c.map_or(0.0, |c| kernel[at(c)])));
-                    }
-                }
+/// Input positions `y` with `(y + padding) mod stride = remainder`, and the taps of the gradient they see.
+fn axis(conv: Conv, kernel: usize, extent: usize, remainder: usize) -> Axis {
+    let (stride, padding) = (usize::from(conv.stride), usize::from(conv.padding));
+    let taps = kernel.saturating_sub(remainder).div_ceil(stride);
+    let skipped = padding.saturating_sub(remainder).div_ceil(stride);
+    let first = stride * skipped + remainder - padding;
+    let count = extent.saturating_sub(first).div_ceil(stride);
+    Axis { taps, step: 1, pad: taps as isize - 1 - skipped as isize, count, first, stride }
+}
+
+/// The gradient by the weights: for each tap row of each group of channels, products of gradient planes with shifted input
+/// planes.
+#[derive(Clone, Debug)]
+pub struct WeightGradient {
+    /// In the order of the sums: group of channels, then tap row.
+    rows: Vec<TapRow>,
+}
+
+#[derive(Clone, Debug)]
+struct TapRow {
+    lefts: Vec<usize>,
+    rights: Vec<usize>,
+    pitches: [usize; 2],
+    stride: usize,
+    /// Rows and columns of the output that see the tap row.
+    extent: [usize; 2],
+}
+
+impl WeightGradient {
+    /// The products of `gradient` (by the output) with the input of `convolution`.
+    pub fn new(convolution: &Convolution, gradient: Plane) -> Self {
+        let Convolution { conv, kernel, input, output, .. } = convolution;
+        let (stride, padding) = (usize::from(conv.stride), usize::from(conv.padding));
+        let (inputs, outputs) = (convolution.inputs(), convolution.outputs());
+        let tap_row = |group: usize, row: usize| {
+            // Output rows for which the tap row lies in the input.
+            let first = padding.saturating_sub(row).div_ceil(stride);
+            let last = (input.shape.height + padding).saturating_sub(row).div_ceil(stride).min(output.shape.height);
+            let line = (first * stride + row + input.border - padding) * input.pitch() + input.border - padding;
+            let right =
+                |channel: usize| (0..kernel[1]).map(move |column| channel * input.area() + line + column);
+            TapRow {
+                lefts: (0..outputs).map(|channel| gradient.at(group * outputs + channel, first.min(output.shape.height - 1), 0)).collect(),
+                rights: (group * inputs..(group + 1) * inputs).flat_map(right).collect(),
+                pitches: [gradient.pitch(), input.pitch() * stride],
+                stride,
+                extent: [last.saturating_sub(first), output.shape.width],
             }
-            phases.push(GradientPhase { at: [a, b], channels, taps, weights });
+        };
+        let rows = (0..convolution.groups()).flat_map(|group| (0..kernel[0]).map(move |row| (group, row)));
+        Self { rows: rows.map(|(group, row)| tap_row(group, row)).collect() }
+    }
+
+    /// Adds the gradient of one group of images to `sums`, in an order of its own.
+    pub fn run(&self, arch: Arch, input: &[Lanes], gradient: &[Lanes], mut sums: &mut [f32]) {
+        for TapRow { lefts, rights, pitches, stride, extent } in &self.rows {
+            let here = sums.split_off_mut(..lefts.len() * rights.len()).unwrap_or_default();
+            let left = Side { values: gradient, starts: lefts, pitch: pitches[0], step: 1 };
+            let right = Side { values: input, starts: rights, pitch: pitches[1], step: *stride };
+            products(arch, left, right, *extent, here, rights.len());
         }
     }
-    phases
-}
 
-/// The gradients by kernel and bias; `output` as in [`input_gradient`].
-pub fn weight_gradient(
-    geometry: &Geometry,
-    input: &[f32],
-    gradient: &[f32],
-    output: Option<&[f32]>,
-) -> (Vec<f32>, Vec<f32>) {
-    let images = input.len() / geometry.input_elements();
-    let [channels, height, width] = geometry.output;
-    let [rows, columns] = geometry.plane();
-    // Several small images lie side by side in a plane: one long product instead of many short ones.
-    let together = (LONG_ENOUGH / (rows * columns)).clamp(1, images.max(1));
-    let plane = rows * columns;
-    let length = ((together - 1) * plane + geometry.span()).next_multiple_of(16);
-    let per_channel = geometry.group_inputs() * area(geometry);
-    let padded_taps = per_channel.next_multiple_of(TAPS);
-    // Taps of each group in planes that hold `together` images each.
-    let single_taps = input_taps(geometry);
-    let mut taps = vec![0; geometry.groups * padded_taps];
-    for (group, taps) in taps.chunks_exact_mut(padded_taps).enumerate() {
-        for (tap, target) in single_taps[group * per_channel..][..per_channel].iter().zip(taps) {
-            *target = tap / plane * (together * plane) + tap % plane;
-        }
-    }
-    let blocks: Vec<_> = channel_blocks(geometry.groups, geometry.group_outputs()).collect();
-    let sums_length = blocks.len() * padded_taps * CHANNELS;
-    let piece_length = sums_length + channels;
-    let batches = images.div_ceil(together);
-    let mut pieces = vec![0.0; PIECES.min(batches.max(1)) * piece_length];
-    let count = pieces.len() / piece_length;
-    let scratch = || {
-        let planes = vec![0.0; geometry.planes() * together * plane + plane + SLACK];
-        (geometry.empty_planes(), planes, vec![0.0; (channels + 1) * length], vec![[0.0; CHANNELS]; padded_taps])
-    };
-    each_piece(&mut pieces, piece_length, scratch, |piece, result, (single, planes, gradients, sums)| {
-        let (result, bias) = result.split_at_mut(sums_length);
-        for batch in (batches * piece / count)..(batches * (piece + 1) / count) {
-            gradients.fill(0.0);
-            for slot in 0..together {
-                let image = batch * together + slot;
-                if image >= images {
-                    break;
-                }
-                geometry.fill_planes(&input[image * geometry.input_elements()..][..geometry.input_elements()], single);
-                for (index, source) in single.chunks_exact(plane).take(geometry.planes()).enumerate() {
-                    planes[(index * together + slot) * plane..][..plane].copy_from_slice(source);
-                }
-                let here = image * geometry.output_elements()..(image + 1) * geometry.output_elements();
-                let masked = Masked { gradient: &gradient[here.clone()], output: output.map(|output| &output[here]) };
-                for channel in 0..channels {
-                    for y in 0..height {
-                        let target = &mut gradients[channel * length + slot * plane + y * columns..][..width];
-                        masked.copy_row((channel * height + y) * width, target);
-                        bias[channel] += target.iter().sum::<f32>();
-                    }
-                }
-            }
-            for (channels_here, result) in blocks.iter().zip(result.chunks_exact_mut(padded_taps * CHANNELS)) {
-                let group = channels_here[0].map_or(0, |c| c / geometry.group_outputs());
-                let rows = channels_here.map(|c| &gradients[c.unwrap_or(channels) * length..][..length]);
-                sums.fill([0.0; CHANNELS]);
-                products(planes, &taps[group * padded_taps..][..padded_taps], rows, sums);
-                result.iter_mut().zip(sums.as_flattened()).for_each(|(total, sum)| *total += sum);
-            }
-        }
-    });
-    let mut kernel = vec![0.0; channels * per_channel];
-    let mut bias = vec![0.0; channels];
-    for piece in pieces.chunks_exact(piece_length) {
-        for (channels_here, sums) in blocks.iter().zip(piece.chunks_exact(padded_taps * CHANNELS)) {
-            for (tap, sums) in sums.chunks_exact(CHANNELS).take(per_channel).enumerate() {
-                for (channel, sum) in channels_here.iter().zip(sums) {
-                    if let Some(channel) = channel {
-                        kernel[channel * per_channel + tap] += sum;
-                    }
-                }
-            }
-        }
-        bias.iter_mut().zip(&piece[sums_length..]).for_each(|(total, sum)| *total += sum);
-    }
-    (kernel, bias)
-}
-
-/// What each tap of each input channel reads: `[N, C_in·K_h·K_w, H', W']` (im2col), for a dense convolution.
-pub fn patches(geometry: &Geometry, input: &[f32]) -> Vec<f32> {
-    let images = input.len() / geometry.input_elements();
-    let ([_, height, width], columns) = (geometry.output, geometry.plane()[1]);
-    let taps = input_taps(geometry);
-    let mut result = vec![0.0; images * taps.len() * height * width];
-    each_piece(
-        &mut result,
-        taps.len() * height * width,
-        || geometry.empty_planes(),
-        |image, result, planes| {
-            geometry.fill_planes(&input[image * geometry.input_elements()..][..geometry.input_elements()], planes);
-            for (tap, result) in taps.iter().zip(result.chunks_exact_mut(height * width)) {
-                for (y, row) in result.chunks_exact_mut(width).enumerate() {
-                    row.copy_from_slice(&planes[tap + y * columns..][..width]);
-                }
-            }
-        },
-    );
-    result
-}
-
-/// A gradient that a ReLU lets through.
-struct Masked<'a> {
-    gradient: &'a [f32],
-    output: Option<&'a [f32]>,
-}
-
-impl Masked<'_> {
-    fn copy_row(&self, start: usize, target: &mut [f32]) {
-        let gradient = &self.gradient[start..][..target.len()];
-        match self.output {
-            None => target.copy_from_slice(gradient),
-            Some(output) => {
-                let pairs = gradient.iter().zip(&output[start..][..target.len()]);
-                target.iter_mut().zip(pairs).for_each(|(target, (&g, &y))| *target = if y <= 0.0 { 0.0 } else { g });
+    /// Adds sums in [`run`](Self::run)'s order to a gradient `[C_out, C_in / groups, K_h, K_w]`.
+    pub fn add_to(convolution: &Convolution, sums: &[f32], gradient: &mut [f32]) {
+        let ([rows, columns], inputs, outputs) = (convolution.kernel, convolution.inputs(), convolution.outputs());
+        for (position, sums) in sums.chunks_exact(inputs * columns).enumerate() {
+            let (output, row) = (position % outputs, position / outputs % rows);
+            let output = position / (outputs * rows) * outputs + output;
+            for (position, sum) in sums.iter().enumerate() {
+                gradient[convolution.index(output, position / columns, [row, position % columns])] += sum;
             }
         }
     }
 }
 
-fn area(geometry: &Geometry) -> usize {
-    geometry.kernel[0] * geometry.kernel[1]
-}
-
-/// Where each tap of each input channel lies, in the kernel's order.
-fn input_taps(geometry: &Geometry) -> Vec<usize> {
-    let [rows, columns] = geometry.kernel;
-    let taps = |channel| (0..rows * columns).map(move |tap| geometry.tap(channel, [tap / columns, tap % columns]));
-    (0..geometry.input[0]).flat_map(taps).collect()
-}
-
-/// Channels of each group in blocks of [`CHANNELS`]; the last of a group may be part empty.
-fn channel_blocks(groups: usize, per_group: usize) -> impl Iterator<Item = [Option<usize>; CHANNELS]> {
-    let block = move |group: usize, first: usize| {
-        core::array::from_fn(|lane| (first + lane < per_group).then_some(group * per_group + first + lane))
-    };
-    (0..groups).flat_map(move |group| (0..per_group).step_by(CHANNELS).map(move |first| block(group, first)))
+/// Starts of the planes of a convolution's patches (im2col): one for each input channel and tap, in the kernel's order.
+pub fn patches(conv: Conv, [rows, columns]: [usize; 2], input: Plane) -> Vec<usize> {
+    let corner = (input.border - usize::from(conv.padding)) * (input.pitch() + 1);
+    let mut starts = vec![0; input.shape.channels * rows * columns];
+    for (position, start) in starts.iter_mut().enumerate() {
+        let (channel, tap) = (position / (rows * columns), position % (rows * columns));
+        *start = channel * input.area() + corner + tap / columns * input.pitch() + tap % columns;
+    }
+    starts
 }

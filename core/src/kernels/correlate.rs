@@ -1,105 +1,265 @@
-//! The two inner loops, in vectors of whatever width the processor has (dispatched once a call).
+//! Forward convolutions and gradients by the input: sums over taps, in vectors of whatever width the processor has.
+
+use alloc::{vec, vec::Vec};
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Channels whose sums stay in registers.
-pub const CHANNELS: usize = 4;
-/// Vectors of positions whose sums stay in registers.
-const VECTORS: usize = 3;
-/// Taps whose sums stay in registers, for [`products`].
-pub const TAPS: usize = 3;
-/// Floats that a loop may read or write past its last position: vectors of up to 16.
-pub const SLACK: usize = 16 * VECTORS;
+use super::plane::{LANES, Lanes, Plane};
 
-/// `output[c·row + p] = bias[c] + Σ_t weights[t][c] · input[taps[t] + p]` for `p` in `0..span`; up to [`SLACK`] positions more
-/// are overwritten.
-pub fn correlate(
-    input: &[f32],
-    (taps, weights): (&[usize], &[[f32; CHANNELS]]),
-    bias: [f32; CHANNELS],
-    (output, row): (&mut [f32], usize),
-    span: usize,
-) {
-    Arch::new().dispatch(Correlate { input, taps, weights, bias, output, row, span });
+/// Output channels whose sums stay in registers.
+const OUTPUTS: usize = 4;
+
+/// One direction of a correlation: output position `p` of `count` reads `taps` source positions from `step·p − pad` on, and
+/// lies at `first + stride·p` of the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Axis {
+    /// Taps of the kernel.
+    pub taps: usize,
+    /// Source positions between neighbouring outputs.
+    pub step: usize,
+    /// How far the first tap lies before the source, for output 0.
+    pub pad: isize,
+    /// Output positions.
+    pub count: usize,
+    /// Target position of output 0.
+    pub first: usize,
+    /// Target positions between neighbouring outputs.
+    pub stride: usize,
 }
 
-/// `sums[t][c] += Σ_p gradients[c][p] · input[taps[t] + p]`; the gradients' length is a multiple of 16, and the number of
-/// taps one of [`TAPS`].
-pub fn products(input: &[f32], taps: &[usize], gradients: [&[f32]; CHANNELS], sums: &mut [[f32; CHANNELS]]) {
-    Arch::new().dispatch(Products { input, taps, gradients, sums });
+/// `target[o][p] = start + Σ_{i,t} weights[o][i][t] · source[i][step·p − pad + t]`, over groups of channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Correlation {
+    /// Rows, then columns.
+    pub axes: [Axis; 2],
+    /// Groups of channels that see only each other.
+    pub groups: usize,
+    /// What is read; its border covers every column that a tap reaches.
+    pub source: Plane,
+    /// What is written.
+    pub target: Plane,
 }
 
-struct Correlate<'a> {
-    input: &'a [f32],
-    taps: &'a [usize],
-    weights: &'a [[f32; CHANNELS]],
-    bias: [f32; CHANNELS],
-    output: &'a mut [f32],
-    row: usize,
-    span: usize,
+/// What the sums start from.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// A value for each output channel.
+    Bias(&'a [f32]),
+    /// Zero.
+    Zero,
+    /// What the target holds.
+    Target,
 }
 
-impl WithSimd for Correlate<'_> {
+impl Correlation {
+    fn inputs(&self) -> usize {
+        self.source.shape.channels / self.groups
+    }
+
+    fn outputs(&self) -> usize {
+        self.target.shape.channels / self.groups
+    }
+
+    /// Output channels a tile: a depthwise convolution has one a group.
+    fn tile(&self) -> usize {
+        if self.outputs() == 1 { 1 } else { OUTPUTS }
+    }
+
+    fn taps(&self) -> usize {
+        self.axes[0].taps * self.axes[1].taps
+    }
+
+    /// Weights in the order of the loops: group, tile of outputs, input, tap, output in the tile. A tile that is not full
+    /// is filled with zeros.
+    pub fn packed(&self) -> Vec<f32> {
+        vec![0.0; self.groups * self.outputs().div_ceil(self.tile()) * self.tile() * self.inputs() * self.taps()]
+    }
+
+    /// Fills a [`packed`](Self::packed) buffer from `weight(output, input in its group, [tap row, tap column])`.
+    pub fn pack(&self, packed: &mut [f32], weight: impl Fn(usize, usize, [usize; 2]) -> f32) {
+        let (tile, outputs, columns) = (self.tile(), self.outputs(), self.axes[1].taps);
+        let tiles = packed.chunks_exact_mut((tile * self.inputs() * self.taps()).max(1));
+        for (index, packed) in tiles.enumerate() {
+            let (group, first) = (index / outputs.div_ceil(tile), index % outputs.div_ceil(tile) * tile);
+            for (position, packed) in packed.chunks_exact_mut(tile).enumerate() {
+                let (input, tap) = (position / self.taps(), position % self.taps());
+                for (output, packed) in (first..outputs).zip(packed) {
+                    *packed = weight(group * outputs + output, input, [tap / columns, tap % columns]);
+                }
+            }
+        }
+    }
+
+    /// Runs it on one group of images, with a ReLU behind it or without.
+    pub fn run(
+        &self,
+        arch: Arch,
+        source: &[Lanes],
+        packed: &[f32],
+        start: Start<'_>,
+        relu: bool,
+        target: &mut [Lanes],
+    ) {
+        arch.dispatch(Run { plan: self, source, packed, start, relu, target });
+    }
+}
+
+struct Run<'a> {
+    plan: &'a Correlation,
+    source: &'a [Lanes],
+    packed: &'a [f32],
+    start: Start<'a>,
+    relu: bool,
+    target: &'a mut [Lanes],
+}
+
+impl WithSimd for Run<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { input, taps, weights, bias, output, row, span } = self;
-        let step = VECTORS * S::F32_LANES;
-        for start in (0..span).step_by(step) {
-            let mut sums = bias.map(|bias| [simd.splat_f32s(bias); VECTORS]);
-            for (&tap, weights) in taps.iter().zip(weights) {
-                let (values, _) = S::as_simd_f32s(&input[tap + start..][..step]);
-                for (sums, &weight) in sums.iter_mut().zip(weights) {
-                    let weight = simd.splat_f32s(weight);
-                    for (sum, &value) in sums.iter_mut().zip(values) {
-                        *sum = simd.mul_add_e_f32s(weight, value, *sum);
+        if self.plan.tile() == 1 { self.choose::<S, 1>(simd) } else { self.choose::<S, OUTPUTS>(simd) }
+    }
+}
+
+impl Run<'_> {
+    /// The sizes that blocks are made of are known to the compiler; 0 stands for any other.
+    #[inline(always)]
+    fn choose<S: Simd, const O: usize>(self, simd: S) {
+        let Axis { taps, step, .. } = self.plan.axes[1];
+        match (taps, step) {
+            (3, 1) => self.rows::<S, O, 3, 1>(simd),
+            (3, 2) => self.rows::<S, O, 3, 2>(simd),
+            (1, 1) => self.rows::<S, O, 1, 1>(simd),
+            (1, 2) => self.rows::<S, O, 1, 2>(simd),
+            _ => self.rows::<S, O, 0, 0>(simd),
+        }
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd, const O: usize, const TAPS: usize, const STEP: usize>(mut self, simd: S) {
+        let plan = self.plan;
+        let ([rows, columns], source, target) = (plan.axes, plan.source, plan.target);
+        let tiles = plan.outputs().div_ceil(O);
+        let size = O * plan.inputs() * plan.taps();
+        for group in 0..plan.groups {
+            for y in 0..rows.count {
+                // Taps above and below the source would add zeros.
+                let top = (rows.step * y) as isize - rows.pad;
+                let inside = |row: isize| row.clamp(0, rows.taps as isize) as usize;
+                let taken = inside(-top)..inside(source.shape.height as isize - top).max(inside(-top));
+                let first_row = (top + taken.start as isize + source.border as isize).max(0) as usize;
+                let line = group * plan.inputs() * source.area() + first_row * source.pitch();
+                for tile in 0..tiles {
+                    let channel = group * plan.outputs() + tile * O;
+                    let here = Tile {
+                        weights: &self.packed[(group * tiles + tile) * size..][..size],
+                        taken: taken.clone(),
+                        line,
+                        channel,
+                        channels: O.min(plan.outputs() - tile * O),
+                        target: target.at(channel, rows.first + rows.stride * y, columns.first),
+                    };
+                    let mut x = 0;
+                    if S::REGISTER_COUNT >= 32 || O == 1 {
+                        while x + 4 <= columns.count {
+                            self.tile::<S, O, TAPS, STEP, 4>(simd, &here, x);
+                            x += 4;
+                        }
+                    } else {
+                        while x + 3 <= columns.count {
+                            self.tile::<S, O, TAPS, STEP, 3>(simd, &here, x);
+                            x += 3;
+                        }
+                    }
+                    while x + 2 <= columns.count {
+                        self.tile::<S, O, TAPS, STEP, 2>(simd, &here, x);
+                        x += 2;
+                    }
+                    if x < columns.count {
+                        self.tile::<S, O, TAPS, STEP, 1>(simd, &here, x);
                     }
                 }
             }
-            for (channel, sums) in sums.iter().enumerate() {
-                let (target, _) = S::as_mut_simd_f32s(&mut output[channel * row + start..][..step]);
-                target.copy_from_slice(sums);
+        }
+    }
+
+    /// `O` output channels at `X` neighbouring positions of a row.
+    #[inline(always)]
+    fn tile<S: Simd, const O: usize, const TAPS: usize, const STEP: usize, const X: usize>(
+        &mut self,
+        simd: S,
+        here: &Tile<'_>,
+        x: usize,
+    ) {
+        let plan = self.plan;
+        let columns = plan.axes[1];
+        let (taps, step) = if TAPS == 0 { (columns.taps, columns.step) } else { (TAPS, STEP) };
+        // Vectors a group of lanes.
+        let parts = LANES / S::F32_LANES;
+        let (source, _) = S::as_simd_f32s(bytemuck::cast_slice(self.source));
+        let (target, _) = S::as_mut_simd_f32s(bytemuck::cast_slice_mut(self.target));
+        let column = (step * x + plan.source.border) as isize - columns.pad;
+        let base = here.line + column.max(0) as usize;
+        let reach = ((X - 1) * step + taps.max(1) - 1) * parts + 1;
+        let at = |o: usize, p: usize| here.target + o * plan.target.area() + columns.stride * (x + p);
+        for part in 0..parts {
+            // Only constant bounds on `sums`, or the compiler keeps them in memory.
+            let mut sums = [[simd.splat_f32s(0.0); X]; O];
+            for (o, sums) in sums.iter_mut().enumerate() {
+                for (p, sum) in sums.iter_mut().enumerate() {
+                    match self.start {
+                        Start::Bias(bias) if o < here.channels => *sum = simd.splat_f32s(bias[here.channel + o]),
+                        Start::Target if o < here.channels => *sum = target[at(o, p) * parts + part],
+                        _ => {}
+                    }
+                }
+            }
+            let inputs = here.weights.chunks_exact((O * plan.taps()).max(1));
+            for (input, weights) in inputs.enumerate() {
+                let (weights, _) = weights.as_chunks::<O>();
+                let rows = weights[here.taken.start * taps..here.taken.end * taps].chunks_exact(taps.max(1));
+                for (row, weights) in rows.enumerate() {
+                    let start = base + input * plan.source.area() + row * plan.source.pitch();
+                    let values = &source[start * parts + part..][..reach];
+                    for (tap, weights) in weights.iter().enumerate() {
+                        for (sums, &weight) in sums.iter_mut().zip(weights) {
+                            let weight = simd.splat_f32s(weight);
+                            for (p, sum) in sums.iter_mut().enumerate() {
+                                *sum = simd.mul_add_e_f32s(weight, values[(p * step + tap) * parts], *sum);
+                            }
+                        }
+                    }
+                }
+            }
+            for (o, sums) in sums.iter().enumerate() {
+                for (p, &sum) in sums.iter().enumerate() {
+                    if o < here.channels {
+                        target[at(o, p) * parts + part] = if self.relu { relu(simd, sum) } else { sum };
+                    }
+                }
             }
         }
     }
 }
 
-struct Products<'a> {
-    input: &'a [f32],
-    taps: &'a [usize],
-    gradients: [&'a [f32]; CHANNELS],
-    sums: &'a mut [[f32; CHANNELS]],
+/// Where a row of a tile of output channels is, and what it reads.
+struct Tile<'a> {
+    weights: &'a [f32],
+    /// Tap rows that lie in the source.
+    taken: core::ops::Range<usize>,
+    /// Start of the first such row of the group's first channel, its border included.
+    line: usize,
+    channel: usize,
+    /// Output channels of the tile that exist.
+    channels: usize,
+    /// The first output position of the row.
+    target: usize,
 }
 
-impl WithSimd for Products<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { input, taps, gradients, sums } = self;
-        let length = gradients[0].len();
-        // One count for all, known before the loop: no check inside.
-        let count = length / S::F32_LANES;
-        let gradients = gradients.map(|gradient| &S::as_simd_f32s(&gradient[..length]).0[..count]);
-        for (taps, sums) in taps.chunks_exact(TAPS).zip(sums.chunks_exact_mut(TAPS)) {
-            let values: [_; TAPS] = core::array::from_fn(|t| &S::as_simd_f32s(&input[taps[t]..][..length]).0[..count]);
-            let mut vectors = [[simd.splat_f32s(0.0); TAPS]; CHANNELS];
-            for position in 0..count {
-                // Three values and one gradient beside twelve sums: all of a processor's sixteen registers.
-                let values = values.map(|values| values[position]);
-                for (vectors, gradient) in vectors.iter_mut().zip(gradients) {
-                    let gradient = gradient[position];
-                    for (vector, value) in vectors.iter_mut().zip(values) {
-                        *vector = simd.mul_add_e_f32s(value, gradient, *vector);
-                    }
-                }
-            }
-            for (channel, vectors) in vectors.into_iter().enumerate() {
-                for (sums, vector) in sums.iter_mut().zip(vectors) {
-                    sums[channel] += simd.reduce_sum_f32s(vector);
-                }
-            }
-        }
-    }
+/// `max(x, 0)`; what is not a number stays none.
+#[inline(always)]
+pub fn relu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let zero = simd.splat_f32s(0.0);
+    simd.select_f32s(simd.less_than_f32s(x, zero), zero, x)
 }

@@ -1,28 +1,36 @@
-//! Work on the images of a batch, over the threads where there are threads.
+//! Work spread over the threads, where there are threads.
 
-/// Calls `work` with the number of each `size`-long piece of `output`, the piece, and a scratch space that
-/// earlier pieces may have used.
-/// What a piece gets does not depend on the threads.
-#[cfg(feature = "std")]
-pub fn each_piece<S: Send>(
-    output: &mut [f32],
-    size: usize,
-    scratch: impl Fn() -> S + Sync + Send,
-    work: impl Fn(usize, &mut [f32], &mut S) + Sync + Send,
-) {
-    use rayon::prelude::*;
-    let pieces = output.par_chunks_mut(size).enumerate();
-    pieces.for_each_init(scratch, |space, (index, piece)| work(index, piece, space));
+/// Threads that [`share`] can use.
+pub fn threads() -> usize {
+    #[cfg(feature = "std")]
+    return rayon::current_num_threads();
+    #[cfg(not(feature = "std"))]
+    1
 }
 
-/// See above; one piece after another.
-#[cfg(not(feature = "std"))]
-pub fn each_piece<S>(
-    output: &mut [f32],
-    size: usize,
-    scratch: impl Fn() -> S,
-    work: impl Fn(usize, &mut [f32], &mut S),
+/// Each worker takes the next item until there is none. What becomes of an item must not depend on who takes it.
+#[cfg(feature = "std")]
+pub fn share<T: Send, W: Send>(
+    workers: &mut [W],
+    items: impl Iterator<Item = T> + Send,
+    work: impl Fn(T, &mut W) + Sync,
 ) {
-    let mut space = scratch();
-    output.chunks_mut(size).enumerate().for_each(|(index, piece)| work(index, piece, &mut space));
+    use rayon::prelude::*;
+
+    let queue = std::sync::Mutex::new(items);
+    // A worker that panicked leaves the queue as it was.
+    let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+    workers.par_iter_mut().with_max_len(1).for_each(|worker| {
+        while let Some(item) = next() {
+            work(item, worker);
+        }
+    });
+}
+
+/// See above; one item after another.
+#[cfg(not(feature = "std"))]
+pub fn share<T, W>(workers: &mut [W], items: impl Iterator<Item = T>, work: impl Fn(T, &mut W)) {
+    if let Some(worker) = workers.first_mut() {
+        items.for_each(|item| work(item, worker));
+    }
 }

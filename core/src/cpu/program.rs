@@ -1,0 +1,253 @@
+//! A block made ready for the CPU: its operators as kernels over the slots of an arena.
+
+use alloc::{vec, vec::Vec};
+
+use pulp::Arch;
+
+use super::layout::Layout;
+use crate::{
+    block::{Block, Conv, Op, Shape},
+    kernels::{
+        conv::Convolution,
+        correlate::Start,
+        elementwise,
+        norm::Moments,
+        plane::{Lanes, Plane},
+    },
+};
+
+/// A block up to one of its values.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub arch: Arch,
+    pub layout: Layout,
+    pub steps: Vec<Step>,
+}
+
+/// One node.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub kernel: Kernel,
+    /// Slots of what it reads.
+    pub inputs: [usize; 2],
+    /// Slot of what it writes.
+    pub output: usize,
+    /// A ReLU is done with it.
+    relu: bool,
+}
+
+/// An operator with its weights as the loops take them.
+#[derive(Clone, Debug)]
+pub enum Kernel {
+    /// Also a linear layer: a 1×1 convolution of 1×1 images.
+    Conv { convolution: Convolution, packed: Vec<f32>, bias: Vec<f32> },
+    /// A batch norm.
+    Norm(Norm),
+    Relu,
+    /// A ReLU that the node before did.
+    Done,
+    Add,
+    Subsample(usize),
+    /// Zero channels in front.
+    PadChannels(usize),
+    GlobalAveragePool,
+}
+
+/// A batch norm as `gain · x + offset`.
+#[derive(Clone, Debug, Default)]
+pub struct Norm {
+    pub epsilon: f32,
+    pub gain: Vec<f32>,
+    pub offset: Vec<f32>,
+    pub mean: Vec<f32>,
+    /// `1 / sqrt(variance + ε)`.
+    pub inverse: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Norm {
+    /// Takes scale, shift, mean and variance.
+    fn set(&mut self, weights: [&[f32]; 4]) {
+        let [scale, shift, mean, variance] = weights;
+        let epsilon = self.epsilon;
+        let pairs = [(&mut self.scale, scale), (&mut self.shift, shift), (&mut self.mean, mean)];
+        pairs.into_iter().for_each(|(held, given)| replace(held, given.iter().copied()));
+        replace(&mut self.inverse, variance.iter().map(|v| 1.0 / libm::sqrtf(v + epsilon)));
+        self.refresh();
+    }
+
+    /// Takes the statistics of a batch.
+    pub fn set_moments(&mut self, moments: &[Moments]) {
+        for ((mean, inverse), moments) in self.mean.iter_mut().zip(&mut self.inverse).zip(moments) {
+            *mean = moments.mean as f32;
+            *inverse = (1.0 / libm::sqrt(moments.variance() + f64::from(self.epsilon))) as f32;
+        }
+        self.refresh();
+    }
+
+    fn refresh(&mut self) {
+        replace(&mut self.gain, self.scale.iter().zip(&self.inverse).map(|(scale, inverse)| scale * inverse));
+        let terms = self.shift.iter().zip(self.mean.iter().zip(&self.gain));
+        replace(&mut self.offset, terms.map(|(shift, (mean, gain))| shift - mean * gain));
+    }
+}
+
+impl Program {
+    /// The nodes that lead to value `last`, with the block's own weights.
+    pub fn new(block: &Block, last: usize, training: bool) -> Self {
+        let layout = Layout::new(block, last, training);
+        let plane = |value: usize| layout.slots.plane(layout.slot[value]);
+        let step = |index: usize| {
+            let node = &block.nodes()[index];
+            let (input, output) = (usize::from(node.inputs[0]), index + 1);
+            let done_before = input > 0 && layout.followed_by_relu[input - 1];
+            let kernel = match node.op {
+                Op::Conv(conv) => {
+                    let dims = block.weight(index, 0).map_or(&[][..], |kernel| &kernel.dims);
+                    let extent = [dims[2] as usize, dims[3] as usize];
+                    Kernel::conv(Convolution::new(conv, extent, plane(input), plane(output)))
+                }
+                Op::Linear => {
+                    let conv = Conv { stride: 1, padding: 0, groups: 1 };
+                    Kernel::conv(Convolution::new(conv, [1, 1], plane(input), plane(output)))
+                }
+                Op::BatchNorm { epsilon } => Kernel::Norm(Norm { epsilon, ..Norm::default() }),
+                Op::Relu if done_before => Kernel::Done,
+                Op::Relu => Kernel::Relu,
+                Op::Add => Kernel::Add,
+                Op::Subsample { stride } => Kernel::Subsample(stride.into()),
+                Op::PadChannels { before, .. } => Kernel::PadChannels(before.into()),
+                Op::GlobalAveragePool => Kernel::GlobalAveragePool,
+            };
+            let slot = |which: usize| layout.slot[usize::from(*node.inputs.get(which).unwrap_or(&node.inputs[0]))];
+            let (inputs, output) = ([slot(0), slot(1)], layout.slot[output]);
+            Step { kernel, inputs, output, relu: layout.followed_by_relu[index] }
+        };
+        let steps = (0..last).map(step).collect();
+        let mut program = Self { arch: Arch::new(), layout, steps };
+        program.set_weights(block, |index| &block.weights()[index].data);
+        program
+    }
+
+    /// Takes new weights, in the block's order.
+    pub fn set_weights<'a>(&mut self, block: &Block, weights: impl Fn(usize) -> &'a [f32]) {
+        for (step, node) in self.steps.iter_mut().zip(block.nodes()) {
+            let weight = |slot: usize| node.weights.get(slot).map(|&index| weights(index.into()));
+            match &mut step.kernel {
+                Kernel::Conv { convolution, packed, bias } => {
+                    convolution.pack(weight(0).unwrap_or_default(), packed);
+                    replace(bias, weight(1).unwrap_or_default().iter().copied());
+                }
+                Kernel::Norm(norm) => norm.set([0, 1, 2, 3].map(|slot| weight(slot).unwrap_or_default())),
+                _ => {}
+            }
+        }
+    }
+
+    /// Vectors that an arena needs.
+    pub fn arena(&self) -> usize {
+        self.layout.slots.len()
+    }
+
+    /// Where a group of inputs goes, in an arena that may have served another block.
+    pub fn input<'a>(&self, arena: &'a mut [Lanes]) -> (&'a mut [Lanes], Plane) {
+        self.layout.slots.clear_borders(arena);
+        self.layout.slots.get_mut(arena, self.layout.slot[0])
+    }
+
+    /// Copies a group of inputs into an arena.
+    pub fn load(&self, arena: &mut [Lanes], input: (&[Lanes], Plane)) {
+        elementwise::copy(self.arch, self.input(arena), input);
+    }
+
+    /// Copies the last value, `[C, H, W]`, out of an arena.
+    pub fn store(&self, arena: &[Lanes], output: &mut [Lanes]) {
+        let (values, plane) = self.output(arena);
+        elementwise::copy(self.arch, (output, flat(plane.shape)), (values, plane));
+    }
+
+    /// The last value.
+    pub fn output<'a>(&self, arena: &'a [Lanes]) -> (&'a [Lanes], Plane) {
+        self.layout.slots.get(arena, self.layout.slot[self.steps.len()])
+    }
+
+    /// All nodes on one group of images.
+    pub fn forward(&self, arena: &mut [Lanes]) {
+        (0..self.steps.len()).for_each(|node| self.step(node, arena));
+    }
+
+    /// One node on one group of images.
+    pub fn step(&self, node: usize, arena: &mut [Lanes]) {
+        let Step { kernel, inputs: [first, second], output, relu } = &self.steps[node];
+        let (arch, slots) = (self.arch, &self.layout.slots);
+        match kernel {
+            Kernel::Conv { convolution, packed, bias } => {
+                let ((target, _), (source, _)) = slots.pair(arena, [*output, *first]);
+                let start = if bias.is_empty() { Start::Zero } else { Start::Bias(bias) };
+                convolution.forward(arch, source, packed, start, *relu, target);
+            }
+            Kernel::Norm(Norm { gain, offset, .. }) if output == first => {
+                elementwise::scale_shift_in_place(arch, slots.get_mut(arena, *output), (gain, offset));
+            }
+            Kernel::Norm(Norm { gain, offset, .. }) => {
+                let (target, source) = slots.pair(arena, [*output, *first]);
+                elementwise::scale_shift(arch, target, source, (gain, offset));
+            }
+            Kernel::Done => {}
+            Kernel::Relu if output == first => elementwise::relu_in_place(arch, slots.get_mut(arena, *output)),
+            Kernel::Relu => {
+                let (target, source) = slots.pair(arena, [*output, *first]);
+                elementwise::relu(arch, target, source);
+            }
+            Kernel::Add => {
+                if output != first && output != second {
+                    let (target, source) = slots.pair(arena, [*output, *first]);
+                    elementwise::copy(arch, target, source);
+                }
+                let other = if output == second { first } else { second };
+                let (target, source) = slots.pair(arena, [*output, *other]);
+                if *relu {
+                    elementwise::add_relu(arch, target, source);
+                } else {
+                    elementwise::add(arch, target, source);
+                }
+            }
+            Kernel::Subsample(stride) => {
+                let (target, source) = slots.pair(arena, [*output, *first]);
+                elementwise::subsample(target, source, *stride);
+            }
+            Kernel::PadChannels(before) => {
+                let ((target, to), source) = slots.pair(arena, [*output, *first]);
+                let channels = source.1.shape.channels;
+                let (inner, behind) = (before * to.area(), (before + channels) * to.area());
+                target[..inner].fill(Lanes::ZERO);
+                target[behind..].fill(Lanes::ZERO);
+                let inside = Plane { shape: Shape { channels, ..to.shape }, ..to };
+                elementwise::copy(arch, (&mut target[inner..behind], inside), source);
+            }
+            Kernel::GlobalAveragePool => {
+                let (target, source) = slots.pair(arena, [*output, *first]);
+                elementwise::average(arch, target, source);
+            }
+        }
+    }
+}
+
+impl Kernel {
+    fn conv(convolution: Convolution) -> Self {
+        let packed = convolution.packed();
+        Self::Conv { convolution, packed, bias: vec![] }
+    }
+}
+
+/// New values in the memory of the old.
+fn replace(held: &mut Vec<f32>, values: impl Iterator<Item = f32>) {
+    held.clear();
+    held.extend(values);
+}
+
+/// A plane without a border.
+pub const fn flat(shape: Shape) -> Plane {
+    Plane { shape, border: 0 }
+}

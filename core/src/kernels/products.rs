@@ -1,0 +1,133 @@
+//! Gradients by the weights, and the sums of the solve: inner products of shifted planes over a whole group of images.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::plane::{LANES, Lanes};
+
+/// Left and right planes whose products stay in registers.
+const LEFT: usize = 4;
+const RIGHT: usize = 3;
+/// Positions a pass: with them the left planes' rows fit a first-level cache.
+const POSITIONS: usize = 128;
+
+/// Positions of a plane that a product runs over.
+#[derive(Clone, Copy, Debug)]
+pub struct Side<'a> {
+    /// The planes.
+    pub values: &'a [Lanes],
+    /// Where the first position of each plane lies.
+    pub starts: &'a [usize],
+    /// Distance from a row to the next.
+    pub pitch: usize,
+    /// Distance from a column to the next.
+    pub step: usize,
+}
+
+/// `sums[l · right + r] += Σ left_l · right_r` over `rows` × `columns` positions of all images of a group; `sums` may be
+/// longer rows, `row` apart.
+pub fn products(
+    arch: Arch,
+    left: Side<'_>,
+    right: Side<'_>,
+    [rows, columns]: [usize; 2],
+    sums: &mut [f32],
+    row: usize,
+) {
+    arch.dispatch(Products { left, right, rows, columns, sums, row });
+}
+
+struct Products<'a> {
+    left: Side<'a>,
+    right: Side<'a>,
+    rows: usize,
+    columns: usize,
+    sums: &'a mut [f32],
+    row: usize,
+}
+
+impl WithSimd for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        match (self.left.step, self.right.step) {
+            (1, 1) => self.passes::<S, 1, 1>(simd),
+            _ => self.passes::<S, 0, 0>(simd),
+        }
+    }
+}
+
+impl Products<'_> {
+    #[inline(always)]
+    fn passes<S: Simd, const LEFT_STEP: usize, const RIGHT_STEP: usize>(&mut self, simd: S) {
+        let rows = (POSITIONS / self.columns.max(1)).max(1);
+        for first in (0..self.rows).step_by(rows) {
+            let rows = rows.min(self.rows - first);
+            for left in (0..self.left.starts.len()).step_by(LEFT) {
+                for right in (0..self.right.starts.len()).step_by(RIGHT) {
+                    self.tile::<S, LEFT_STEP, RIGHT_STEP>(simd, [left, right], first, rows);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const LEFT_STEP: usize, const RIGHT_STEP: usize>(
+        &mut self,
+        simd: S,
+        [left, right]: [usize; 2],
+        first: usize,
+        rows: usize,
+    ) {
+        let parts = LANES / S::F32_LANES;
+        let left_step = parts * if LEFT_STEP == 0 { self.left.step } else { LEFT_STEP };
+        let right_step = parts * if RIGHT_STEP == 0 { self.right.step } else { RIGHT_STEP };
+        let (left_values, _) = S::as_simd_f32s(bytemuck::cast_slice(self.left.values));
+        let (right_values, _) = S::as_simd_f32s(bytemuck::cast_slice(self.right.values));
+        // A tile that is not full repeats its last plane and drops the sums.
+        let start = |side: &Side<'_>, index: usize| side.starts[index.min(side.starts.len() - 1)] + first * side.pitch;
+        let lefts: [usize; LEFT] = core::array::from_fn(|l| start(&self.left, left + l) * parts);
+        let rights: [usize; RIGHT] = core::array::from_fn(|r| start(&self.right, right + r) * parts);
+        let (left_reach, right_reach) = ((self.columns * left_step).max(1), (self.columns * right_step).max(1));
+        let mut sums = [[simd.splat_f32s(0.0); LEFT]; RIGHT];
+        for row in 0..rows {
+            // One length for all, and for the count: no check inside.
+            let lefts = lefts.map(|start| {
+                let end = (start + row * self.left.pitch * parts + left_reach).min(left_values.len());
+                &left_values[start + row * self.left.pitch * parts..end]
+            });
+            let rights = rights.map(|start| {
+                let end = (start + row * self.right.pitch * parts + right_reach).min(right_values.len());
+                &right_values[start + row * self.right.pitch * parts..end]
+            });
+            if LEFT_STEP == 1 && RIGHT_STEP == 1 {
+                let count = self.columns * parts;
+                let (lefts, rights) = (lefts.map(|l| &l[..count]), rights.map(|r| &r[..count]));
+                for position in 0..count {
+                    multiply(simd, lefts.map(|l| l[position]), rights.map(|r| r[position]), &mut sums);
+                }
+            } else {
+                for column in 0..self.columns {
+                    for part in 0..parts {
+                        let (l, r) = (column * left_step + part, column * right_step + part);
+                        multiply(simd, lefts.map(|left| left[l]), rights.map(|right| right[r]), &mut sums);
+                    }
+                }
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate().take(self.right.starts.len() - right) {
+            for (l, sum) in sums.into_iter().enumerate().take(self.left.starts.len() - left) {
+                self.sums[(left + l) * self.row + right + r] += simd.reduce_sum_f32s(sum);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn multiply<S: Simd>(simd: S, left: [S::f32s; LEFT], right: [S::f32s; RIGHT], sums: &mut [[S::f32s; LEFT]; RIGHT]) {
+    for (sums, right) in sums.iter_mut().zip(right) {
+        for (sum, left) in sums.iter_mut().zip(left) {
+            *sum = simd.mul_add_e_f32s(left, right, *sum);
+        }
+    }
+}
