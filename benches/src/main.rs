@@ -1,15 +1,21 @@
-//! Time and peak heap of what a run is made of, with fixed seeds. An argument picks the benches whose name holds it.
+//! Time, arithmetic rate and peak heap of what a run is made of, with fixed seeds. An argument picks the benches whose
+//! name holds it.
 //!
-//! Named work/stage/shape/width/batch/device. Each line is the median over repetitions after one that is not counted.
+//! Named work/what/…/threads. Each line is the median over repetitions after one that is not counted. The rate counts the
+//! multiply-adds of the convolutions, padding included, as everybody does; its share is of the processor's peak, measured
+//! first.
 
-use std::{alloc::System, time::Instant};
+mod peak;
 
-use burn::tensor::{Device, Tensor};
+use std::{alloc::System, hint::black_box, time::Instant};
+
+use anyhow::{Context, Result};
 use distill_core::{
-    Block, BlockTrainer, CountingAllocator, DeviceBlock, Encoding, MICRO_BATCH, NormalEquations, Pack, PackWriter,
-    Purpose, Settings, Shape, Statistics, Stream, Width, fold_batch_norms, images, run, shrink, solvable_node,
+    Block, BlockTrainer, Chain, CountingAllocator, Device, DeviceBlock, Encoding, Images, NetworkTrainer,
+    NormalEquations, Op, Pack, PackWriter, Purpose, Schedule, Settings, Shape, Statistics, Stream, Training, Update,
+    Width, fold_batch_norms, run, shrink, solvable_node,
 };
-use distill_host::quickstart::builtin_teacher;
+use distill_host::{network::Network, quickstart::builtin_teacher};
 
 #[global_allocator]
 static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
@@ -18,90 +24,187 @@ static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
 const STAGES: [(&str, usize); 3] = [("stage1", 2), ("stage2", 5), ("stage3", 8)];
 const MIB: f64 = (1 << 20) as f64;
 
-fn main() -> anyhow::Result<()> {
-    let device = Device::flex();
+/// One number of threads, and what they can do.
+struct Bench {
+    threads: usize,
+    /// Floating-point operations a second.
+    peak: f64,
+    wanted: String,
+}
+
+fn main() -> Result<()> {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
     let teacher = builtin_teacher()?;
-    println!("{:<34} {:>10} {:>10}", "bench", "median ms", "peak MiB");
-    for (stage, position) in STAGES {
-        let block = fold_batch_norms(&teacher.blocks[position])?;
-        for batch in [64, 128] {
-            bench_step(stage, &block, batch, &device)?;
+    println!("{:<34} {:>10} {:>9} {:>7} {:>9}", "bench", "median ms", "GFLOP/s", "% peak", "peak MiB");
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        pool.install(|| -> Result<()> {
+            let peak = peak::measure(threads);
+            println!("{:<34} {:>10} {:>9.0}", format!("peak/multiply-adds/t{threads}"), "", peak / 1e9);
+            Bench { threads, peak, wanted: wanted.clone() }.all(&teacher)
+        })?;
+    }
+    Ok(())
+}
+
+impl Bench {
+    fn all(&self, teacher: &Network) -> Result<()> {
+        for (stage, position) in STAGES {
+            let block = fold_batch_norms(&teacher.blocks[position])?;
+            for k in [0.5, 1.0] {
+                for batch in [16, 64, 128] {
+                    self.step(stage, &block, k, batch)?;
+                }
+            }
+            self.teacher(stage, &block);
+            self.solve(stage, &block)?;
         }
+        self.noise();
+        self.evaluation(teacher)?;
+        self.network_step(teacher);
+        self.run(teacher)
     }
-    for (stage, position) in STAGES {
-        let block = fold_batch_norms(&teacher.blocks[position])?;
-        bench_solve(stage, &block, &device)?;
-    }
-    let mut pack = Vec::new();
-    let mut writer = PackWriter::new(&mut pack, &teacher.manifest, teacher.blocks.len())?;
-    for (position, block) in teacher.blocks.iter().enumerate() {
-        writer.add(position, block, Encoding::F32)?;
-    }
-    writer.finish()?;
-    for (name, k, steps) in [("solve", 0.75, 0), ("solve+20", 0.5, 20)] {
-        bench_run(name, &pack, k, steps, &device)?;
-    }
-    Ok(())
-}
 
-/// One gradient step: inputs and targets ready; forward, loss, backward, Adam.
-fn bench_step(stage: &str, teacher: &Block, batch: usize, device: &Device) -> anyhow::Result<()> {
-    let student = shrink(teacher, Width::new(0.5)?)?;
-    let settings = Settings::new(Width::new(0.5)?, 1 << 20);
-    let mut trainer = BlockTrainer::new(&student, &settings.recipe.training, device);
-    let input = noise(teacher.input(), batch, device);
-    let target = DeviceBlock::new(teacher, device).forward(input.clone(), Statistics::Running);
-    measure(&format!("step/{stage}/{}/k0.5/b{batch}/flex", teacher.input()), 9, || {
-        trainer.step(input.clone(), target.clone());
-    });
-    Ok(())
-}
+    /// One gradient step: inputs and targets ready; forward, loss, backward, Adam.
+    fn step(&self, stage: &str, teacher: &Block, k: f32, batch: usize) -> Result<()> {
+        let student = shrink(teacher, Width::new(k)?)?;
+        let settings = Settings::new(Width::new(k)?, 1 << 20);
+        let mut trainer = BlockTrainer::new(&student, &settings.recipe.training, &Device::Cpu);
+        let input = noise(teacher.input(), batch);
+        let target = DeviceBlock::new(teacher, &Device::Cpu).forward(&input, Statistics::Running);
+        // Forward, by weights and by input, which the first convolution has no use for.
+        let macs = 3 * student.macs() - first_macs(&student);
+        self.measure(&format!("step/{stage}/k{k}/b{batch}"), 300, Some(macs * batch as u64), || {
+            trainer.step(&input, &target);
+        });
+        Ok(())
+    }
 
-/// A ridge solve over 512 inputs that are ready: normal equations and factorisation.
-fn bench_solve(stage: &str, teacher: &Block, device: &Device) -> anyhow::Result<()> {
-    let student = shrink(teacher, Width::new(0.75)?)?;
-    let node = solvable_node(&student, teacher).ok_or_else(|| anyhow::anyhow!("nothing to solve"))?;
-    let (teacher_on, student_on) = (DeviceBlock::new(teacher, device), DeviceBlock::new(&student, device));
-    let input = noise(teacher.input(), MICRO_BATCH, device);
-    measure(&format!("solve/{stage}/{}/k0.75/n512/flex", teacher.input()), 3, || {
-        let mut equations = NormalEquations::new(&student, node);
-        for _ in 0..512 / MICRO_BATCH {
-            equations.add(&teacher_on, &student_on, input.clone());
+    /// Targets of a batch.
+    fn teacher(&self, stage: &str, teacher: &Block) {
+        let (block, input) = (DeviceBlock::new(teacher, &Device::Cpu), noise(teacher.input(), 64));
+        self.measure(&format!("teacher/{stage}/b64"), 15, Some(64 * teacher.macs()), || {
+            black_box(block.forward(&input, Statistics::Running));
+        });
+    }
+
+    /// The sums of a ridge solve over 512 inputs, hidden activations and targets ready, and its factorisation.
+    fn solve(&self, stage: &str, teacher: &Block) -> Result<()> {
+        let student = shrink(teacher, Width::new(0.75)?)?;
+        let node = solvable_node(&student, teacher).context("nothing to solve")?;
+        let read = usize::from(student.nodes()[node].inputs[0]);
+        let input = noise(teacher.input(), 64);
+        let hidden = DeviceBlock::up_to(&student, read, &Device::Cpu).forward(&input, Statistics::Running);
+        let target = DeviceBlock::up_to(teacher, node + 1, &Device::Cpu).forward(&input, Statistics::Running);
+        let features = student.weight(node, 0).map_or(0, |kernel| kernel.data.len()) / target.shape().channels + 1;
+        let positions = 512 * target.shape().height * target.shape().width;
+        // Half of the Gram matrix, which is symmetric, and the cross products.
+        let macs = positions * (features * (features + 1) / 2 + features * target.shape().channels);
+        self.measure(&format!("gram/{stage}/k0.75/n512"), 5, Some(macs as u64), || {
+            let mut equations = NormalEquations::new(&student, node);
+            (0..8).for_each(|_| equations.add(&hidden, &target));
+            black_box(equations);
+        });
+        let factorisation = (features * features * features / 6) as u64;
+        self.measure(&format!("factorise/{stage}/k0.75"), 5, Some(factorisation), || {
+            let mut equations = NormalEquations::new(&student, node);
+            equations.add(&noise(hidden.shape(), 1), &noise(target.shape(), 1));
+            black_box(equations.solve(&student).is_ok());
+        });
+        Ok(())
+    }
+
+    /// A million Gaussian samples.
+    fn noise(&self) {
+        let (mut stream, mut values) = (Stream::new(0, Purpose::Images, 0), vec![0.0; 1 << 20]);
+        self.measure("noise/1Mi samples", 15, None, || stream.fill(&mut values));
+    }
+
+    /// Logits of 10,000 images, 128 at a time.
+    fn evaluation(&self, teacher: &Network) -> Result<()> {
+        let folded = teacher.folded()?;
+        let mut chain = Chain::new(&folded.blocks, &Device::Cpu);
+        let (input, mut output) = (noise(teacher.input(), 128), Images::zeros(teacher.input(), 0));
+        let batches = 10_000 / 128;
+        self.measure("evaluate/resnet20/n10000", 3, Some(10_000 * teacher.macs()), || {
+            (0..batches).for_each(|_| chain.forward(&input, &mut output));
+            chain.forward(&noise(teacher.input(), 10_000 % 128), &mut output);
+        });
+        Ok(())
+    }
+
+    /// One step of the whole network: forward, cross-entropy, backward, momentum.
+    fn network_step(&self, teacher: &Network) {
+        let training = Training {
+            steps: 1 << 20,
+            batch: 128,
+            update: Update::Momentum { momentum: 0.9 },
+            schedule: Schedule::Cosine,
+            rate: 1e-3,
+            weight_decay: 0.0,
+        };
+        let input = noise(teacher.input(), training.batch);
+        let labels: Vec<u16> = (0..training.batch).map(|image| (image % 10) as u16).collect();
+        let macs = 3 * teacher.macs() - first_macs(&teacher.blocks[0]);
+        let mut trainer = NetworkTrainer::new(&teacher.blocks, &training);
+        self.measure("network/resnet20/b128", 9, Some(macs * training.batch as u64), || {
+            trainer.step(&input, &labels);
+        });
+    }
+
+    /// The whole job in memory, propagated noise.
+    fn run(&self, teacher: &Network) -> Result<()> {
+        let mut pack = Vec::new();
+        let mut writer = PackWriter::new(&mut pack, &teacher.manifest, teacher.blocks.len())?;
+        for (position, block) in teacher.blocks.iter().enumerate() {
+            writer.add(position, block, Encoding::F32)?;
         }
-        std::hint::black_box(equations.solve(&student).is_ok());
-    });
-    Ok(())
-}
-
-/// The whole job in memory, propagated noise.
-fn bench_run(name: &str, pack: &[u8], k: f32, steps: usize, device: &Device) -> anyhow::Result<()> {
-    let settings = Settings::new(Width::new(k)?, steps);
-    measure(&format!("run/resnet20/{name}/k{k}/flex"), 3, || {
-        let mut student = Vec::new();
-        let done = Pack::open(pack)
-            .is_ok_and(|mut teacher| run(&mut teacher, &mut student, &settings, device, |_| {}).is_ok());
-        assert!(done, "the run failed");
-    });
-    Ok(())
-}
-
-fn noise(shape: Shape, count: usize, device: &Device) -> Tensor<4> {
-    images(Stream::new(0, Purpose::Images, 0).images(count, shape), shape, device)
-}
-
-fn measure(name: &str, repetitions: usize, mut work: impl FnMut()) {
-    if std::env::args().nth(1).is_some_and(|wanted| !name.contains(&wanted)) {
-        return;
+        writer.finish()?;
+        for (name, k, steps) in [("solve", 0.75, 0), ("solve+20", 0.5, 20)] {
+            let settings = Settings::new(Width::new(k)?, steps);
+            self.measure(&format!("run/resnet20/{name}/k{k}"), 5, None, || {
+                let mut student = Vec::new();
+                let done = Pack::open(pack.as_slice())
+                    .is_ok_and(|mut teacher| run(&mut teacher, &mut student, &settings, &Device::Cpu, |_| {}).is_ok());
+                assert!(done, "the run failed");
+            });
+        }
+        Ok(())
     }
-    work();
-    HEAP.reset_peak();
-    let mut times: Vec<f64> = (0..repetitions)
-        .map(|_| {
-            let start = Instant::now();
-            work();
-            start.elapsed().as_secs_f64() * 1e3
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    println!("{name:<34} {:>10.1} {:>10.1}", times[repetitions / 2], HEAP.peak_bytes() as f64 / MIB);
+
+    fn measure(&self, name: &str, repetitions: usize, macs: Option<u64>, mut work: impl FnMut()) {
+        let name = format!("{name}/t{}", self.threads);
+        if !name.contains(&self.wanted) {
+            return;
+        }
+        work();
+        HEAP.reset_peak();
+        let mut times: Vec<f64> = (0..repetitions)
+            .map(|_| {
+                let start = Instant::now();
+                work();
+                start.elapsed().as_secs_f64()
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        let median = times[repetitions / 2];
+        let rate = macs.map(|macs| 2.0 * macs as f64 / median);
+        let (gflops, share) = match rate {
+            Some(rate) => (format!("{:.0}", rate / 1e9), format!("{:.0}", 100.0 * rate / self.peak)),
+            None => ("-".to_owned(), "-".to_owned()),
+        };
+        let peak = HEAP.peak_bytes() as f64 / MIB;
+        println!("{name:<34} {:>10.2} {gflops:>9} {share:>7} {peak:>9.1}", median * 1e3);
+    }
+}
+
+/// Multiply-adds of a block's first convolution for one image.
+fn first_macs(block: &Block) -> u64 {
+    let first = block.nodes().iter().position(|node| matches!(node.op, Op::Conv(_))).unwrap_or(0);
+    let Shape { height, width, .. } = block.shape(first + 1);
+    block.weight(first, 0).map_or(0, |kernel| (kernel.data.len() * height * width) as u64)
+}
+
+fn noise(shape: Shape, count: usize) -> Images {
+    Images::from_values(&Stream::new(0, Purpose::Images, 0).images(count, shape), shape)
 }

@@ -62,7 +62,8 @@ impl Boundary {
             Some(program) => self.advance_on_cpu(&mut program.clone(), block.block().output()),
             None => {
                 for batch in &mut self.batches {
-                    let output = block.forward(&Images::from_values(&batch.to_f32_vec(), self.shape), Statistics::Current);
+                    let output =
+                        block.forward(&Images::from_values(&batch.to_f32_vec(), self.shape), Statistics::Current);
                     *batch = vec![f16::ZERO; output.len() * output.shape().elements()];
                     to_f16(&output.to_values(), batch);
                 }

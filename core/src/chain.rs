@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::{
     block::Block,
-    cpu::{Program, Workspace, clear_absent},
+    cpu::{Program, Workspace},
     device::Device,
     forward::{DeviceBlock, Statistics},
     images::Images,
@@ -51,8 +51,7 @@ impl<'a> Chain<'a> {
                 pair[1].forward(there);
                 (here, there) = (there, here);
             }
-            programs[programs.len() - 1].store(here, output);
-            clear_absent(output, input.lanes(index));
+            programs[programs.len() - 1].store(here, output, input.lanes(index));
         });
     }
 }

@@ -8,19 +8,19 @@ mod gradients;
 mod layout;
 mod program;
 
-use alloc::{vec, vec::Vec};
+use alloc::vec::Vec;
 
 pub use self::{
     backward::Backward,
-    gradients::CpuGradients,
-    program::{Kernel, Program},
+    gradients::{CpuGradients, PIECES, add},
+    program::Program,
 };
 use crate::{
     images::Images,
     kernels::{
-        norm::{Moments, moments},
+        norm::Moments,
         parallel::{share, threads},
-        plane::{LANES, Lanes},
+        plane::{LANES, Lanes, Plane},
     },
 };
 
@@ -57,46 +57,31 @@ pub fn forward(program: &Program, input: &Images, output: &mut Images, workspace
     share(workers, output.groups_mut().enumerate(), |(index, output), arena| {
         program.load(arena, input.plane(index));
         program.forward(arena);
-        program.store(arena, output);
-        clear_absent(output, input.lanes(index));
+        program.store(arena, output, input.lanes(index));
     });
 }
 
-/// Zeros the lanes past a group's last image.
-pub fn clear_absent(group: &mut [Lanes], lanes: usize) {
+/// Zeros the images of a group past its last.
+pub fn clear_absent((values, plane): (&mut [Lanes], Plane), lanes: usize) {
     if lanes < LANES {
-        group.iter_mut().for_each(|x| x.0[lanes..].fill(0.0));
+        for row in plane.rows() {
+            values[row..row + plane.shape.width].iter_mut().for_each(|x| x.0[lanes..].fill(0.0));
+        }
     }
 }
 
 /// All nodes on a loaded batch of `count` images, one group an arena, with the statistics of the batch.
 pub fn forward_with_current_statistics(program: &mut Program, arenas: &mut [Vec<Lanes>], count: usize) {
-    let workers = &mut [(); 64][..threads().clamp(1, 64)];
-    for node in 0..program.steps.len() {
-        if let Kernel::Norm(_) = program.steps[node].kernel {
-            set_current_statistics(program, node, arenas, count);
-        }
-        share(workers, arenas.iter_mut(), |arena, ()| program.step(node, arena));
-    }
-}
-
-/// Gives batch norm `node` the moments of its input in this batch.
-pub fn set_current_statistics(program: &mut Program, node: usize, arenas: &[Vec<Lanes>], count: usize) {
-    let slot = program.steps[node].inputs[0];
-    let channels = program.layout.slots.plane(slot).shape.channels;
-    let mut groups = vec![Moments::default(); channels * arenas.len()];
-    let workers = &mut [(); 64][..threads().clamp(1, 64)];
-    let items = groups.chunks_exact_mut(channels).zip(arenas).enumerate();
-    share(workers, items, |(index, (found, arena)), ()| {
-        let lanes = count.min((index + 1) * LANES) - index * LANES;
-        moments(program.arch, program.layout.slots.get(arena, slot), lanes, found);
-    });
-    // In the order of the groups, whoever measured them.
-    let total = |channel: usize| {
-        groups.iter().skip(channel).step_by(channels).fold(Moments::default(), |total, group| total.and(*group))
-    };
-    let total: Vec<Moments> = (0..channels).map(total).collect();
-    if let Kernel::Norm(norm) = &mut program.steps[node].kernel {
-        norm.set_moments(&total);
+    let mut found = Vec::new();
+    for nodes in program.segments() {
+        let channels = program.norm_channels(nodes.end);
+        found.resize(channels * arenas.len(), Moments::default());
+        let items = arenas.iter_mut().zip(found.chunks_mut(channels.max(1))).enumerate();
+        let here = &*program;
+        share(&mut [(); 64][..threads().clamp(1, 64)], items, |(index, (arena, found)), ()| {
+            nodes.clone().for_each(|node| here.step(node, arena));
+            here.moments(nodes.end, arena, LANES.min(count - index * LANES), found);
+        });
+        program.set_moments(nodes.end, &found);
     }
 }

@@ -83,8 +83,7 @@ impl<'a> DeviceBlock<'a> {
                 arenas.iter_mut().enumerate().for_each(|(index, arena)| program.load(arena, input.plane(index)));
                 cpu::forward_with_current_statistics(&mut program, arenas, input.len());
                 for (index, (arena, group)) in arenas.iter().zip(output.groups_mut()).enumerate() {
-                    program.store(arena, group);
-                    cpu::clear_absent(group, input.lanes(index));
+                    program.store(arena, group, input.lanes(index));
                 }
             }
             #[cfg(feature = "burn")]

@@ -72,7 +72,9 @@ impl Images {
         let groups = self.values.chunks_exact_mut(elements).enumerate();
         share(&mut [(); 64][..threads().min(64)], groups, |(index, group), ()| {
             let first = index * LANES;
-            scatter(group, line, count.min(first + LANES) - first, |lane, offset, chunk| source(first + lane, offset, chunk));
+            scatter(group, line, count.min(first + LANES) - first, |lane, offset, chunk| {
+                source(first + lane, offset, chunk)
+            });
         });
     }
 
@@ -85,7 +87,9 @@ impl Images {
     /// Shows every image to `target(image, offset, chunk)`, chunk by chunk.
     pub(crate) fn read(&self, mut target: impl FnMut(usize, usize, &[f32])) {
         for (index, group) in self.groups().enumerate() {
-            gather(group, self.line(), self.lanes(index), |lane, offset, chunk| target(index * LANES + lane, offset, chunk));
+            gather(group, self.line(), self.lanes(index), |lane, offset, chunk| {
+                target(index * LANES + lane, offset, chunk)
+            });
         }
     }
 

@@ -6,6 +6,9 @@
 //! [`conv`] says which of them a convolution is made of. [`elementwise`] and [`norm`] are the rest, [`parallel`] the threads.
 //! No loop allocates. SIMD is dispatched at run time once a call; without any it is plain Rust.
 
+#[macro_use]
+mod dispatch;
+
 pub mod conv;
 pub mod correlate;
 pub mod elementwise;

@@ -18,9 +18,9 @@ extern crate std;
 // In data-flow order.
 mod block;
 mod boundary;
+mod builder;
 #[cfg(feature = "burn")]
 mod burn_device;
-mod builder;
 mod chain;
 mod cpu;
 mod device;
@@ -30,6 +30,7 @@ mod forward;
 mod images;
 mod inputs;
 mod kernels;
+mod network;
 mod noise;
 mod optimizer;
 mod pack;
@@ -48,13 +49,14 @@ pub use block::{
 pub use boundary::Boundary;
 pub use builder::BlockBuilder;
 pub use chain::Chain;
+pub use device::Device;
 pub use distill::{Distilled, MEASURED_INPUTS, MICRO_BATCH, Recipe, distill};
 pub use fold::fold_batch_norms;
-pub use device::Device;
 pub use forward::{DeviceBlock, Statistics};
 pub use heap::CountingAllocator;
 pub use images::Images;
 pub use inputs::{Batches, Inputs, Source};
+pub use network::NetworkTrainer;
 pub use noise::{Noise, Purpose, Stream};
 pub use optimizer::{Optimizer, Schedule, Update};
 pub use pack::{Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION};

@@ -129,7 +129,8 @@ impl NormalEquations {
         let (features, outputs) = (self.features, self.targets.len() / self.features);
         // The 1 is the last feature: its square counts the patches.
         let scale = 1.0 / self.patches[features * features - 1].max(1.0);
-        let mut gram = DMatrix::from_fn(features, features, |i, j| scale * self.patches[i.max(j) * features + i.min(j)]);
+        let mut gram =
+            DMatrix::from_fn(features, features, |i, j| scale * self.patches[i.max(j) * features + i.min(j)]);
         let cross = DMatrix::from_fn(features, outputs, |i, o| scale * self.targets[o * features + i]);
         let ridge = RIDGE * gram.diagonal().mean();
         (0..features).for_each(|i| gram[(i, i)] += ridge);

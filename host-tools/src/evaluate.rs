@@ -5,11 +5,7 @@ use distill_core::{Chain, Device, Images};
 use distill_device::Progress;
 use serde::Serialize;
 
-use crate::{
-    cifar10::LabelledImages,
-    images::normalised,
-    network::Network,
-};
+use crate::{cifar10::LabelledImages, images::normalised, network::Network};
 
 /// Images a forward pass; no result depends on it.
 const BATCH: usize = 128;

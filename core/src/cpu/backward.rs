@@ -4,6 +4,7 @@ use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
 use super::{
+    clear_absent,
     layout::Slots,
     program::{Kernel, Program},
 };
@@ -44,9 +45,14 @@ struct Step {
 
 #[derive(Clone, Debug)]
 enum Weights {
-    Conv { by_input: Option<InputGradient>, by_weights: WeightGradient },
+    Conv {
+        by_input: Option<InputGradient>,
+        by_weights: WeightGradient,
+    },
     /// `[a, b, d]` of each channel: the gradient by the input is `a · gradient + b · input + d`.
-    Norm { factors: Vec<[f32; 3]> },
+    Norm {
+        factors: Vec<[f32; 3]>,
+    },
 }
 
 impl Backward {
@@ -82,7 +88,9 @@ impl Backward {
             let gradient = slot[index + 1];
             let mut inputs = [None; 2];
             for (which, &value) in node.inputs.iter().enumerate() {
-                let Some(target) = slot[usize::from(value)].filter(|&target| Some(target) != gradient) else { continue };
+                let Some(target) = slot[usize::from(value)].filter(|&target| Some(target) != gradient) else {
+                    continue;
+                };
                 inputs[which] = Some((target, touched[target]));
                 touched[target] = true;
             }
@@ -164,21 +172,32 @@ impl Backward {
             }
             (Some(Weights::Norm { factors }), Kernel::Norm(norm)) => {
                 let (products, totals) = sums.split_at_mut(factors.len());
-                gradient_sums(arch, gradient, input, &norm.mean, (totals, products));
+                gradient_sums(arch, gradient, input, &norm.mean, totals, products);
             }
             _ => {}
         }
     }
 
-    /// Makes a batch norm's gradient that of current statistics, from the sums over `count` values of each channel.
-    pub fn set_current_statistics(&mut self, program: &Program, node: usize, sums: &[f32], count: usize) {
+    /// Makes batch norm `node`'s gradient that of current statistics over `count` values of a channel, from the sums of the
+    /// batch's parts in order. Nothing for another node.
+    pub fn use_current_statistics<'s>(
+        &mut self,
+        program: &Program,
+        node: usize,
+        parts: impl Iterator<Item = &'s [f32]> + Clone,
+        count: usize,
+    ) {
         let step = &mut self.steps[node];
-        if let (Some(Weights::Norm { factors }), Kernel::Norm(norm)) = (&mut step.weights, &program.steps[node].kernel) {
-            let (products, totals) = sums[step.sums.clone()].split_at(factors.len());
+        if let (Some(Weights::Norm { factors }), Kernel::Norm(norm)) = (&mut step.weights, &program.steps[node].kernel)
+        {
+            let channels = factors.len();
             for (channel, factors) in factors.iter_mut().enumerate() {
+                let mean_of =
+                    |at: usize| parts.clone().map(|sums| sums[step.sums.start + at]).sum::<f32>() / count as f32;
+                let (product, total) = (mean_of(channel), mean_of(channels + channel));
                 let (gain, inverse, mean) = (norm.gain[channel], norm.inverse[channel], norm.mean[channel]);
-                let slope = -gain * inverse * inverse * products[channel] / count as f32;
-                *factors = [gain, slope, -gain * totals[channel] / count as f32 - slope * mean];
+                let slope = -gain * inverse * inverse * product;
+                *factors = [gain, slope, -gain * total - slope * mean];
             }
         }
     }
@@ -198,7 +217,8 @@ impl Backward {
                     by_input.run(arch, gradient, add, target);
                 }
                 (Kernel::Norm(_), Some(Weights::Norm { factors })) => {
-                    combine(arch, (target, to, add), (gradient, of), value(forward.inputs[0]), factors, lanes);
+                    combine(arch, (target, to, add), (gradient, of), value(forward.inputs[0]), factors);
+                    clear_absent((target, to), lanes);
                 }
                 _ => {
                     if !add {

@@ -2,7 +2,7 @@
 
 use alloc::{vec, vec::Vec};
 
-use super::{Backward, Program, Workspace};
+use super::{Backward, Program, Workspace, clear_absent};
 use crate::{
     block::Block,
     images::Images,
@@ -65,13 +65,21 @@ impl CpuGradients {
                 program.forward(values);
                 backward.slots.clear_borders(slopes);
                 let Some(slope) = backward.gradient(slopes, student.nodes().len()) else { continue };
-                let (output, lanes) = (program.output(values), input.lanes(group));
-                *error += squared_error(program.arch, output, target.group(group), slope, scale, lanes);
+                clear_absent(program.output_mut(values), input.lanes(group));
+                *error += squared_error(program.arch, program.output(values), target.group(group), slope, scale);
                 backward.run(program, values, slopes, sums);
             }
         });
         gradients.iter_mut().for_each(|gradient| gradient.fill(0.0));
-        pieces.iter().for_each(|piece| backward.add_sums(student, program, &piece.sums, gradients));
+        if let Some((total, others)) = pieces.split_first_mut() {
+            others.iter().for_each(|piece| add(&mut total.sums, &piece.sums));
+            backward.add_sums(student, program, &total.sums, gradients);
+        }
         (pieces.iter().map(|piece| piece.error).sum::<f64>() / elements.max(1) as f64) as f32
     }
+}
+
+/// `total += sums`.
+pub fn add(total: &mut [f32], sums: &[f32]) {
+    total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
 }

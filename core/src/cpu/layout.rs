@@ -89,7 +89,8 @@ impl Layout {
         // Chains of values in one place, named by their first.
         let mut chain: Vec<usize> = (0..=last).collect();
         for (index, node) in nodes.iter().enumerate() {
-            let elementwise = matches!(node.op, Op::Relu | Op::Add) || matches!(node.op, Op::BatchNorm { .. }) && !training;
+            let elementwise =
+                matches!(node.op, Op::Relu | Op::Add) || matches!(node.op, Op::BatchNorm { .. }) && !training;
             let twice = node.inputs.len() == 2 && node.inputs[0] == node.inputs[1];
             // Backward passes read the inputs of convolutions and batch norms, and the outputs of ReLUs.
             let needed_later = |value: usize| {
@@ -105,9 +106,11 @@ impl Layout {
         let plane = |first: usize| {
             let members = (0..=last).filter(|&value| chain[value] == first);
             let padding = |value: usize| {
-                block.nodes().iter().filter(move |node| usize::from(node.inputs[0]) == value).map(|node| match node.op {
-                    Op::Conv(conv) => usize::from(conv.padding),
-                    _ => 0,
+                block.nodes().iter().filter(move |node| usize::from(node.inputs[0]) == value).map(|node| {
+                    match node.op {
+                        Op::Conv(conv) => usize::from(conv.padding),
+                        _ => 0,
+                    }
                 })
             };
             Plane { shape: block.shape(first), border: members.flat_map(padding).max().unwrap_or(0) }

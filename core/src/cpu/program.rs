@@ -1,17 +1,18 @@
 //! A block made ready for the CPU: its operators as kernels over the slots of an arena.
 
 use alloc::{vec, vec::Vec};
+use core::ops::Range;
 
 use pulp::Arch;
 
-use super::layout::Layout;
+use super::{clear_absent, layout::Layout};
 use crate::{
     block::{Block, Conv, Op, Shape},
     kernels::{
         conv::Convolution,
         correlate::Start,
         elementwise,
-        norm::Moments,
+        norm::{Moments, moments},
         plane::{Lanes, Plane},
     },
 };
@@ -40,7 +41,11 @@ pub struct Step {
 #[derive(Clone, Debug)]
 pub enum Kernel {
     /// Also a linear layer: a 1×1 convolution of 1×1 images.
-    Conv { convolution: Convolution, packed: Vec<f32>, bias: Vec<f32> },
+    Conv {
+        convolution: Convolution,
+        packed: Vec<f32>,
+        bias: Vec<f32>,
+    },
     /// A batch norm.
     Norm(Norm),
     Relu,
@@ -78,7 +83,7 @@ impl Norm {
     }
 
     /// Takes the statistics of a batch.
-    pub fn set_moments(&mut self, moments: &[Moments]) {
+    fn set_moments(&mut self, moments: &[Moments]) {
         for ((mean, inverse), moments) in self.mean.iter_mut().zip(&mut self.inverse).zip(moments) {
             *mean = moments.mean as f32;
             *inverse = (1.0 / libm::sqrt(moments.variance() + f64::from(self.epsilon))) as f32;
@@ -161,15 +166,58 @@ impl Program {
         elementwise::copy(self.arch, self.input(arena), input);
     }
 
-    /// Copies the last value, `[C, H, W]`, out of an arena.
-    pub fn store(&self, arena: &[Lanes], output: &mut [Lanes]) {
+    /// Copies the last value of `lanes` images, `[C, H, W]`, out of an arena.
+    pub fn store(&self, arena: &[Lanes], output: &mut [Lanes], lanes: usize) {
         let (values, plane) = self.output(arena);
-        elementwise::copy(self.arch, (output, flat(plane.shape)), (values, plane));
+        let flat = Plane { shape: plane.shape, border: 0 };
+        elementwise::copy(self.arch, (output, flat), (values, plane));
+        clear_absent((output, flat), lanes);
+    }
+
+    /// The last value, to write.
+    pub fn output_mut<'a>(&self, arena: &'a mut [Lanes]) -> (&'a mut [Lanes], Plane) {
+        self.layout.slots.get_mut(arena, self.layout.slot[self.steps.len()])
     }
 
     /// The last value.
     pub fn output<'a>(&self, arena: &'a [Lanes]) -> (&'a [Lanes], Plane) {
         self.layout.slots.get(arena, self.layout.slot[self.steps.len()])
+    }
+
+    /// Runs of nodes that go through without the statistics of the whole batch: each ends before a batch norm, or at the end.
+    pub fn segments(&self) -> Vec<Range<usize>> {
+        let is_norm = |node: &usize| matches!(self.steps[*node].kernel, Kernel::Norm(_));
+        let ends: Vec<usize> = (0..self.steps.len()).filter(is_norm).chain([self.steps.len()]).collect();
+        let starts = [0].into_iter().chain(ends.iter().copied());
+        starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()
+    }
+
+    /// Channels of node `node` if it is a batch norm, else 0.
+    pub fn norm_channels(&self, node: usize) -> usize {
+        match self.steps.get(node) {
+            Some(Step { kernel: Kernel::Norm(norm), .. }) => norm.gain.len(),
+            _ => 0,
+        }
+    }
+
+    /// Moments of what batch norm `node` reads in the first `lanes` images of a group; nothing for another node.
+    pub fn moments(&self, node: usize, arena: &[Lanes], lanes: usize, found: &mut [Moments]) {
+        if self.norm_channels(node) > 0 {
+            moments(self.arch, self.layout.slots.get(arena, self.steps[node].inputs[0]), lanes, found);
+        }
+    }
+
+    /// Gives batch norm `node` the statistics of a batch, from the moments of its parts in order: `[parts, C]`. Returns the
+    /// batch's moments.
+    pub fn set_moments(&mut self, node: usize, parts: &[Moments]) -> Vec<Moments> {
+        let channels = self.norm_channels(node);
+        let of = |channel: usize| parts.iter().skip(channel).step_by(channels);
+        let total = |channel| of(channel).fold(Moments::default(), |total, part| total.and(*part));
+        let total: Vec<Moments> = (0..channels).map(total).collect();
+        if let Some(Step { kernel: Kernel::Norm(norm), .. }) = self.steps.get_mut(node) {
+            norm.set_moments(&total);
+        }
+        total
     }
 
     /// All nodes on one group of images.
@@ -188,11 +236,11 @@ impl Program {
                 convolution.forward(arch, source, packed, start, *relu, target);
             }
             Kernel::Norm(Norm { gain, offset, .. }) if output == first => {
-                elementwise::scale_shift_in_place(arch, slots.get_mut(arena, *output), (gain, offset));
+                elementwise::scale_shift_in_place(arch, slots.get_mut(arena, *output), gain, offset);
             }
             Kernel::Norm(Norm { gain, offset, .. }) => {
                 let (target, source) = slots.pair(arena, [*output, *first]);
-                elementwise::scale_shift(arch, target, source, (gain, offset));
+                elementwise::scale_shift(arch, target, source, gain, offset);
             }
             Kernel::Done => {}
             Kernel::Relu if output == first => elementwise::relu_in_place(arch, slots.get_mut(arena, *output)),
@@ -245,9 +293,4 @@ impl Kernel {
 fn replace(held: &mut Vec<f32>, values: impl Iterator<Item = f32>) {
     held.clear();
     held.extend(values);
-}
-
-/// A plane without a border.
-pub const fn flat(shape: Shape) -> Plane {
-    Plane { shape, border: 0 }
 }

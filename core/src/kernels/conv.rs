@@ -195,10 +195,11 @@ impl WeightGradient {
             let first = padding.saturating_sub(row).div_ceil(stride);
             let last = (input.shape.height + padding).saturating_sub(row).div_ceil(stride).min(output.shape.height);
             let line = (first * stride + row + input.border - padding) * input.pitch() + input.border - padding;
-            let right =
-                |channel: usize| (0..kernel[1]).map(move |column| channel * input.area() + line + column);
+            let right = |channel: usize| (0..kernel[1]).map(move |column| channel * input.area() + line + column);
             TapRow {
-                lefts: (0..outputs).map(|channel| gradient.at(group * outputs + channel, first.min(output.shape.height - 1), 0)).collect(),
+                lefts: (0..outputs)
+                    .map(|channel| gradient.at(group * outputs + channel, first.min(output.shape.height - 1), 0))
+                    .collect(),
                 rights: (group * inputs..(group + 1) * inputs).flat_map(right).collect(),
                 pitches: [gradient.pitch(), input.pitch() * stride],
                 stride,
@@ -225,8 +226,9 @@ impl WeightGradient {
         for (position, sums) in sums.chunks_exact(inputs * columns).enumerate() {
             let (output, row) = (position % outputs, position / outputs % rows);
             let output = position / (outputs * rows) * outputs + output;
-            for (position, sum) in sums.iter().enumerate() {
-                gradient[convolution.index(output, position / columns, [row, position % columns])] += sum;
+            for (input, sums) in sums.chunks_exact(columns).enumerate() {
+                let target = &mut gradient[convolution.index(output, input, [row, 0])..];
+                target.iter_mut().zip(sums).for_each(|(target, sum)| *target += sum);
             }
         }
     }

@@ -4,10 +4,14 @@ use alloc::{vec, vec::Vec};
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::plane::{LANES, Lanes, Plane};
+use super::plane::{LANES, Lanes, Plane, vectors, vectors_mut};
 
 /// Output channels whose sums stay in registers.
 const OUTPUTS: usize = 4;
+/// Which end of a row a tile is at.
+const LEFT_EDGE: i8 = -1;
+const NO_EDGE: i8 = 0;
+const RIGHT_EDGE: i8 = 1;
 
 /// One direction of a correlation: output position `p` of `count` reads `taps` source positions from `step·p − pad` on, and
 /// lies at `first + stride·p` of the target.
@@ -160,33 +164,50 @@ impl Run<'_> {
                         channels: O.min(plan.outputs() - tile * O),
                         target: target.at(channel, rows.first + rows.stride * y, columns.first),
                     };
-                    let mut x = 0;
-                    if S::REGISTER_COUNT >= 32 || O == 1 {
-                        while x + 4 <= columns.count {
-                            self.tile::<S, O, TAPS, STEP, 4>(simd, &here, x);
-                            x += 4;
-                        }
+                    let x = if S::REGISTER_COUNT >= 32 || O == 1 {
+                        self.line::<S, O, TAPS, STEP, 4>(simd, &here)
                     } else {
-                        while x + 3 <= columns.count {
-                            self.tile::<S, O, TAPS, STEP, 3>(simd, &here, x);
-                            x += 3;
-                        }
-                    }
-                    while x + 2 <= columns.count {
-                        self.tile::<S, O, TAPS, STEP, 2>(simd, &here, x);
-                        x += 2;
-                    }
-                    if x < columns.count {
-                        self.tile::<S, O, TAPS, STEP, 1>(simd, &here, x);
+                        self.line::<S, O, TAPS, STEP, 2>(simd, &here)
+                    };
+                    for x in x..columns.count {
+                        self.tile::<S, O, TAPS, STEP, 1, NO_EDGE>(simd, &here, x);
                     }
                 }
             }
         }
     }
 
+    /// A row of `O` output channels, `X` positions at a time. Returns the first position that is left.
+    #[inline(always)]
+    fn line<S: Simd, const O: usize, const TAPS: usize, const STEP: usize, const X: usize>(
+        &mut self,
+        simd: S,
+        here: &Tile<'_>,
+    ) -> usize {
+        let (columns, width) = (self.plan.axes[1], self.plan.source.shape.width);
+        // The usual padding of 1: the first tap of the first position, and the last of the last, would add a zero.
+        let edges = TAPS == 3 && STEP == 1 && columns.pad == 1 && columns.count == width;
+        let mut x = 0;
+        while x + X <= columns.count {
+            if edges && x == 0 {
+                self.tile::<S, O, TAPS, STEP, X, LEFT_EDGE>(simd, here, x);
+            } else if edges && x + X == columns.count {
+                self.tile::<S, O, TAPS, STEP, X, RIGHT_EDGE>(simd, here, x);
+            } else {
+                self.tile::<S, O, TAPS, STEP, X, NO_EDGE>(simd, here, x);
+            }
+            x += X;
+        }
+        while X > 2 && x + 2 <= columns.count {
+            self.tile::<S, O, TAPS, STEP, 2, NO_EDGE>(simd, here, x);
+            x += 2;
+        }
+        x
+    }
+
     /// `O` output channels at `X` neighbouring positions of a row.
     #[inline(always)]
-    fn tile<S: Simd, const O: usize, const TAPS: usize, const STEP: usize, const X: usize>(
+    fn tile<S: Simd, const O: usize, const TAPS: usize, const STEP: usize, const X: usize, const EDGE: i8>(
         &mut self,
         simd: S,
         here: &Tile<'_>,
@@ -197,8 +218,8 @@ impl Run<'_> {
         let (taps, step) = if TAPS == 0 { (columns.taps, columns.step) } else { (TAPS, STEP) };
         // Vectors a group of lanes.
         let parts = LANES / S::F32_LANES;
-        let (source, _) = S::as_simd_f32s(bytemuck::cast_slice(self.source));
-        let (target, _) = S::as_mut_simd_f32s(bytemuck::cast_slice_mut(self.target));
+        let source = vectors::<S>(self.source);
+        let target = vectors_mut::<S>(self.target);
         let column = (step * x + plan.source.border) as isize - columns.pad;
         let base = here.line + column.max(0) as usize;
         let reach = ((X - 1) * step + taps.max(1) - 1) * parts + 1;
@@ -226,7 +247,11 @@ impl Run<'_> {
                         for (sums, &weight) in sums.iter_mut().zip(weights) {
                             let weight = simd.splat_f32s(weight);
                             for (p, sum) in sums.iter_mut().enumerate() {
-                                *sum = simd.mul_add_e_f32s(weight, values[(p * step + tap) * parts], *sum);
+                                let left = EDGE == LEFT_EDGE && p == 0 && tap == 0;
+                                let right = EDGE == RIGHT_EDGE && p + 1 == X && tap + 1 == TAPS;
+                                if !left && !right {
+                                    *sum = simd.mul_add_e_f32s(weight, values[(p * step + tap) * parts], *sum);
+                                }
                             }
                         }
                     }

@@ -2,157 +2,147 @@
 
 use pulp::Arch;
 
-use super::plane::{LANES, Lanes, Plane};
+use super::plane::{Lanes, Plane, floats, floats_mut, vectors, vectors_mut};
 
-/// `target = f(target, source)`, position by position.
-#[inline(always)]
-fn zip(
-    arch: Arch,
-    (target, to): (&mut [Lanes], Plane),
-    (source, from): (&[Lanes], Plane),
-    f: impl Fn(f32, f32) -> f32,
-) {
-    let width = to.shape.width;
-    arch.dispatch(|| {
-        for (t, s) in to.rows().zip(from.rows()) {
-            for (target, source) in target[t..t + width].iter_mut().zip(&source[s..s + width]) {
-                target.0.iter_mut().zip(source.0).for_each(|(t, s)| *t = f(*t, s));
-            }
+/// A value to read or to write, and how it lies.
+pub type Read<'a> = (&'a [Lanes], Plane);
+/// See [`Read`].
+pub type Write<'a> = (&'a mut [Lanes], Plane);
+
+dispatched! {
+    /// `target = f(target)`, position by position.
+    fn map<'a, S, F: Fn(f32) -> f32>(_simd, target: Write<'a>, f: F) -> () {
+        let (target, plane) = target;
+        for row in plane.rows() {
+            floats_mut(&mut target[row..row + plane.shape.width]).iter_mut().for_each(|x| *x = f(*x));
         }
-    });
+    }
+}
+
+dispatched! {
+    /// `target = f(target, source)`, position by position.
+    fn zip<'a, S, F: Fn(f32, f32) -> f32>(_simd, target: Write<'a>, source: Read<'a>, f: F) -> () {
+        let ((target, to), (source, from)) = (target, source);
+        let width = to.shape.width;
+        for (t, s) in to.rows().zip(from.rows()) {
+            let (target, source) = (floats_mut(&mut target[t..t + width]), floats(&source[s..s + width]));
+            target.iter_mut().zip(source).for_each(|(t, s)| *t = f(*t, *s));
+        }
+    }
 }
 
 /// `target = source`.
-pub fn copy(arch: Arch, target: (&mut [Lanes], Plane), source: (&[Lanes], Plane)) {
+pub fn copy(arch: Arch, target: Write<'_>, source: Read<'_>) {
     zip(arch, target, source, |_, s| s);
 }
 
 /// `target += source`.
-pub fn add(arch: Arch, target: (&mut [Lanes], Plane), source: (&[Lanes], Plane)) {
+pub fn add(arch: Arch, target: Write<'_>, source: Read<'_>) {
     zip(arch, target, source, |t, s| t + s);
 }
 
 /// `target = relu(target + source)`; what is not a number stays none.
-pub fn add_relu(arch: Arch, target: (&mut [Lanes], Plane), source: (&[Lanes], Plane)) {
+pub fn add_relu(arch: Arch, target: Write<'_>, source: Read<'_>) {
     zip(arch, target, source, |t, s| if t + s < 0.0 { 0.0 } else { t + s });
 }
 
 /// `target = relu(source)`.
-pub fn relu(arch: Arch, target: (&mut [Lanes], Plane), source: (&[Lanes], Plane)) {
+pub fn relu(arch: Arch, target: Write<'_>, source: Read<'_>) {
     zip(arch, target, source, |_, s| if s < 0.0 { 0.0 } else { s });
 }
 
 /// `target = relu(target)`.
-pub fn relu_in_place(arch: Arch, (target, plane): (&mut [Lanes], Plane)) {
-    arch.dispatch(|| {
-        for row in plane.rows() {
-            let row = &mut target[row..row + plane.shape.width];
-            row.iter_mut().for_each(|x| x.0.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }));
-        }
-    });
+pub fn relu_in_place(arch: Arch, target: Write<'_>) {
+    map(arch, target, |x| if x < 0.0 { 0.0 } else { x });
 }
 
 /// The gradient stays where a ReLU's output is above zero.
-pub fn mask(arch: Arch, gradient: (&mut [Lanes], Plane), output: (&[Lanes], Plane)) {
+pub fn mask(arch: Arch, gradient: Write<'_>, output: Read<'_>) {
     zip(arch, gradient, output, |gradient, output| if output <= 0.0 { 0.0 } else { gradient });
 }
 
-/// Adds the gradient where a ReLU's output is above zero.
-pub fn add_masked(
-    arch: Arch,
-    (target, to): (&mut [Lanes], Plane),
-    (gradient, from): (&[Lanes], Plane),
-    (output, of): (&[Lanes], Plane),
-) {
-    let width = to.shape.width;
-    arch.dispatch(|| {
+dispatched! {
+    /// Adds the gradient where a ReLU's output is above zero.
+    pub fn add_masked<'a, S>(_simd, target: Write<'a>, gradient: Read<'a>, output: Read<'a>) -> () {
+        let ((target, to), (gradient, from), (output, of)) = (target, gradient, output);
+        let width = to.shape.width;
         for ((t, g), o) in to.rows().zip(from.rows()).zip(of.rows()) {
-            let pairs = gradient[g..g + width].iter().zip(&output[o..o + width]);
-            for (target, (gradient, output)) in target[t..t + width].iter_mut().zip(pairs) {
-                for (target, (gradient, output)) in target.0.iter_mut().zip(gradient.0.iter().zip(output.0)) {
-                    *target += if output <= 0.0 { 0.0 } else { *gradient };
-                }
+            let pairs = floats(&gradient[g..g + width]).iter().zip(floats(&output[o..o + width]));
+            for (target, (gradient, output)) in floats_mut(&mut target[t..t + width]).iter_mut().zip(pairs) {
+                *target += if *output <= 0.0 { 0.0 } else { *gradient };
             }
         }
-    });
+    }
 }
 
-/// `gradient = scale · (output − target)` in the first `lanes` images, zero in the others; returns `Σ (output − target)²`.
-pub fn squared_error(
-    arch: Arch,
-    (output, of): (&[Lanes], Plane),
-    target: &[Lanes],
-    (gradient, to): (&mut [Lanes], Plane),
-    scale: f32,
-    lanes: usize,
-) -> f64 {
-    let width = of.shape.width;
-    let present: [f32; LANES] = core::array::from_fn(|lane| if lane < lanes { 1.0 } else { 0.0 });
-    let mut total = 0.0f64;
-    arch.dispatch(|| {
-        for ((o, g), target) in of.rows().zip(to.rows()).zip(target.chunks_exact(width)) {
-            let mut sums = [0.0f32; LANES];
-            let pairs = output[o..o + width].iter().zip(target);
-            for (gradient, (output, target)) in gradient[g..g + width].iter_mut().zip(pairs) {
-                for lane in 0..LANES {
-                    let difference = (output.0[lane] - target.0[lane]) * present[lane];
-                    sums[lane] += difference * difference;
-                    gradient.0[lane] = scale * difference;
-                }
+dispatched! {
+    /// `gradient = scale · (output − target)`; returns `Σ (output − target)²`.
+    pub fn squared_error<'a, S>(simd, output: Read<'a>, target: &'a [Lanes], gradient: Write<'a>, scale: f32) -> f64 {
+        let ((output, of), (gradient, to)) = (output, gradient);
+        let (width, factor) = (of.shape.width, simd.splat_f32s(scale));
+        let (mut total, mut sum) = (0.0, simd.splat_f32s(0.0));
+        for (index, ((o, g), target)) in of.rows().zip(to.rows()).zip(target.chunks_exact(width)).enumerate() {
+            let pairs = vectors::<S>(&output[o..o + width]).iter().zip(vectors::<S>(target));
+            for (gradient, (output, target)) in vectors_mut::<S>(&mut gradient[g..g + width]).iter_mut().zip(pairs) {
+                let difference = simd.sub_f32s(*output, *target);
+                sum = simd.mul_add_e_f32s(difference, difference, sum);
+                *gradient = simd.mul_f32s(factor, difference);
             }
-            total += f64::from(sums.iter().sum::<f32>());
+            // Channel by channel in single precision, over the channels in double.
+            if (index + 1).is_multiple_of(of.shape.height) {
+                total += f64::from(simd.reduce_sum_f32s(sum));
+                sum = simd.splat_f32s(0.0);
+            }
         }
-    });
-    total
+        total
+    }
 }
 
-/// `target[c] = gain[c] · source[c] + offset[c]`, with a ReLU behind it or without.
-pub fn scale_shift(
-    arch: Arch,
-    (target, to): (&mut [Lanes], Plane),
-    (source, from): (&[Lanes], Plane),
-    (gain, offset): (&[f32], &[f32]),
-) {
-    let width = to.shape.width;
-    arch.dispatch(|| {
+dispatched! {
+    /// `target[c] = gain[c] · source[c] + offset[c]`.
+    pub fn scale_shift<'a, S>(_simd, target: Write<'a>, source: Read<'a>, gain: &'a [f32], offset: &'a [f32]) -> () {
+        let ((target, to), (source, from)) = (target, source);
+        let width = to.shape.width;
         for (index, (t, s)) in to.rows().zip(from.rows()).enumerate() {
             let (gain, offset) = (gain[index / to.shape.height], offset[index / to.shape.height]);
-            for (target, source) in target[t..t + width].iter_mut().zip(&source[s..s + width]) {
-                target.0.iter_mut().zip(source.0).for_each(|(t, s)| *t = gain * s + offset);
-            }
+            let (target, source) = (floats_mut(&mut target[t..t + width]), floats(&source[s..s + width]));
+            target.iter_mut().zip(source).for_each(|(t, s)| *t = gain * s + offset);
         }
-    });
+    }
 }
 
-/// [`scale_shift`] where it stands.
-pub fn scale_shift_in_place(arch: Arch, (target, plane): (&mut [Lanes], Plane), (gain, offset): (&[f32], &[f32])) {
-    arch.dispatch(|| {
+dispatched! {
+    /// [`scale_shift`] where it stands.
+    pub fn scale_shift_in_place<'a, S>(_simd, target: Write<'a>, gain: &'a [f32], offset: &'a [f32]) -> () {
+        let (target, plane) = target;
         for (index, row) in plane.rows().enumerate() {
             let (gain, offset) = (gain[index / plane.shape.height], offset[index / plane.shape.height]);
-            for x in &mut target[row..row + plane.shape.width] {
-                x.0.iter_mut().for_each(|x| *x = gain * *x + offset);
-            }
+            let row = floats_mut(&mut target[row..row + plane.shape.width]);
+            row.iter_mut().for_each(|x| *x = gain * *x + offset);
         }
-    });
+    }
 }
 
-/// Adds to `sums[c]` the sum of channel `c` over all positions and images.
-pub fn channel_sums(arch: Arch, (values, plane): (&[Lanes], Plane), sums: &mut [f32]) {
-    arch.dispatch(|| {
-        for (index, row) in plane.rows().enumerate() {
-            let mut lanes = [0.0f32; LANES];
-            for x in &values[row..row + plane.shape.width] {
-                lanes.iter_mut().zip(x.0).for_each(|(sum, x)| *sum += x);
+dispatched! {
+    /// Adds to `sums[c]` the sum of channel `c` over all positions and images.
+    pub fn channel_sums<'a, S>(simd, values: Read<'a>, sums: &'a mut [f32]) -> () {
+        let (values, plane) = values;
+        for (channel, total) in sums.iter_mut().enumerate() {
+            let mut sum = simd.splat_f32s(0.0);
+            for row in 0..plane.shape.height {
+                let row = &values[plane.at(channel, row, 0)..][..plane.shape.width];
+                vectors::<S>(row).iter().for_each(|x| sum = simd.add_f32s(sum, *x));
             }
-            sums[index / plane.shape.height] += lanes.iter().sum::<f32>();
+            *total += simd.reduce_sum_f32s(sum);
         }
-    });
+    }
 }
 
-/// `target[c] = mean of source[c]` over its positions.
-pub fn average(arch: Arch, (target, to): (&mut [Lanes], Plane), (source, from): (&[Lanes], Plane)) {
-    let scale = 1.0 / (from.shape.height * from.shape.width) as f32;
-    arch.dispatch(|| {
+dispatched! {
+    /// `target[c] = mean of source[c]` over its positions.
+    pub fn average<'a, S>(_simd, target: Write<'a>, source: Read<'a>) -> () {
+        let ((target, to), (source, from)) = (target, source);
+        let scale = 1.0 / (from.shape.height * from.shape.width) as f32;
         to.rows().for_each(|t| target[t] = Lanes::ZERO);
         for (index, row) in from.rows().enumerate() {
             let target = &mut target[to.at(index / from.shape.height, 0, 0)];
@@ -160,11 +150,11 @@ pub fn average(arch: Arch, (target, to): (&mut [Lanes], Plane), (source, from): 
                 target.0.iter_mut().zip(x.0).for_each(|(sum, x)| *sum += scale * x);
             }
         }
-    });
+    }
 }
 
 /// Every `stride`-th row and column.
-pub fn subsample((target, to): (&mut [Lanes], Plane), (source, from): (&[Lanes], Plane), stride: usize) {
+pub fn subsample((target, to): Write<'_>, (source, from): Read<'_>, stride: usize) {
     for (index, row) in to.rows().enumerate() {
         let (channel, y) = (index / to.shape.height, index % to.shape.height);
         let source = source[from.at(channel, y * stride, 0)..].iter().step_by(stride);

@@ -1,8 +1,11 @@
 //! Batch norm with the statistics of the batch at hand.
 
-use pulp::Arch;
+use pulp::Simd;
 
-use super::plane::{LANES, Lanes, Plane};
+use super::{
+    elementwise::Read,
+    plane::{LANES, Lanes, Plane, floats, floats_mut, vectors},
+};
 
 /// Mean of some values and the sum of their squared distances from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -36,82 +39,87 @@ impl Moments {
     }
 }
 
-/// Moments of each channel over the positions of the first `lanes` images.
-pub fn moments(arch: Arch, (values, plane): (&[Lanes], Plane), lanes: usize, moments: &mut [Moments]) {
-    let shape = plane.shape;
-    let count = (shape.height * shape.width) as f64;
-    arch.dispatch(|| {
+dispatched! {
+    /// Moments of each channel over the positions of the first `lanes` images.
+    pub fn moments<'a, S>(simd, values: Read<'a>, lanes: usize, moments: &'a mut [Moments]) -> () {
+        let count = (values.1.shape.height * values.1.shape.width * lanes) as f64;
         for (channel, moments) in moments.iter_mut().enumerate() {
-            let rows = || (0..shape.height).map(|row| &values[plane.at(channel, row, 0)..][..shape.width]);
-            // Row by row in single precision, over the rows in double.
-            let mut sums = [0.0f64; LANES];
-            for row in rows() {
-                let mut here = [0.0f32; LANES];
-                row.iter().for_each(|x| here.iter_mut().zip(x.0).for_each(|(sum, x)| *sum += x));
-                sums.iter_mut().zip(here).for_each(|(sum, here)| *sum += f64::from(here));
-            }
-            let mean = sums.iter().take(lanes).sum::<f64>() / (count * lanes as f64);
-            let center = mean as f32;
-            let mut squares = [0.0f64; LANES];
-            for row in rows() {
-                let mut here = [0.0f32; LANES];
-                row.iter().for_each(|x| {
-                    here.iter_mut().zip(x.0).for_each(|(sum, x)| *sum += (x - center) * (x - center));
-                });
-                squares.iter_mut().zip(here).for_each(|(sum, here)| *sum += f64::from(here));
-            }
-            let scatter = squares.iter().take(lanes).sum();
-            *moments = Moments { count: count * lanes as f64, mean, scatter };
+            let mean = sum(simd, values, channel, lanes, None) / count;
+            *moments = Moments { count, mean, scatter: sum(simd, values, channel, lanes, Some(mean as f32)) };
         }
-    });
+    }
 }
 
-/// Adds `Σ gradient` to `sums[c]` and `Σ gradient · (input − mean[c])` to `products[c]`.
-pub fn gradient_sums(
-    arch: Arch,
-    (gradient, of): (&[Lanes], Plane),
-    (input, from): (&[Lanes], Plane),
-    mean: &[f32],
-    (sums, products): (&mut [f32], &mut [f32]),
-) {
-    let width = of.shape.width;
-    arch.dispatch(|| {
-        for (index, (g, x)) in of.rows().zip(from.rows()).enumerate() {
-            let channel = index / of.shape.height;
-            let (mut sum, mut product, mean) = ([0.0f32; LANES], [0.0f32; LANES], mean[channel]);
-            for (gradient, input) in gradient[g..g + width].iter().zip(&input[x..x + width]) {
-                for lane in 0..LANES {
-                    sum[lane] += gradient.0[lane];
-                    product[lane] += gradient.0[lane] * (input.0[lane] - mean);
+/// Sum of a channel, or of its squared distances from `center`: row by row in single precision, over the rows in double.
+#[inline(always)]
+fn sum<S: Simd>(simd: S, (values, plane): Read<'_>, channel: usize, lanes: usize, center: Option<f32>) -> f64 {
+    let rows = (0..plane.shape.height).map(|row| &values[plane.at(channel, row, 0)..][..plane.shape.width]);
+    let mut total = 0.0;
+    if lanes < LANES {
+        for x in rows.flatten().flat_map(|x| &x.0[..lanes]) {
+            total += f64::from(center.map_or(*x, |center| (x - center) * (x - center)));
+        }
+        return total;
+    }
+    let (one, middle) = (simd.splat_f32s(1.0), simd.splat_f32s(center.unwrap_or(0.0)));
+    for row in rows {
+        let mut sum = simd.splat_f32s(0.0);
+        for x in vectors::<S>(row) {
+            let distance = simd.sub_f32s(*x, middle);
+            sum = simd.mul_add_e_f32s(distance, if center.is_some() { distance } else { one }, sum);
+        }
+        total += f64::from(simd.reduce_sum_f32s(sum));
+    }
+    total
+}
+
+dispatched! {
+    /// Adds `Σ gradient` to `sums[c]` and `Σ gradient · (input − mean[c])` to `products[c]`.
+    pub fn gradient_sums<'a, S>(
+        simd,
+        gradient: Read<'a>,
+        input: Read<'a>,
+        mean: &'a [f32],
+        sums: &'a mut [f32],
+        products: &'a mut [f32],
+    ) -> () {
+        let ((gradient, of), (input, from)) = (gradient, input);
+        let width = of.shape.width;
+        for (channel, (sums, products)) in sums.iter_mut().zip(products).enumerate() {
+            let mean = simd.splat_f32s(mean[channel]);
+            let [mut sum, mut product] = [simd.splat_f32s(0.0); 2];
+            for row in 0..of.shape.height {
+                let gradient = vectors::<S>(&gradient[of.at(channel, row, 0)..][..width]);
+                let input = vectors::<S>(&input[from.at(channel, row, 0)..][..width]);
+                for (gradient, input) in gradient.iter().zip(input) {
+                    sum = simd.add_f32s(sum, *gradient);
+                    product = simd.mul_add_e_f32s(*gradient, simd.sub_f32s(*input, mean), product);
                 }
             }
-            sums[channel] += sum.iter().sum::<f32>();
-            products[channel] += product.iter().sum::<f32>();
+            *sums += simd.reduce_sum_f32s(sum);
+            *products += simd.reduce_sum_f32s(product);
         }
-    });
+    }
 }
 
-/// `target (+)= a[c] · gradient + b[c] · input + d[c]` in the first `lanes` images: the gradient by a batch norm's input.
-pub fn combine(
-    arch: Arch,
-    (target, to, add): (&mut [Lanes], Plane, bool),
-    (gradient, of): (&[Lanes], Plane),
-    (input, from): (&[Lanes], Plane),
-    factors: &[[f32; 3]],
-    lanes: usize,
-) {
-    let width = of.shape.width;
-    let present: [f32; LANES] = core::array::from_fn(|lane| if lane < lanes { 1.0 } else { 0.0 });
-    arch.dispatch(|| {
+dispatched! {
+    /// `target = a[c] · gradient + b[c] · input + d[c]`, or that added: the gradient by a batch norm's input.
+    pub fn combine<'a, S>(
+        _simd,
+        target: (&'a mut [Lanes], Plane, bool),
+        gradient: Read<'a>,
+        input: Read<'a>,
+        factors: &'a [[f32; 3]],
+    ) -> () {
+        let ((target, to, add), (gradient, of), (input, from)) = (target, gradient, input);
+        let width = of.shape.width;
+        let kept = if add { 1.0 } else { 0.0 };
         for (index, ((t, g), x)) in to.rows().zip(of.rows()).zip(from.rows()).enumerate() {
             let [a, b, d] = factors[index / of.shape.height];
-            let pairs = gradient[g..g + width].iter().zip(&input[x..x + width]);
-            for (target, (gradient, input)) in target[t..t + width].iter_mut().zip(pairs) {
-                for lane in 0..LANES {
-                    let value = (a * gradient.0[lane] + b * input.0[lane] + d) * present[lane];
-                    target.0[lane] = if add { target.0[lane] + value } else { value };
-                }
+            let pairs = floats(&gradient[g..g + width]).iter().zip(floats(&input[x..x + width]));
+            for (target, (gradient, input)) in floats_mut(&mut target[t..t + width]).iter_mut().zip(pairs) {
+                *target = kept * *target + (a * gradient + b * input + d);
             }
         }
-    });
+    }
 }

@@ -1,6 +1,7 @@
 //! Sixteen images side by side: a vector holds one position of one channel of each.
 
 use bytemuck::{Pod, Zeroable};
+use pulp::Simd;
 
 use crate::block::Shape;
 
@@ -75,4 +76,28 @@ impl Plane {
         let Shape { channels, height, .. } = self.shape;
         (0..channels).flat_map(move |channel| (0..height).map(move |row| self.at(channel, row, 0)))
     }
+}
+
+/// The values of some positions, one after another.
+#[inline(always)]
+pub fn floats(lanes: &[Lanes]) -> &[f32] {
+    bytemuck::cast_slice(lanes)
+}
+
+/// See [`floats`].
+#[inline(always)]
+pub fn floats_mut(lanes: &mut [Lanes]) -> &mut [f32] {
+    bytemuck::cast_slice_mut(lanes)
+}
+
+/// The same as the processor's vectors: one for each position, or several.
+#[inline(always)]
+pub fn vectors<S: Simd>(lanes: &[Lanes]) -> &[S::f32s] {
+    S::as_simd_f32s(floats(lanes)).0
+}
+
+/// See [`vectors`].
+#[inline(always)]
+pub fn vectors_mut<S: Simd>(lanes: &mut [Lanes]) -> &mut [S::f32s] {
+    S::as_mut_simd_f32s(floats_mut(lanes)).0
 }

@@ -2,9 +2,9 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::plane::{LANES, Lanes};
+use super::plane::{LANES, Lanes, vectors};
 
-/// Left and right planes whose products stay in registers.
+/// Left and right planes whose products stay in registers: with more, the pointers to them no longer do.
 const LEFT: usize = 4;
 const RIGHT: usize = 3;
 /// Positions a pass: with them the left planes' rows fit a first-level cache.
@@ -63,16 +63,33 @@ impl Products<'_> {
         let rows = (POSITIONS / self.columns.max(1)).max(1);
         for first in (0..self.rows).step_by(rows) {
             let rows = rows.min(self.rows - first);
-            for left in (0..self.left.starts.len()).step_by(LEFT) {
-                for right in (0..self.right.starts.len()).step_by(RIGHT) {
-                    self.tile::<S, LEFT_STEP, RIGHT_STEP>(simd, [left, right], first, rows);
+            let count = self.left.starts.len();
+            for left in (0..count).step_by(LEFT) {
+                if left + 1 == count {
+                    self.line::<S, LEFT_STEP, RIGHT_STEP, 1>(simd, left, first, rows);
+                } else {
+                    self.line::<S, LEFT_STEP, RIGHT_STEP, LEFT>(simd, left, first, rows);
                 }
             }
         }
     }
 
+    /// Some left planes with all right ones.
     #[inline(always)]
-    fn tile<S: Simd, const LEFT_STEP: usize, const RIGHT_STEP: usize>(
+    fn line<S: Simd, const LEFT_STEP: usize, const RIGHT_STEP: usize, const L: usize>(
+        &mut self,
+        simd: S,
+        left: usize,
+        first: usize,
+        rows: usize,
+    ) {
+        for right in (0..self.right.starts.len()).step_by(RIGHT) {
+            self.tile::<S, LEFT_STEP, RIGHT_STEP, L>(simd, [left, right], first, rows);
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const LEFT_STEP: usize, const RIGHT_STEP: usize, const L: usize>(
         &mut self,
         simd: S,
         [left, right]: [usize; 2],
@@ -82,14 +99,14 @@ impl Products<'_> {
         let parts = LANES / S::F32_LANES;
         let left_step = parts * if LEFT_STEP == 0 { self.left.step } else { LEFT_STEP };
         let right_step = parts * if RIGHT_STEP == 0 { self.right.step } else { RIGHT_STEP };
-        let (left_values, _) = S::as_simd_f32s(bytemuck::cast_slice(self.left.values));
-        let (right_values, _) = S::as_simd_f32s(bytemuck::cast_slice(self.right.values));
+        let left_values = vectors::<S>(self.left.values);
+        let right_values = vectors::<S>(self.right.values);
         // A tile that is not full repeats its last plane and drops the sums.
         let start = |side: &Side<'_>, index: usize| side.starts[index.min(side.starts.len() - 1)] + first * side.pitch;
-        let lefts: [usize; LEFT] = core::array::from_fn(|l| start(&self.left, left + l) * parts);
+        let lefts: [usize; L] = core::array::from_fn(|l| start(&self.left, left + l) * parts);
         let rights: [usize; RIGHT] = core::array::from_fn(|r| start(&self.right, right + r) * parts);
         let (left_reach, right_reach) = ((self.columns * left_step).max(1), (self.columns * right_step).max(1));
-        let mut sums = [[simd.splat_f32s(0.0); LEFT]; RIGHT];
+        let mut sums = [[simd.splat_f32s(0.0); RIGHT]; L];
         for row in 0..rows {
             // One length for all, and for the count: no check inside.
             let lefts = lefts.map(|start| {
@@ -104,29 +121,37 @@ impl Products<'_> {
                 let count = self.columns * parts;
                 let (lefts, rights) = (lefts.map(|l| &l[..count]), rights.map(|r| &r[..count]));
                 for position in 0..count {
-                    multiply(simd, lefts.map(|l| l[position]), rights.map(|r| r[position]), &mut sums);
+                    multiply(simd, lefts, rights.map(|r| r[position]), position, &mut sums);
                 }
             } else {
                 for column in 0..self.columns {
                     for part in 0..parts {
                         let (l, r) = (column * left_step + part, column * right_step + part);
-                        multiply(simd, lefts.map(|left| left[l]), rights.map(|right| right[r]), &mut sums);
+                        multiply(simd, lefts, rights.map(|right| right[r]), l, &mut sums);
                     }
                 }
             }
         }
-        for (r, sums) in sums.into_iter().enumerate().take(self.right.starts.len() - right) {
-            for (l, sum) in sums.into_iter().enumerate().take(self.left.starts.len() - left) {
+        for (l, sums) in sums.into_iter().enumerate().take(self.left.starts.len() - left) {
+            for (r, sum) in sums.into_iter().enumerate().take(self.right.starts.len() - right) {
                 self.sums[(left + l) * self.row + right + r] += simd.reduce_sum_f32s(sum);
             }
         }
     }
 }
 
+/// Three right values and one left beside twelve sums: all of sixteen registers.
 #[inline(always)]
-fn multiply<S: Simd>(simd: S, left: [S::f32s; LEFT], right: [S::f32s; RIGHT], sums: &mut [[S::f32s; LEFT]; RIGHT]) {
-    for (sums, right) in sums.iter_mut().zip(right) {
-        for (sum, left) in sums.iter_mut().zip(left) {
+fn multiply<S: Simd, const L: usize>(
+    simd: S,
+    lefts: [&[S::f32s]; L],
+    rights: [S::f32s; RIGHT],
+    position: usize,
+    sums: &mut [[S::f32s; RIGHT]; L],
+) {
+    for (sums, left) in sums.iter_mut().zip(lefts) {
+        let left = left[position];
+        for (sum, right) in sums.iter_mut().zip(rights) {
             *sum = simd.mul_add_e_f32s(left, right, *sum);
         }
     }

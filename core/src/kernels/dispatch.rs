@@ -1,0 +1,30 @@
+//! Loops compiled for every instruction set.
+
+/// A function whose first argument is the [`Arch`](pulp::Arch) to run on; inside, `S` is its vectors. A closure would do but
+/// for the compiler, which does not inline one into three instruction sets, and so compiles it for the oldest of them.
+macro_rules! dispatched {
+    (
+        $(#[$meta:meta])*
+        $visibility:vis fn $name:ident<$life:lifetime, $vectors:ident $(, $generic:ident: $bound:path)?>(
+            $simd:ident, $($argument:ident: $type:ty),* $(,)?
+        ) -> $output:ty $body:block
+    ) => {
+        $(#[$meta])*
+        $visibility fn $name<$life $(, $generic: $bound)?>(arch: pulp::Arch, $($argument: $type),*) -> $output {
+            struct Loop<$life $(, $generic)?> {
+                $($argument: $type,)*
+                life: core::marker::PhantomData<&$life ()>,
+            }
+            impl<$life $(, $generic: $bound)?> pulp::WithSimd for Loop<$life $(, $generic)?> {
+                type Output = $output;
+
+                #[inline(always)]
+                fn with_simd<$vectors: pulp::Simd>(self, $simd: $vectors) -> $output {
+                    let Self { $($argument,)* .. } = self;
+                    $body
+                }
+            }
+            arch.dispatch(Loop { $($argument,)* life: core::marker::PhantomData })
+        }
+    };
+}
