@@ -13,10 +13,7 @@ use crate::{
     cpu::{self, Program, Workspace},
     forward::{DeviceBlock, Statistics},
     images::{Images, gather, scatter},
-    kernels::{
-        parallel::{share, threads},
-        plane::LANES,
-    },
+    kernels::{parallel::each, plane::LANES},
     noise::Stream,
 };
 
@@ -76,11 +73,10 @@ impl Boundary {
     fn advance_on_cpu(&mut self, program: &mut Program, output: Shape) {
         let (taken, given) = (self.shape.elements(), output.elements());
         let mut workspace = Workspace::default();
-        let workers = &mut [(); 64][..threads().clamp(1, 64)];
         for batch in &mut self.batches {
             let count = batch.len() / taken;
             let arenas = workspace.arenas(count.div_ceil(LANES), program.arena());
-            share(workers, arenas.iter_mut().zip(batch.chunks(LANES * taken)), |(arena, images), ()| {
+            each(arenas.iter_mut().zip(batch.chunks(LANES * taken)), |(arena, images)| {
                 let (values, plane) = program.input(arena);
                 scatter(values, plane, images.len() / taken, |lane, offset, chunk| {
                     images[lane * taken + offset..][..chunk.len()].convert_to_f32_slice(chunk);
@@ -90,7 +86,7 @@ impl Boundary {
             if given != taken {
                 *batch = vec![f16::ZERO; count * given];
             }
-            share(workers, arenas.iter().zip(batch.chunks_mut(LANES * given)), |(arena, images), ()| {
+            each(arenas.iter().zip(batch.chunks_mut(LANES * given)), |(arena, images)| {
                 let (values, plane) = program.output(arena);
                 gather(values, plane, images.len() / given, |lane, offset, chunk| {
                     to_f16(chunk, &mut images[lane * given + offset..][..chunk.len()]);

@@ -19,7 +19,7 @@ use crate::{
     images::Images,
     kernels::{
         norm::Moments,
-        parallel::{share, threads},
+        parallel::{each, share, threads},
         plane::{LANES, Lanes, Plane},
     },
 };
@@ -74,11 +74,12 @@ pub fn clear_absent((values, plane): (&mut [Lanes], Plane), lanes: usize) {
 pub fn forward_with_current_statistics(program: &mut Program, arenas: &mut [Vec<Lanes>], count: usize) {
     let mut found = Vec::new();
     for nodes in program.segments() {
-        let channels = program.norm_channels(nodes.end);
+        // After the last node there are none; the places keep the arenas company all the same.
+        let channels = program.norm_channels(nodes.end).max(1);
         found.resize(channels * arenas.len(), Moments::default());
-        let items = arenas.iter_mut().zip(found.chunks_mut(channels.max(1))).enumerate();
+        let items = arenas.iter_mut().zip(found.chunks_exact_mut(channels)).enumerate();
         let here = &*program;
-        share(&mut [(); 64][..threads().clamp(1, 64)], items, |(index, (arena, found)), ()| {
+        each(items, |(index, (arena, found))| {
             nodes.clone().for_each(|node| here.step(node, arena));
             here.moments(nodes.end, arena, LANES.min(count - index * LANES), found);
         });

@@ -5,7 +5,7 @@ use alloc::{vec, vec::Vec};
 use crate::{
     block::Shape,
     kernels::{
-        parallel::{share, threads},
+        parallel::each,
         plane::{LANES, Lanes, Plane},
     },
 };
@@ -70,7 +70,7 @@ impl Images {
         let (count, elements) = (self.count, self.shape.elements());
         let line = self.line();
         let groups = self.values.chunks_exact_mut(elements).enumerate();
-        share(&mut [(); 64][..threads().min(64)], groups, |(index, group), ()| {
+        each(groups, |(index, group)| {
             let first = index * LANES;
             scatter(group, line, count.min(first + LANES) - first, |lane, offset, chunk| {
                 source(first + lane, offset, chunk)

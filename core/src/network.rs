@@ -9,7 +9,7 @@ use crate::{
     kernels::{
         elementwise::copy,
         norm::Moments,
-        parallel::{share, threads},
+        parallel::each,
         plane::{LANES, Lanes},
     },
     optimizer::Optimizer,
@@ -154,11 +154,10 @@ impl<'a> NetworkTrainer<'a> {
             let (before, here) = self.parts.split_at_mut(index);
             let Part { block, program, weights, .. } = &mut here[0];
             for (segment, nodes) in program.segments().into_iter().enumerate() {
-                let (channels, running) = (program.norm_channels(nodes.end), &*program);
-                each(&mut self.pieces, |piece| {
+                let (channels, running) = (program.norm_channels(nodes.end).max(1), &*program);
+                each(self.pieces.iter_mut(), |piece| {
                     piece.moments.resize(channels * piece.groups.len(), Moments::default());
-                    let found =
-                        piece.moments.chunks_mut(channels.max(1)).chain(core::iter::repeat_with(|| &mut [][..]));
+                    let found = piece.moments.chunks_exact_mut(channels);
                     for (group, found) in piece.groups.iter_mut().zip(found) {
                         if segment == 0 {
                             let (done, values) = group.values.split_at_mut(index);
@@ -219,7 +218,7 @@ impl<'a> NetworkTrainer<'a> {
             for nodes in program.segments().into_iter().rev() {
                 let running = &*backward;
                 let starts_with_norm = !nodes.is_empty() && program.norm_channels(nodes.start) > 0;
-                each(&mut self.pieces, |piece| {
+                each(self.pieces.iter_mut(), |piece| {
                     for Group { lanes, values, slopes, .. } in &mut piece.groups {
                         let (values, slopes) = (&values[index], &mut slopes[index % 2]);
                         let sums = &mut piece.sums[index];
@@ -242,7 +241,7 @@ impl<'a> NetworkTrainer<'a> {
             }
             let Some(previous) = before.last() else { return };
             let backward = &*backward;
-            each(&mut self.pieces, |piece| {
+            each(self.pieces.iter_mut(), |piece| {
                 for Group { slopes, .. } in &mut piece.groups {
                     let [even, odd] = slopes;
                     let (here, there) = if index % 2 == 0 { (even, odd) } else { (odd, even) };
@@ -255,11 +254,6 @@ impl<'a> NetworkTrainer<'a> {
             });
         }
     }
-}
-
-/// Every piece, over the threads.
-fn each(pieces: &mut [Piece], work: impl Fn(&mut Piece) + Sync) {
-    share(&mut [(); 64][..threads().clamp(1, 64)], pieces.iter_mut(), |piece, ()| work(piece));
 }
 
 /// Moves a batch norm's running mean and (unbiased) variance towards the batch's.

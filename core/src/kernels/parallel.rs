@@ -1,5 +1,9 @@
 //! Work spread over the threads, where there are threads.
 
+/// Most threads that [`each`] uses.
+#[cfg(feature = "std")]
+const MOST: usize = 64;
+
 /// Threads that [`share`] can use.
 pub fn threads() -> usize {
     #[cfg(feature = "std")]
@@ -8,7 +12,20 @@ pub fn threads() -> usize {
     1
 }
 
-/// Each worker takes the next item until there is none. What becomes of an item must not depend on who takes it.
+/// Every item, over the threads. What becomes of an item must not depend on who takes it.
+#[cfg(feature = "std")]
+pub fn each<T: Send>(items: impl Iterator<Item = T> + Send, work: impl Fn(T) + Sync) {
+    let workers = &mut [(); MOST][..threads().min(MOST)];
+    share(workers, items, |item, ()| work(item));
+}
+
+/// See above; one item after another.
+#[cfg(not(feature = "std"))]
+pub fn each<T>(items: impl Iterator<Item = T>, work: impl Fn(T)) {
+    items.for_each(work);
+}
+
+/// [`each`], with a worker's memory: each worker takes the next item until there is none.
 #[cfg(feature = "std")]
 pub fn share<T: Send, W: Send>(
     workers: &mut [W],
