@@ -1,4 +1,4 @@
-//! One binary for every test at a boundary: linking Burn once is most of what it costs.
+//! One binary for every test at a boundary: linking once is most of what it costs.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
 
@@ -17,12 +17,16 @@ mod damaged_packs;
 mod data;
 #[path = "suite/export.rs"]
 mod export;
+#[path = "suite/graphs.rs"]
+mod graphs;
 #[path = "suite/import.rs"]
 mod import;
 #[path = "suite/inputs.rs"]
 mod inputs;
 #[path = "suite/kernels.rs"]
 mod kernels;
+#[path = "suite/network.rs"]
+mod network;
 #[path = "suite/options.rs"]
 mod options;
 #[path = "suite/packs.rs"]
@@ -35,3 +39,6 @@ mod solve;
 mod training;
 #[path = "suite/transforms.rs"]
 mod transforms;
+#[cfg(feature = "burn")]
+#[path = "suite/with_burn.rs"]
+mod with_burn;

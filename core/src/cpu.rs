@@ -18,9 +18,10 @@ pub use self::{
 use crate::{
     images::Images,
     kernels::{
+        elementwise::Write,
         norm::Moments,
         parallel::{each, share, threads},
-        plane::{LANES, Lanes, Plane},
+        plane::{LANES, Lanes},
     },
 };
 
@@ -62,7 +63,7 @@ pub fn forward(program: &Program, input: &Images, output: &mut Images, workspace
 }
 
 /// Zeros the images of a group past its last.
-pub fn clear_absent((values, plane): (&mut [Lanes], Plane), lanes: usize) {
+pub fn clear_absent((values, plane): Write<'_>, lanes: usize) {
     if lanes < LANES {
         for row in plane.rows() {
             values[row..row + plane.shape.width].iter_mut().for_each(|x| x.0[lanes..].fill(0.0));

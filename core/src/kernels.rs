@@ -16,3 +16,6 @@ pub mod norm;
 pub mod parallel;
 pub mod plane;
 pub mod products;
+
+#[cfg(test)]
+mod tests;

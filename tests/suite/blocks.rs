@@ -1,9 +1,8 @@
 //! Blocks: what is refused, and the forward pass of every operator against plain loops.
 
-use burn::tensor::Device;
 use distill_core::{
-    Block, BlockBuilder, BlockError, Conv, DeviceBlock, Dims, MAX_EXTENT, MAX_NODES, Node, Nodes, Op, Purpose, Role,
-    Shape, Statistics, Stream, Weight, host_values, images,
+    Block, BlockBuilder, BlockError, Conv, Device, DeviceBlock, Dims, Images, MAX_EXTENT, MAX_NODES, Node, Nodes, Op,
+    Purpose, Role, Shape, Statistics, Stream, Weight,
 };
 
 use crate::{
@@ -37,13 +36,13 @@ fn check(op: Op, input: Shape, weights: &[&[usize]], expected: Shape, statistics
         _ => weights.iter().enumerate().map(|(i, dims)| gaussian(stream, &format!("w{i}"), dims)).collect(),
     };
     let block = single(op, input, weights).unwrap();
-    let (batch, device) = (3, Device::flex());
+    let batch = 3;
     let values = stream.images(batch, input);
     let naive = naive::values(&block, &widen(&values), statistics).swap_remove(1);
-    let output = DeviceBlock::new(&block, &device).forward(images(values, input, &device), statistics);
+    let output = DeviceBlock::new(&block, &Device::Cpu).forward(&Images::from_values(&values, input), statistics);
     assert_eq!(block.output(), expected);
-    assert_eq!(output.dims(), [batch, expected.channels, expected.height, expected.width]);
-    for (index, (found, naive)) in host_values(output).into_iter().zip(naive).enumerate() {
+    assert_eq!((output.len(), output.shape()), (batch, expected));
+    for (index, (found, naive)) in output.to_values().into_iter().zip(naive).enumerate() {
         // Sums of at most 36 products near 1 in f32: a wrong tap, pad, group or an unbiased variance is off by > 1e-2.
         assert!((f64::from(found) - naive).abs() <= 1e-5, "value {index}: {found}, loops give {naive}");
     }
@@ -99,16 +98,14 @@ fn linear_matches_loops() {
 fn whole_residual_block_matches_loops_in_both_statistics() {
     let stream = &mut Stream::new(2, Purpose::Images, 0);
     let block = residual(stream, "b", Shape::new(4, 8, 8), 8);
-    let device = Device::flex();
     let values = stream.images(2, block.input());
+    let input = Images::from_values(&values, block.input());
     for statistics in [Statistics::Running, Statistics::Current] {
         let naive = naive::values(&block, &widen(&values), statistics);
-        let input = images(values.clone(), block.input(), &device);
-        let wanted = [2, block.nodes().len(), 0];
-        let found = DeviceBlock::new(&block, &device).values(input, statistics, wanted);
-        for (value, found) in wanted.into_iter().zip(found) {
-            // Two convolutions deep in f32; a value freed or renamed too early would be another tensor altogether.
-            let error = naive::relative_error(&widen(&host_values(found)), &naive[value]);
+        for (value, naive) in naive.iter().enumerate() {
+            let found = DeviceBlock::up_to(&block, value, &Device::Cpu).forward(&input, statistics);
+            // Two convolutions deep in f32; a value overwritten too early would be another tensor altogether.
+            let error = naive::relative_error(&widen(&found.to_values()), naive);
             assert!(error <= 1e-6, "{statistics:?}, value {value}: {error}");
         }
     }

@@ -5,8 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::Device;
-use distill_core::{Contents, Encoding, Noise, Pack, PackWriter, run};
+use distill_core::{Contents, Device, Encoding, Noise, Pack, PackWriter, run};
 use distill_host::{network::Network, quickstart::builtin_teacher, recompose::recompose, safetensors_file};
 use tempfile::TempDir;
 
@@ -18,7 +17,7 @@ fn packs(folder: &TempDir) -> (PathBuf, PathBuf) {
     let bytes = pack(&teacher(), Encoding::F32);
     let mut student = Vec::new();
     let mut opened = Pack::open(bytes.as_slice()).unwrap();
-    run(&mut opened, &mut student, &settings(Noise::Standard), &Device::flex(), |_| {}).unwrap();
+    run(&mut opened, &mut student, &settings(Noise::Standard), &Device::Cpu, |_| {}).unwrap();
     fs::write(&teacher_path, &bytes).unwrap();
     fs::write(&student_path, &student).unwrap();
     (teacher_path, student_path)

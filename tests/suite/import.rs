@@ -2,12 +2,11 @@
 
 use std::{fs, path::Path};
 
-use burn::tensor::Device;
-use distill_core::{host_values, images};
+use distill_core::{Chain, Device, Images};
 use distill_host::{
     checkpoint::Checkpoint,
     import::{Normalisation, import, network},
-    network::{Network, logits},
+    network::Network,
     quickstart::builtin_teacher,
 };
 
@@ -44,10 +43,11 @@ fn golden_difference(network: &Network, golden: &str) -> f64 {
     let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
     let expected: Vec<Vec<f64>> = serde_json::from_value(golden["logits"].clone()).unwrap();
     assert_eq!((expected.len(), expected[0].len()), (4, 10));
-    let device = Device::flex();
     let difference = |network: &Network| {
-        let input = images(golden_input(network), network.input(), &device);
-        let found = host_values(logits(&network.on_device(&device), input));
+        let mut found = Images::zeros(network.input(), 0);
+        let input = Images::from_values(&golden_input(network), network.input());
+        Chain::new(&network.blocks, &Device::Cpu).forward(&input, &mut found);
+        let found = found.to_values();
         let pairs = found.iter().zip(expected.iter().flatten());
         pairs.map(|(found, expected)| (f64::from(*found) - expected).abs()).fold(0.0, f64::max)
     };

@@ -1,7 +1,6 @@
 //! What goes into a block: propagated noise against plain loops, and who sees which image.
 
-use burn::tensor::Device;
-use distill_core::{Boundary, DeviceBlock, Inputs, Purpose, Source, Statistics, Stream, host_values};
+use distill_core::{Batches, Boundary, Device, DeviceBlock, Images, Inputs, Purpose, Source, Statistics, Stream};
 
 use crate::{
     naive::{self, widen},
@@ -10,16 +9,17 @@ use crate::{
 
 #[test]
 fn noise_is_propagated_with_the_statistics_of_its_batch() {
-    let device = Device::flex();
     let (stem, first) = (&teacher()[0], &teacher()[1]);
     let mut boundary = Boundary::noise(&mut Stream::new(1, Purpose::Images, 0), IMAGE, 24, 16);
     for block in [stem, first] {
-        boundary.advance(&DeviceBlock::new(block, &device), &device);
+        boundary.advance(&DeviceBlock::new(block, &Device::Cpu));
     }
     let images = Stream::new(1, Purpose::Images, 0).images(16, IMAGE);
     let through = |block, input: &[f64], statistics| naive::values(block, input, statistics).pop().unwrap();
     let expected = |statistics| through(first, &through(stem, &widen(&images), statistics), statistics);
-    let found = widen(&host_values(boundary.gather(&Vec::from_iter(0..16), &device)));
+    let mut found = Images::zeros(first.output(), 0);
+    boundary.gather(&Vec::from_iter(0..16), &mut found);
+    let found = widen(&found.to_values());
     // Half precision rounds by 5e-4; running statistics, or those of all 24 images, give another result.
     let error = naive::relative_error(&found, &expected(Statistics::Current));
     assert!(error <= 2e-3, "{error}");
@@ -30,19 +30,23 @@ fn noise_is_propagated_with_the_statistics_of_its_batch() {
 
 #[test]
 fn held_out_images_are_seen_by_the_measurement_only() {
-    let device = Device::flex();
     let boundary = Boundary::noise(&mut Stream::new(1, Purpose::Images, 0), IMAGE, 24, 8);
-    let inputs =
-        Inputs { source: Source::Cached { boundary: &boundary, held_out: 8 }, seed: 1, index: 0, device: &device };
+    let inputs = Inputs { source: Source::Cached { boundary: &boundary, held_out: 8 }, seed: 1, index: 0 };
     // An image is known by its first pixel.
-    let firsts = |tensors: Vec<_>| -> Vec<u32> {
-        let values = tensors.into_iter().flat_map(host_values::<4>);
-        values.step_by(IMAGE.elements()).map(f32::to_bits).collect()
+    let firsts = |images: &Images| -> Vec<u32> {
+        images.to_values().into_iter().step_by(IMAGE.elements()).map(f32::to_bits).collect()
     };
-    let all = firsts(vec![boundary.gather(&Vec::from_iter(0..24), &device)]);
-    assert_eq!(firsts(inputs.pass(Purpose::Solve, 100, 5).collect()), all[..16]);
-    assert_eq!(firsts(inputs.pass(Purpose::Measure, 100, 5).collect()), all[16..]);
-    let mut epoch = firsts(inputs.epochs(4).take(4).collect());
+    let drawn = |mut batches: Batches<'_>, size: usize, most: usize| {
+        let mut images = Images::zeros(IMAGE, 0);
+        let mut next = || batches.next_into(size, &mut images).then(|| firsts(&images));
+        std::iter::from_fn(&mut next).take(most).flatten().collect::<Vec<u32>>()
+    };
+    let mut all = Images::zeros(IMAGE, 0);
+    boundary.gather(&Vec::from_iter(0..24), &mut all);
+    let all = firsts(&all);
+    assert_eq!(drawn(inputs.pass(Purpose::Solve, 100), 5, 100), all[..16]);
+    assert_eq!(drawn(inputs.pass(Purpose::Measure, 100), 5, 100), all[16..]);
+    let mut epoch = drawn(inputs.epochs(), 4, 4);
     assert_ne!(epoch, all[..16], "an epoch is shuffled");
     let mut visible = all[..16].to_vec();
     epoch.sort_unstable();
@@ -52,10 +56,10 @@ fn held_out_images_are_seen_by_the_measurement_only() {
 
 #[test]
 fn fresh_noise_is_another_for_each_purpose_and_block() {
-    let device = Device::flex();
     let first = |seed, index, purpose| {
-        let inputs = Inputs { source: Source::Fresh(IMAGE), seed, index, device: &device };
-        host_values(inputs.pass(purpose, 2, 2).next().unwrap())
+        let (inputs, mut images) = (Inputs { source: Source::Fresh(IMAGE), seed, index }, Images::zeros(IMAGE, 0));
+        assert!(inputs.pass(purpose, 2).next_into(2, &mut images));
+        images.to_values()
     };
     let base = first(1, 0, Purpose::Solve);
     assert_eq!(base, first(1, 0, Purpose::Solve));

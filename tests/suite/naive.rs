@@ -62,15 +62,31 @@ pub fn forward(block: &Block, input: &[f64]) -> Vec<f64> {
     values(block, input, Statistics::Running).swap_remove(block.nodes().len())
 }
 
+/// The derivative of the mean squared error of `block` to `target` along a direction for all its weights, by central
+/// differences.
+pub fn derivative(block: &Block, input: &[f64], target: &[f64], direction: &[Vec<f32>]) -> f64 {
+    let at = |step: f32| {
+        let mut weights = block.weights().to_vec();
+        for (weight, direction) in weights.iter_mut().zip(direction) {
+            weight.data.iter_mut().zip(direction).for_each(|(value, direction)| *value += step * direction);
+        }
+        mean_squared_error(&forward(&block.with_weights(weights).unwrap(), input), target)
+    };
+    (at(STEP) - at(-STEP)) / (2.0 * f64::from(STEP))
+}
+
+/// Small enough for the curvature and large enough for weights in f32.
+const STEP: f32 = 1.0 / 4096.0;
+
 /// Mean squared difference per element.
 pub fn mean_squared_error(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / a.len() as f64
 }
 
-/// `‖a − b‖ / ‖b‖`.
+/// `‖a − b‖ / ‖b‖`; 0 where both are nothing.
 pub fn relative_error(a: &[f64], b: &[f64]) -> f64 {
     let energy = b.iter().map(|b| b * b).sum::<f64>() / b.len() as f64;
-    (mean_squared_error(a, b) / energy).sqrt()
+    (mean_squared_error(a, b) / energy.max(f64::MIN_POSITIVE)).sqrt()
 }
 
 /// Values as f64.

@@ -2,10 +2,9 @@
 
 use std::{convert::Infallible, io};
 
-use burn::tensor::Device;
 use distill_core::{
-    Block, BlockReport, Contents, Encoding, Event, Noise, Pack, PackError, ReadAt, RunError, Settings, Training, Width,
-    WriteAt, fold_batch_norms, run,
+    Block, BlockReport, Contents, Device, Encoding, Event, Noise, Pack, PackError, ReadAt, RunError, Settings,
+    Training, Width, WriteAt, fold_batch_norms, run,
 };
 
 use crate::small_network::{pack, settings, teacher};
@@ -17,7 +16,7 @@ type Failure = RunError<Infallible, Infallible>;
 fn try_run(teacher: &[u8], settings: &Settings) -> Result<(Vec<BlockReport>, Vec<u8>), Failure> {
     let mut pack = Pack::open(teacher).map_err(RunError::Teacher)?;
     let mut student = Vec::new();
-    let (reports, _) = run(&mut pack, &mut student, settings, &Device::flex(), |_| {})?;
+    let (reports, _) = run(&mut pack, &mut student, settings, &Device::Cpu, |_| {})?;
     Ok((reports, student))
 }
 
@@ -51,6 +50,20 @@ fn same_seed_gives_the_same_bytes_and_another_seed_others() {
     }
     let trained = |noise| distilled(&with_steps(noise, 2)).1;
     SOURCES.into_iter().for_each(|noise| assert_eq!(trained(noise), trained(noise), "{noise:?}"));
+}
+
+#[test]
+fn threads_do_not_change_a_byte() {
+    for noise in SOURCES {
+        // Batches of three groups of images, the last not full.
+        let settings = changed(noise, |s| s.recipe.training = Training { steps: 3, batch: 40, ..s.recipe.training });
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| distilled(&settings))
+        };
+        let one = on(1);
+        assert_eq!((&one, &one), (&on(2), &on(8)), "{noise:?}");
+    }
 }
 
 #[test]
@@ -151,7 +164,7 @@ fn events_come_in_order() {
         });
     };
     let settings = Settings { blocks: vec![1, 2], ..with_steps(Noise::Standard, 2) };
-    run(&mut pack, &mut Vec::new(), &settings, &Device::flex(), observe).unwrap();
+    run(&mut pack, &mut Vec::new(), &settings, &Device::Cpu, observe).unwrap();
     let one = |start: &str, end: &str| [start, "step 1 true", "step 2 true", end].map(String::from);
     assert_eq!(seen, [one("start 1/2 layer2.0", "end 1"), one("start 2/2 layer2.1", "end 2")].concat());
 }
@@ -293,7 +306,7 @@ fn run_failing(reads: usize, writes: usize) -> (Result<(), DiskError>, Vec<u8>, 
     let mut attempt = || {
         let mut pack =
             Pack::open(Failing { storage: teacher.as_slice(), remaining: reads }).map_err(RunError::Teacher)?;
-        run(&mut pack, &mut student, &settings(Noise::Standard), &Device::flex(), |_| {}).map(|_| ())
+        run(&mut pack, &mut student, &settings(Noise::Standard), &Device::Cpu, |_| {}).map(|_| ())
     };
     let result = attempt();
     let used = writes - student.remaining;

@@ -1,9 +1,8 @@
 //! The ridge solve: it finds a teacher that the narrow student can be, and never does worse than pruning.
 
-use burn::tensor::Device;
 use distill_core::{
-    Block, BlockBuilder, Conv, DeviceBlock, NormalEquations, Op, Purpose, Role, Shape, Statistics, Stream, Weight,
-    Width, fold_batch_norms, images, shrink, solvable_node,
+    Block, BlockBuilder, Conv, Device, DeviceBlock, Images, NormalEquations, Op, Purpose, Role, Shape, Statistics,
+    Stream, Weight, Width, fold_batch_norms, shrink, solvable_node,
 };
 
 use crate::{
@@ -13,13 +12,17 @@ use crate::{
 
 const INPUT: Shape = Shape::new(4, 6, 6);
 
-/// The student with its last convolution solved on `values`, fed in batches of 4.
+/// The student with its last convolution solved on `values`, fed in batches of 20.
 fn solved(teacher: &Block, student: &Block, node: usize, values: &[f32]) -> Block {
-    let device = Device::flex();
     let mut equations = NormalEquations::new(student, node);
-    let (target, start) = (DeviceBlock::new(teacher, &device), DeviceBlock::new(student, &device));
-    for batch in values.chunks(4 * teacher.input().elements()) {
-        equations.add(&target, &start, images(batch.to_vec(), teacher.input(), &device));
+    let read = usize::from(student.nodes()[node].inputs[0]);
+    let hidden = DeviceBlock::up_to(student, read, &Device::Cpu);
+    let target = DeviceBlock::up_to(teacher, node + 1, &Device::Cpu);
+    // A group of images and part of one.
+    for batch in values.chunks(20 * teacher.input().elements()) {
+        let input = Images::from_values(batch, teacher.input());
+        let [hidden, target] = [&hidden, &target].map(|block| block.forward(&input, Statistics::Running));
+        equations.add(&hidden, &target);
     }
     equations.solve(student).unwrap()
 }

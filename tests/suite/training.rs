@@ -1,9 +1,8 @@
 //! Gradient steps: update rules against hand-computed sequences, gradients against finite differences.
 
-use burn::tensor::{Device, Tensor};
 use distill_core::{
-    Block, DeviceBlock, Inputs, Optimizer, Purpose, Schedule, Shape, Source, Stream, Training, Update, Width,
-    fold_batch_norms, host_values, shrink, train,
+    Block, Device, DeviceBlock, Images, Inputs, Optimizer, Purpose, Schedule, Shape, Source, Stream, Training, Update,
+    Width, fold_batch_norms, shrink, train,
 };
 
 use crate::{
@@ -16,13 +15,11 @@ const INPUT: Shape = Shape::new(2, 4, 4);
 
 /// One weight's values after each gradient, from the optimiser.
 fn steps(update: Update, weight_decay: f32, rate: f32, start: f32, gradients: &[f32]) -> Vec<f32> {
-    let device = Device::flex();
-    let scalar = |value: f32| -> Tensor<1> { Tensor::from_data([value], &device) };
-    let mut optimizer = Optimizer::new(update, weight_decay);
-    let mut weights = vec![scalar(start)];
+    let mut optimizer = Optimizer::new(update, weight_decay, [1].into_iter());
+    let mut weights = vec![start];
     let step = |&gradient: &f32| {
-        weights = optimizer.step(std::mem::take(&mut weights), vec![scalar(gradient)], rate);
-        host_values(weights[0].clone())[0]
+        optimizer.step([(&mut weights, &vec![gradient])].into_iter(), rate);
+        weights[0]
     };
     gradients.iter().map(step).collect()
 }
@@ -104,21 +101,19 @@ fn teacher_and_student(channels: usize) -> (Block, Block) {
     (teacher, student.with_weights(weights).unwrap())
 }
 
-fn fresh_noise(device: &Device) -> Inputs<'_> {
-    Inputs { source: Source::Fresh(INPUT), seed: 11, index: 0, device }
+fn fresh_noise() -> Inputs<'static> {
+    Inputs { source: Source::Fresh(INPUT), seed: 11, index: 0 }
 }
 
 /// The student after training on noise of its own, and the loss before each step.
 fn trained(teacher: &Block, student: &Block, training: &Training) -> (Block, Vec<f32>) {
-    let device = Device::flex();
-    let inputs = fresh_noise(&device);
     let mut losses = Vec::new();
-    let target = DeviceBlock::new(teacher, &device);
+    let target = DeviceBlock::new(teacher, &Device::Cpu);
     let progress = |step, loss| {
         losses.push(loss);
         assert_eq!(step, losses.len());
     };
-    let block = train(&target, student, &inputs, training, progress).unwrap();
+    let block = train(&target, student, &fresh_noise(), training, &Device::Cpu, progress).unwrap();
     (block, losses)
 }
 
@@ -131,7 +126,9 @@ fn one_step(rate: f32) -> Training {
 fn check_gradient(channels: usize) {
     let (teacher, student) = teacher_and_student(channels);
     let (moved, losses) = trained(&teacher, &student, &one_step(1.0));
-    let batch = widen(&host_values(fresh_noise(&Device::flex()).epochs(3).next().unwrap()));
+    let mut batch = Images::zeros(INPUT, 0);
+    fresh_noise().epochs().next_into(3, &mut batch);
+    let batch = widen(&batch.to_values());
     let target = naive::forward(&teacher, &batch);
     let loss = |student: &Block| mean_squared_error(&naive::forward(student, &batch), &target);
     // Mean per element, not sum or half of it; f32 rounding of the loss.
@@ -185,12 +182,12 @@ fn steps_lower_the_loss() {
 #[test]
 fn running_statistics_stay_as_they_are() {
     let student = pre_activation();
-    let device = Device::flex();
-    let inputs = Inputs { source: Source::Fresh(student.input()), seed: 11, index: 0, device: &device };
+    let inputs = Inputs { source: Source::Fresh(student.input()), seed: 11, index: 0 };
     let teacher =
         fold_batch_norms(&residual(&mut Stream::new(4, Purpose::Images, 0), "block", student.input(), 4)).unwrap();
     let training = Training { steps: 3, weight_decay: 0.1, ..one_step(0.1) };
-    let moved = train(&DeviceBlock::new(&teacher, &device), &student, &inputs, &training, |_, _| {}).unwrap();
+    let moved = train(&DeviceBlock::new(&teacher, &Device::Cpu), &student, &inputs, &training, &Device::Cpu, |_, _| {})
+        .unwrap();
     let unchanged: Vec<&str> = (0..student.weights().len())
         .filter(|&index| moved.weights()[index] == student.weights()[index])
         .map(|index| student.weights()[index].name.as_str())

@@ -12,7 +12,7 @@ use crate::{
     block::{Block, Op},
     kernels::{
         conv::{InputGradient, WeightGradient},
-        elementwise,
+        elementwise::{self, Read, Write},
         norm::{combine, gradient_sums},
         plane::{LANES, Lanes, Plane},
     },
@@ -143,7 +143,7 @@ impl Backward {
     }
 
     /// The gradient by value `value`, where there is one.
-    pub fn gradient<'a>(&self, gradients: &'a mut [Lanes], value: usize) -> Option<(&'a mut [Lanes], Plane)> {
+    pub fn gradient<'a>(&self, gradients: &'a mut [Lanes], value: usize) -> Option<Write<'a>> {
         Some(self.slots.get_mut(gradients, self.slot[value]?))
     }
 
@@ -258,13 +258,7 @@ impl Backward {
 }
 
 /// Adds the gradient by an input of an operator without weights to `target`.
-fn spread(
-    program: &Program,
-    node: usize,
-    (target, to): (&mut [Lanes], Plane),
-    (gradient, of): (&[Lanes], Plane),
-    output: (&[Lanes], Plane),
-) {
+fn spread(program: &Program, node: usize, (target, to): Write<'_>, (gradient, of): Read<'_>, output: Read<'_>) {
     let arch = program.arch;
     match program.steps[node].kernel {
         Kernel::Relu | Kernel::Done => elementwise::add_masked(arch, (target, to), (gradient, of), output),

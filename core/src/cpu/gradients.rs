@@ -58,7 +58,8 @@ impl CpuGradients {
         let (program, backward) = (&*program, &*backward);
         let workers = workspace.workers(count, program.arena() + backward.arena());
         share(workers, pieces.iter_mut().enumerate(), |(piece, Piece { sums, error }), arena| {
-            (sums.fill(0.0), *error = 0.0);
+            sums.fill(0.0);
+            *error = 0.0;
             let (values, slopes) = arena.split_at_mut(program.arena());
             for group in piece * groups / count..(piece + 1) * groups / count {
                 program.load(values, input.plane(group));

@@ -5,7 +5,10 @@ use core::ops::Range;
 
 use crate::{
     block::{Block, Op},
-    kernels::plane::{Lanes, Plane},
+    kernels::{
+        elementwise::{Read, Write},
+        plane::{Lanes, Plane},
+    },
 };
 
 /// Planes one behind the other in an arena.
@@ -37,20 +40,16 @@ impl Slots {
         self.starts[slot]..self.starts[slot] + self.planes[slot].len()
     }
 
-    pub fn get<'a>(&self, arena: &'a [Lanes], slot: usize) -> (&'a [Lanes], Plane) {
+    pub fn get<'a>(&self, arena: &'a [Lanes], slot: usize) -> Read<'a> {
         (&arena[self.range(slot)], self.planes[slot])
     }
 
-    pub fn get_mut<'a>(&self, arena: &'a mut [Lanes], slot: usize) -> (&'a mut [Lanes], Plane) {
+    pub fn get_mut<'a>(&self, arena: &'a mut [Lanes], slot: usize) -> Write<'a> {
         (&mut arena[self.range(slot)], self.planes[slot])
     }
 
     /// One slot to write and another to read.
-    pub fn pair<'a>(
-        &self,
-        arena: &'a mut [Lanes],
-        [write, read]: [usize; 2],
-    ) -> ((&'a mut [Lanes], Plane), (&'a [Lanes], Plane)) {
+    pub fn pair<'a>(&self, arena: &'a mut [Lanes], [write, read]: [usize; 2]) -> (Write<'a>, Read<'a>) {
         let [to, from] = arena
             .get_disjoint_mut([self.range(write), self.range(read)])
             .expect("two slots never overlap, and the arena holds all");

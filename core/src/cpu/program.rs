@@ -11,7 +11,7 @@ use crate::{
     kernels::{
         conv::Convolution,
         correlate::Start,
-        elementwise,
+        elementwise::{self, Read, Write},
         norm::{Moments, moments},
         plane::{Lanes, Plane},
     },
@@ -156,13 +156,13 @@ impl Program {
     }
 
     /// Where a group of inputs goes, in an arena that may have served another block.
-    pub fn input<'a>(&self, arena: &'a mut [Lanes]) -> (&'a mut [Lanes], Plane) {
+    pub fn input<'a>(&self, arena: &'a mut [Lanes]) -> Write<'a> {
         self.layout.slots.clear_borders(arena);
         self.layout.slots.get_mut(arena, self.layout.slot[0])
     }
 
     /// Copies a group of inputs into an arena.
-    pub fn load(&self, arena: &mut [Lanes], input: (&[Lanes], Plane)) {
+    pub fn load(&self, arena: &mut [Lanes], input: Read<'_>) {
         elementwise::copy(self.arch, self.input(arena), input);
     }
 
@@ -175,12 +175,12 @@ impl Program {
     }
 
     /// The last value, to write.
-    pub fn output_mut<'a>(&self, arena: &'a mut [Lanes]) -> (&'a mut [Lanes], Plane) {
+    pub fn output_mut<'a>(&self, arena: &'a mut [Lanes]) -> Write<'a> {
         self.layout.slots.get_mut(arena, self.layout.slot[self.steps.len()])
     }
 
     /// The last value.
-    pub fn output<'a>(&self, arena: &'a [Lanes]) -> (&'a [Lanes], Plane) {
+    pub fn output<'a>(&self, arena: &'a [Lanes]) -> Read<'a> {
         self.layout.slots.get(arena, self.layout.slot[self.steps.len()])
     }
 

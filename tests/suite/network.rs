@@ -1,0 +1,90 @@
+//! Gradient steps on a whole network, with the statistics of each batch.
+
+use distill_core::{Block, Images, NetworkTrainer, Op, Purpose, Schedule, Statistics, Stream, Training, Update};
+
+use crate::{
+    naive::{self, widen},
+    small_network::{IMAGE, teacher},
+};
+
+/// A group of images and part of one.
+const COUNT: usize = 21;
+
+fn training(rate: f32) -> Training {
+    let update = Update::Momentum { momentum: 0.0 };
+    Training { steps: 1 << 20, batch: COUNT, update, schedule: Schedule::Step, rate, weight_decay: 0.0 }
+}
+
+fn labels() -> Vec<u16> {
+    (0..COUNT).map(|image| (7 * image % 10) as u16).collect()
+}
+
+/// Mean cross-entropy of the network's logits, batch norms with the statistics of the batch.
+fn cross_entropy(blocks: &[Block], input: &[f64]) -> f64 {
+    let through = |x: Vec<f64>, block: &Block| naive::values(block, &x, Statistics::Current).pop().unwrap();
+    let logits = blocks.iter().fold(input.to_vec(), through);
+    let of = |(logits, label): (&[f64], u16)| {
+        logits.iter().map(|logit| logit.exp()).sum::<f64>().ln() - logits[usize::from(label)]
+    };
+    logits.chunks_exact(10).zip(labels()).map(of).sum::<f64>() / COUNT as f64
+}
+
+#[test]
+fn one_step_moves_every_weight_by_the_gradient() {
+    let blocks = teacher();
+    let input = Stream::new(2, Purpose::Images, 0).images(COUNT, IMAGE);
+    let training = training(1.0);
+    let mut trainer = NetworkTrainer::new(&blocks, &training);
+    let loss = trainer.step(&Images::from_values(&input, IMAGE), &labels());
+    let wide = widen(&input);
+    assert!((f64::from(loss) / cross_entropy(&blocks, &wide) - 1.0).abs() <= 1e-5, "{loss}");
+    let moved = trainer.finish().unwrap();
+    let stream = &mut Stream::new(3, Purpose::Images, 0);
+    for (position, block) in blocks.iter().enumerate() {
+        for index in (0..block.weights().len()).filter(|&index| block.is_trained(index)) {
+            let before = &block.weights()[index];
+            let after = &moved[position].weights()[index];
+            let direction = stream.gaussian(before.data.len());
+            // A step so small that it hardly ever crosses a kink of an activation; the weights moved are f32.
+            let at = |step: f32| {
+                let mut weights = block.weights().to_vec();
+                weights[index].data.iter_mut().zip(&direction).for_each(|(value, d)| *value += step * d);
+                let moved = weights[index].data.clone();
+                let mut blocks = blocks.clone();
+                blocks[position] = block.with_weights(weights).unwrap();
+                (cross_entropy(&blocks, &wide), widen(&moved))
+            };
+            let ((above, high), (below, low)) = (at(4e-6), at(-4e-6));
+            let gradient = before.data.iter().zip(&after.data).map(|(before, after)| f64::from(before - after));
+            let found: f64 = gradient.zip(high.iter().zip(&low)).map(|(g, (high, low))| g * (high - low)).sum();
+            let (found, expected) = (found / 8e-6, (above - below) / 8e-6);
+            // What kinks are left; a batch norm that forgets its statistics' share is off by > 0.1.
+            assert!((found - expected).abs() <= 2e-2, "{}: {found}, differences give {expected}", before.name);
+        }
+    }
+}
+
+#[test]
+fn running_statistics_follow_the_batches_and_the_loss_falls() {
+    let blocks = teacher();
+    let input = Stream::new(2, Purpose::Images, 0).images(COUNT, IMAGE);
+    let images = Images::from_values(&input, IMAGE);
+    let training = training(0.02);
+    let mut trainer = NetworkTrainer::new(&blocks, &training);
+    let losses: Vec<f32> = (0..30).map(|_| trainer.step(&images, &labels())).collect();
+    assert!(losses[29] < 0.75 * losses[0], "{losses:?}");
+    let moved = trainer.finish().unwrap();
+    // The first batch norm sees the same images each time, through a convolution that hardly moves.
+    let norm = blocks[0].nodes().iter().position(|node| matches!(node.op, Op::BatchNorm { .. })).unwrap();
+    let value = naive::values(&moved[0], &widen(&input), Statistics::Running).swap_remove(norm);
+    let channels = blocks[0].shape(norm).channels;
+    let plane = IMAGE.height * IMAGE.width;
+    for channel in 0..channels {
+        let of = value.chunks_exact(plane).skip(channel).step_by(channels).flatten();
+        let mean = of.clone().sum::<f64>() / (COUNT * plane) as f64;
+        let found = f64::from(moved[0].weight(norm, 2).unwrap().data[channel]);
+        let before = f64::from(blocks[0].weight(norm, 2).unwrap().data[channel]);
+        // 0.9³⁰ of the old mean is left.
+        assert!((found - mean).abs() <= 0.1 * (before - mean).abs() + 0.02, "channel {channel}: {found}, {mean}");
+    }
+}

@@ -1,0 +1,62 @@
+//! Burn's operators and ours are the same functions.
+
+use distill_core::{
+    BlockTrainer, Device, DeviceBlock, Images, Purpose, Schedule, Shape, Statistics, Stream, Training, Update, Width,
+    fold_batch_norms, shrink,
+};
+
+use crate::{
+    naive::{relative_error, widen},
+    small_network::{residual, teacher},
+    transforms::pre_activation,
+};
+
+const COUNT: usize = 21;
+
+fn devices() -> [Device; 2] {
+    [Device::Cpu, Device::Burn(burn::tensor::Device::flex())]
+}
+
+fn noise(shape: Shape) -> Images {
+    Images::from_values(&Stream::new(7, Purpose::Images, 0).images(COUNT, shape), shape)
+}
+
+#[test]
+fn forward_passes_agree_in_both_statistics() {
+    for block in teacher().iter().chain([&pre_activation()]) {
+        for statistics in [Statistics::Running, Statistics::Current] {
+            let [ours, burns] =
+                devices().map(|device| DeviceBlock::new(block, &device).forward(&noise(block.input()), statistics));
+            let error = relative_error(&widen(&ours.to_values()), &widen(&burns.to_values()));
+            assert!(error <= 1e-5, "{} {statistics:?}: {error}", block.name());
+        }
+    }
+}
+
+#[test]
+fn gradient_steps_agree() {
+    let training = Training {
+        steps: 8,
+        batch: COUNT,
+        update: Update::Momentum { momentum: 0.9 },
+        schedule: Schedule::Cosine,
+        rate: 0.05,
+        weight_decay: 0.01,
+    };
+    for channels in [4, 8] {
+        let stream = &mut Stream::new(8, Purpose::Images, 0);
+        let teacher = fold_batch_norms(&residual(stream, "block", Shape::new(4, 8, 8), channels)).unwrap();
+        let student = shrink(&teacher, Width::new(0.5).unwrap()).unwrap();
+        let [ours, burns] = devices().map(|device| {
+            let input = noise(teacher.input());
+            let target = DeviceBlock::new(&teacher, &device).forward(&input, Statistics::Running);
+            let mut trainer = BlockTrainer::new(&student, &training, &device);
+            let losses: Vec<f32> = (0..training.steps).map(|_| trainer.step(&input, &target)).collect();
+            let weights = trainer.finish().unwrap().weights().iter().flat_map(|w| w.data.clone()).collect::<Vec<f32>>();
+            (widen(&losses), widen(&weights))
+        });
+        // Eight steps in f32.
+        assert!(relative_error(&ours.0, &burns.0) <= 1e-4, "losses: {ours:?}, {burns:?}");
+        assert!(relative_error(&ours.1, &burns.1) <= 1e-4, "weights");
+    }
+}
