@@ -39,7 +39,7 @@ fn main() -> Result<()> {
     for threads in [1, 2] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         pool.install(|| -> Result<()> {
-            let peak = peak::measure(threads);
+            let peak = peak::measure();
             println!("{:<34} {:>10} {:>9.0}", format!("peak/multiply-adds/t{threads}"), "", peak / 1e9);
             Bench { threads, peak, wanted: wanted.clone() }.all(&teacher)
         })?;
@@ -74,7 +74,7 @@ impl Bench {
         let target = DeviceBlock::new(teacher, &Device::Cpu).forward(&input, Statistics::Running);
         // Forward, by weights and by input, which the first convolution has no use for.
         let macs = 3 * student.macs() - first_macs(&student);
-        self.measure(&format!("step/{stage}/k{k}/b{batch}"), 300, Some(macs * batch as u64), || {
+        self.measure(&format!("step/{stage}/k{k}/b{batch}"), 25, Some(macs * batch as u64), || {
             trainer.step(&input, &target);
         });
         Ok(())

@@ -15,7 +15,6 @@ extern crate alloc;
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
-// In data-flow order.
 mod block;
 mod boundary;
 mod builder;
@@ -27,6 +26,7 @@ mod device;
 mod distill;
 mod fold;
 mod forward;
+mod heap;
 mod images;
 mod inputs;
 mod kernels;
@@ -40,8 +40,6 @@ mod shrink;
 mod solve;
 mod storage;
 mod train;
-
-mod heap;
 
 pub use block::{
     Block, BlockError, Conv, Dims, MAX_ELEMENTS, MAX_EXTENT, MAX_NODES, Node, Nodes, Op, Role, Shape, Weight,

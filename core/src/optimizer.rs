@@ -1,7 +1,6 @@
 //! First-order optimisers and learning-rate schedules, without std.
 //!
-//! Ours because `burn-optim` needs std, and because an optimiser's state belongs to the memory
-//! budget: Adam keeps two numbers a weight, momentum one.
+//! An optimiser's state belongs to the memory budget: Adam keeps two numbers a weight, momentum one.
 
 use alloc::{vec, vec::Vec};
 

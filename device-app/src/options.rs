@@ -47,7 +47,7 @@ pub struct RunOptions {
     /// L2 regularisation of the gradient steps
     #[arg(long, default_value_t = 0.0, value_name = "L2")]
     pub weight_decay: f32,
-    /// Where the tensors live
+    /// What computes
     #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
     pub device: DeviceName,
     /// Neighbourhoods to distil, as in 0-3,7 [default: all]

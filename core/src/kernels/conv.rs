@@ -106,21 +106,20 @@ struct Phase {
 impl InputGradient {
     /// Border that the output's gradient needs.
     pub fn border(conv: Conv, kernel: [usize; 2], input: Shape, output: Shape) -> usize {
-        let stride = usize::from(conv.stride);
         let needed = |remainder: usize| {
             let axis = axis(conv, kernel[1], input.width, remainder);
             let right = axis.count as isize - 1 + axis.taps as isize - 1 - axis.pad - (output.width as isize - 1);
             if axis.taps == 0 || axis.count == 0 { 0 } else { axis.pad.max(right).max(0) as usize }
         };
-        (0..stride).map(needed).max().unwrap_or(0)
+        (0..remainders(conv, input.width)).map(needed).max().unwrap_or(0)
     }
 
     /// The passes from `gradient` (by the output) to `target` (by the input) of `convolution`.
     pub fn new(convolution: &Convolution, gradient: Plane, target: Plane) -> Self {
         let Convolution { conv, kernel, input, .. } = convolution;
-        let stride = usize::from(conv.stride);
-        let phases = (0..stride * stride).filter_map(|phase| {
-            let remainders = [phase / stride, phase % stride];
+        let [rows, columns] = [input.shape.height, input.shape.width].map(|extent| remainders(*conv, extent));
+        let phases = (0..rows * columns).filter_map(|phase| {
+            let remainders = [phase / columns, phase % columns];
             let axes = [
                 axis(*conv, kernel[0], input.shape.height, remainders[0]),
                 axis(*conv, kernel[1], input.shape.width, remainders[1]),
@@ -154,6 +153,11 @@ impl InputGradient {
             correlation.run(arch, gradient, packed, start, false, target);
         }
     }
+}
+
+/// Remainders that the positions of an extent leave: a stride from outside may be far longer.
+fn remainders(conv: Conv, extent: usize) -> usize {
+    usize::from(conv.stride).min(extent + usize::from(conv.padding))
 }
 
 /// Input positions `y` with `(y + padding) mod stride = remainder`, and the taps of the gradient they see.
