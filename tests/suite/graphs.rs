@@ -77,9 +77,45 @@ fn try_random_block(stream: &mut Stream) -> Result<Block, BlockError> {
 #[test]
 fn random_blocks_compute_and_learn_as_loops_do() {
     let stream = &mut Stream::new(5, Purpose::Images, 0);
-    for _ in 0..150 {
+    for _ in 0..400 {
         let (block, count) = (random_block(stream), 1 + stream.below(20));
         kernels::check(&block, count, stream);
+    }
+}
+
+/// Operators by name, each with the values it reads; a convolution keeps the channels.
+fn block_of(stream: &mut Stream, nodes: &[(&str, &[u8])]) -> Block {
+    let input = Shape::new(3, 4, 5);
+    let mut builder = BlockBuilder::new("block", Role::Neighbourhood, input);
+    for (index, (op, inputs)) in nodes.iter().enumerate() {
+        let kernel = gaussian(stream, &format!("k{index}"), &[3, 3, 3, 3]);
+        let (op, weights) = match *op {
+            "conv" => (Op::Conv(Conv { stride: 1, padding: 1, groups: 1 }), vec![kernel]),
+            "relu" => (Op::Relu, vec![]),
+            _ => (Op::Add, vec![]),
+        };
+        builder.push(&format!("n{index}"), op, inputs, weights).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+#[test]
+fn values_that_meet_again_keep_their_gradients() {
+    let stream = &mut Stream::new(9, Purpose::Images, 0);
+    let graphs: [&[(&str, &[u8])]; 6] = [
+        // The sum lies where the convolution wrote, whose gradient also comes through the ReLU.
+        &[("conv", &[0]), ("relu", &[1]), ("add", &[1, 2])],
+        &[("conv", &[0]), ("relu", &[1]), ("add", &[2, 1])],
+        // Two ReLUs of one value; only the last may take its place.
+        &[("conv", &[0]), ("relu", &[1]), ("relu", &[1]), ("add", &[2, 3])],
+        &[("conv", &[0]), ("relu", &[1]), ("relu", &[1]), ("conv", &[2]), ("add", &[3, 4])],
+        // One value twice, and a ReLU of a ReLU.
+        &[("conv", &[0]), ("add", &[1, 1]), ("relu", &[2]), ("relu", &[3])],
+        &[("conv", &[0]), ("relu", &[1]), ("conv", &[2]), ("add", &[3, 2]), ("relu", &[4]), ("add", &[5, 2])],
+    ];
+    for nodes in graphs {
+        let block = block_of(stream, nodes);
+        kernels::check(&block, 18, stream);
     }
 }
 

@@ -82,7 +82,9 @@ impl Backward {
                 Some(slots.push(Plane { shape: block.shape(value), border }))
             });
         }
+        // The gradient by the output comes from outside.
         let mut touched = vec![false; nodes.len() + 1];
+        slot[nodes.len()].into_iter().for_each(|output: usize| touched[output] = true);
         let (mut steps, mut sums) = (Vec::new(), 0);
         for (index, node) in nodes.iter().enumerate().rev() {
             let gradient = slot[index + 1];

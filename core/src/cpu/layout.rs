@@ -135,9 +135,10 @@ impl Layout {
             busy[slot[value]] = end;
         }
         let followed_by_relu = (0..last).map(|index| {
-            let only = readers(index + 1).all(|(_, node)| matches!(node.op, Op::Relu));
-            let in_place = readers(index + 1).any(|(reader, _)| chain[reader + 1] == chain[index + 1]);
-            matches!(nodes[index].op, Op::Conv(_) | Op::Linear | Op::Add) && only && in_place && index + 1 < last
+            let mut readers = readers(index + 1);
+            let (Some((reader, node)), None) = (readers.next(), readers.next()) else { return false };
+            let in_place = matches!(node.op, Op::Relu) && chain[reader + 1] == chain[index + 1];
+            in_place && matches!(nodes[index].op, Op::Conv(_) | Op::Linear | Op::Add)
         });
         let followed_by_relu = followed_by_relu.collect();
         Self { slots, slot, followed_by_relu }
