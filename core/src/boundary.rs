@@ -11,7 +11,8 @@ use half::{f16, slice::HalfFloatSliceExt};
 use crate::{
     block::Shape,
     cpu::{self, Program, Workspace},
-    forward::{DeviceBlock, Statistics},
+    device::Statistics,
+    forward::DeviceBlock,
     images::{Images, gather, scatter},
     kernels::{parallel::each, plane::LANES},
     noise::Stream,

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData, activation, module, ops::ConvOpti
 
 use crate::{
     block::{Block, Conv, Op},
-    forward::Statistics,
+    device::Statistics,
     images::Images,
 };
 

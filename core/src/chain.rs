@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use crate::{
     block::Block,
     cpu::{Program, Workspace},
-    device::Device,
-    forward::{DeviceBlock, Statistics},
+    device::{Device, Statistics},
+    forward::DeviceBlock,
     images::Images,
     kernels::parallel::share,
 };

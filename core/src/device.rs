@@ -1,4 +1,4 @@
-//! Where blocks compute.
+//! Where blocks compute, and in which mode.
 
 /// A device: the CPU with the kernels of this crate, or one of Burn's.
 #[derive(Clone, Debug, Default)]
@@ -9,4 +9,14 @@ pub enum Device {
     /// Burn's operators on one of its devices.
     #[cfg(feature = "burn")]
     Burn(burn::tensor::Device),
+}
+
+/// Where a batch norm takes its mean and variance from. Blocks without batch norms do not care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Statistics {
+    /// The running statistics of the teacher file: evaluation, and every target.
+    Running,
+    /// The batch at hand ("CS", Raikwar & Mishra 2022): keeps noise in the range that the next
+    /// block was trained on.
+    Current,
 }

@@ -3,9 +3,9 @@
 use crate::{
     block::{Block, BlockError},
     cpu::Workspace,
-    device::Device,
+    device::{Device, Statistics},
     fold::fold_batch_norms,
-    forward::{DeviceBlock, Statistics},
+    forward::DeviceBlock,
     images::Images,
     inputs::Inputs,
     noise::Purpose,

@@ -5,19 +5,9 @@ use crate::burn_device::BurnBlock;
 use crate::{
     block::Block,
     cpu::{self, Program, Workspace},
-    device::Device,
+    device::{Device, Statistics},
     images::Images,
 };
-
-/// Where a batch norm takes its mean and variance from. Blocks without batch norms do not care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statistics {
-    /// The running statistics of the teacher file: evaluation, and every target.
-    Running,
-    /// The batch at hand ("CS", Raikwar & Mishra 2022): keeps noise in the range that the next
-    /// block was trained on.
-    Current,
-}
 
 /// A block, or what leads to one of its values, with its weights where they are needed.
 #[derive(Clone, Debug)]

@@ -47,10 +47,10 @@ pub use block::{
 pub use boundary::Boundary;
 pub use builder::BlockBuilder;
 pub use chain::Chain;
-pub use device::Device;
+pub use device::{Device, Statistics};
 pub use distill::{Distilled, MEASURED_INPUTS, MICRO_BATCH, Recipe, distill};
 pub use fold::fold_batch_norms;
-pub use forward::{DeviceBlock, Statistics};
+pub use forward::DeviceBlock;
 pub use heap::CountingAllocator;
 pub use images::Images;
 pub use inputs::{Batches, Inputs, Source};

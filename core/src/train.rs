@@ -7,8 +7,8 @@ use crate::burn_device::BurnGradients;
 use crate::{
     block::{Block, BlockError},
     cpu::{CpuGradients, Workspace},
-    device::Device,
-    forward::{DeviceBlock, Statistics},
+    device::{Device, Statistics},
+    forward::DeviceBlock,
     images::Images,
     inputs::Inputs,
     optimizer::{Optimizer, Schedule, Update},
