@@ -173,12 +173,17 @@ impl Block {
             shapes.push(shape);
         }
         let unread = |value: usize| nodes.iter().all(|node| node.inputs.iter().all(|&read| usize::from(read) != value));
-        let unused =
-            |index: usize| nodes.iter().all(|node| node.weights.iter().all(|&used| usize::from(used) != index));
+        let uses = |index: usize| {
+            nodes.iter().flat_map(|node| &node.weights).filter(move |&&w| usize::from(w) == index).count()
+        };
         let node = (1..nodes.len()).find(|&value| unread(value)).map(|value| &nodes[value - 1].name);
-        let weight = (0..weights.len()).find(|&index| unused(index)).map(|index| &weights[index].name);
+        let weight = (0..weights.len()).find(|&index| uses(index) == 0).map(|index| &weights[index].name);
         if let Some(name) = node.or(weight) {
             return Err(BlockError::Unused { name: name.clone() });
+        }
+        // Training and folding change a node's weights as its own.
+        if let Some(index) = (0..weights.len()).find(|&index| uses(index) > 1) {
+            return Err(BlockError::SharedWeight { weight: weights[index].name.clone() });
         }
         Ok(Self { name, role, input, nodes, weights, shapes })
     }

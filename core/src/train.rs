@@ -1,6 +1,6 @@
 //! Gradient steps on one student block: local loss `L_{i,0}` of the paper (eq. 4).
 
-use alloc::{vec, vec::Vec};
+use alloc::{boxed::Box, vec, vec::Vec};
 
 #[cfg(feature = "burn")]
 use crate::burn_device::BurnGradients;
@@ -47,7 +47,7 @@ pub struct BlockTrainer<'a> {
 
 #[derive(Debug)]
 enum On {
-    Cpu(CpuGradients),
+    Cpu(Box<CpuGradients>),
     #[cfg(feature = "burn")]
     Burn(BurnGradients),
 }
@@ -65,7 +65,7 @@ impl<'a> BlockTrainer<'a> {
             gradients: weights.clone().map(|weight| vec![0.0; size(weight)]).collect(),
             optimizer: Optimizer::new(training.update, training.weight_decay, weights.map(state)),
             on: match device {
-                Device::Cpu => On::Cpu(CpuGradients::new(student)),
+                Device::Cpu => On::Cpu(Box::new(CpuGradients::new(student))),
                 #[cfg(feature = "burn")]
                 Device::Burn(device) => On::Burn(BurnGradients::new(device)),
             },

@@ -236,6 +236,22 @@ fn value_or_weight_that_nothing_reads_is_refused() {
 }
 
 #[test]
+fn weight_that_two_slots_read_is_refused() {
+    let weights = norm_weights(&mut Stream::new(1, Purpose::Images, 0), "bn", 4);
+    // The shift is also the running mean: training one would move the other.
+    let node = Node {
+        name: "bn".into(),
+        op: Op::BatchNorm { epsilon: 1e-5 },
+        inputs: [0].into_iter().collect(),
+        weights: [0, 1, 1, 2].into_iter().collect(),
+    };
+    let nodes = Nodes::from_slice(&[node]).unwrap();
+    let error = Block::new("block", Role::Stem, INPUT, nodes, [0, 1, 3].map(|w: usize| weights[w].clone()).to_vec())
+        .unwrap_err();
+    assert!(matches!(&error, BlockError::SharedWeight { weight } if weight == "bn.bias"), "{error:?}");
+}
+
+#[test]
 fn graph_without_nodes_or_with_too_many_is_refused() {
     let empty = BlockBuilder::new("block", Role::Stem, INPUT).finish();
     assert!(matches!(empty, Err(BlockError::Empty { .. })));

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A valid block of a few random operators over random values before them; every value is read.
-fn random_block(stream: &mut Stream) -> Block {
+pub fn random_block(stream: &mut Stream) -> Block {
     loop {
         if let Ok(block) = try_random_block(stream) {
             return block;
@@ -116,6 +116,30 @@ fn values_that_meet_again_keep_their_gradients() {
     for nodes in graphs {
         let block = block_of(stream, nodes);
         kernels::check(&block, 18, stream);
+    }
+}
+
+#[test]
+fn operators_without_weights_pass_gradients_on_in_the_middle() {
+    let stream = &mut Stream::new(10, Purpose::Images, 0);
+    let same = |groups| Op::Conv(Conv { stride: 1, padding: 1, groups });
+    for count in [5, 37] {
+        let mut builder = BlockBuilder::new("block", Role::Neighbourhood, Shape::new(3, 5, 7));
+        let mut push = |op, inputs: &[u8], weights| builder.push("node", op, inputs, weights).unwrap();
+        let x = push(same(1), &[0], vec![gaussian(stream, "first", &[4, 3, 3, 3])]);
+        let x = push(Op::Subsample { stride: 2 }, &[x], vec![]);
+        let padded = push(Op::PadChannels { before: 1, after: 2 }, &[x], vec![]);
+        let x = push(same(7), &[padded], vec![gaussian(stream, "depthwise", &[7, 1, 3, 3])]);
+        let x = push(Op::Add, &[x, padded], vec![]);
+        let x = push(Op::Relu, &[x], vec![]);
+        let mean = push(Op::GlobalAveragePool, &[x], vec![]);
+        let bias = Weight::new("linear.b", &[7], stream.gaussian(7));
+        let x = push(Op::Linear, &[mean], vec![gaussian(stream, "linear.w", &[7, 7]), bias]);
+        let x = push(Op::Add, &[mean, x], vec![]);
+        // Of one position; all taps but the middle one see the border.
+        let x = push(same(1), &[x], vec![gaussian(stream, "last", &[2, 7, 3, 3])]);
+        push(Op::Add, &[x, x], vec![]);
+        kernels::check(&builder.finish().unwrap(), count, stream);
     }
 }
 

@@ -73,8 +73,8 @@ fn block(input: Shape, outputs: usize, kernel: [usize; 2], conv: Conv, relu: boo
     builder.finish().unwrap()
 }
 
-#[test]
-fn blocks_of_the_usual_sizes() {
+/// Blocks around convolutions of the usual sizes and of awkward ones, and how many images each takes.
+pub fn usual_blocks(stream: &mut Stream) -> Vec<(Block, usize)> {
     let conv = |stride, padding, groups| Conv { stride, padding, groups };
     let cases = [
         (Shape::new(16, 8, 32), 8, [3, 3], conv(1, 1, 1)),
@@ -92,12 +92,18 @@ fn blocks_of_the_usual_sizes() {
         (Shape::new(2, 6, 7), 3, [1, 3], conv(1, 0, 1)),
         (Shape::new(2, 6, 7), 3, [3, 2], conv(2, 1, 1)),
     ];
+    // A group of images that is not full, and two full ones with a part of a third.
+    let with = |(input, outputs, kernel, conv)| {
+        [5, 37].map(|count| (block(input, outputs, kernel, conv, count == 37, stream), count))
+    };
+    cases.into_iter().flat_map(with).collect()
+}
+
+#[test]
+fn blocks_of_the_usual_sizes() {
     let stream = &mut Stream::new(3, Purpose::Images, 0);
-    for (input, outputs, kernel, conv) in cases {
-        // A group of images that is not full, and two full ones with a part of a third.
-        for count in [5, 37] {
-            check(&block(input, outputs, kernel, conv, count == 37, stream), count, stream);
-        }
+    for (block, count) in usual_blocks(stream) {
+        check(&block, count, stream);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Gradient steps: update rules against hand-computed sequences, gradients against finite differences.
 
 use distill_core::{
-    Block, Device, DeviceBlock, Images, Inputs, Optimizer, Purpose, Schedule, Shape, Source, Stream, Training, Update,
-    Width, fold_batch_norms, shrink, train,
+    Block, BlockBuilder, BlockTrainer, Device, DeviceBlock, Images, Inputs, Op, Optimizer, Purpose, Role, Schedule,
+    Shape, Source, Stream, Training, Update, Width, fold_batch_norms, shrink, train,
 };
 
 use crate::{
@@ -157,6 +157,16 @@ fn check_gradient(channels: usize) {
 fn one_step_moves_weights_by_the_gradient() {
     check_gradient(2); // identity shortcut
     check_gradient(4); // stride 2, padded shortcut
+}
+
+#[test]
+fn loss_is_told_where_nothing_is_trained() {
+    let mut builder = BlockBuilder::new("relu", Role::Neighbourhood, INPUT);
+    builder.push("relu", Op::Relu, &[0], vec![]).unwrap();
+    let block = builder.finish().unwrap();
+    let (input, target) = (Images::from_values(&[-1.0; 64], INPUT), Images::from_values(&[3.0; 64], INPUT));
+    let training = one_step(1.0);
+    assert_eq!(BlockTrainer::new(&block, &training, &Device::Cpu).step(&input, &target), 9.0);
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! Burn's operators and ours are the same functions.
 
 use distill_core::{
-    BlockTrainer, Device, DeviceBlock, Images, Purpose, Schedule, Shape, Statistics, Stream, Training, Update, Width,
-    fold_batch_norms, shrink,
+    Block, BlockTrainer, Device, DeviceBlock, Images, Purpose, Schedule, Shape, Statistics, Stream, Training, Update,
+    Width, fold_batch_norms, shrink,
 };
 
 use crate::{
+    graphs::random_block,
+    kernels::usual_blocks,
     naive::{relative_error, widen},
     small_network::{residual, teacher},
     transforms::pre_activation,
@@ -58,5 +60,55 @@ fn gradient_steps_agree() {
         // Eight steps in f32.
         assert!(relative_error(&ours.0, &burns.0) <= 1e-4, "losses: {ours:?}, {burns:?}");
         assert!(relative_error(&ours.1, &burns.1) <= 1e-4, "weights");
+    }
+}
+
+/// Asserts that both devices give a block the same output in both statistics, and the same loss and gradient.
+fn check(block: &Block, count: usize, stream: &mut Stream) {
+    let images = |shape: Shape, stream: &mut Stream| Images::from_values(&stream.images(count, shape), shape);
+    let (input, target) = (images(block.input(), stream), images(block.output(), stream));
+    // A step so long that the weights' own rounding hardly shows in how far they moved.
+    let training = Training {
+        steps: 1,
+        batch: count,
+        update: Update::Momentum { momentum: 0.0 },
+        schedule: Schedule::Step,
+        rate: 1e3,
+        weight_decay: 0.0,
+    };
+    let [ours, burns] = devices().map(|device| {
+        let forward = |statistics| DeviceBlock::new(block, &device).forward(&input, statistics).to_values();
+        let mut trainer = BlockTrainer::new(block, &training, &device);
+        let loss = trainer.step(&input, &target);
+        let moved = trainer.finish().unwrap();
+        let pairs = block.weights().iter().zip(moved.weights());
+        let moved = pairs.flat_map(|(from, to)| from.data.iter().zip(&to.data).map(|(from, to)| from - to)).collect();
+        [forward(Statistics::Running), forward(Statistics::Current), vec![loss], moved].map(|values| widen(&values))
+    });
+    for (what, (ours, burns)) in
+        ["output", "output by its statistics", "loss", "gradient"].iter().zip(ours.iter().zip(&burns))
+    {
+        let error = relative_error(ours, burns);
+        // Rounding; a tap, a border or a lane past the last image is off by > 1e-2.
+        assert!(error <= 1e-5, "{what} of {block:#?}: {error}");
+    }
+}
+
+#[test]
+fn convolutions_agree() {
+    let stream = &mut Stream::new(9, Purpose::Images, 0);
+    for (block, count) in usual_blocks(stream) {
+        check(&block, count, stream);
+    }
+}
+
+#[test]
+fn random_blocks_agree() {
+    let stream = &mut Stream::new(11, Purpose::Images, 0);
+    for _ in 0..60 {
+        let (block, count) = (random_block(stream), 17 + stream.below(20));
+        if (0..block.weights().len()).any(|index| block.is_trained(index)) {
+            check(&block, count, stream);
+        }
     }
 }

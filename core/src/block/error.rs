@@ -57,6 +57,11 @@ pub enum BlockError {
         /// The node or weight.
         name: String,
     },
+    /// A weight that is read twice: each belongs to one node.
+    SharedWeight {
+        /// The weight.
+        weight: String,
+    },
     /// The operator cannot work on this input (a zero extent, a stride of 0, two shapes to add, …).
     ValueShape {
         /// The node.
@@ -85,6 +90,7 @@ impl fmt::Display for BlockError {
                 write!(f, "weight {weight} holds a value that is not finite, or a variance below zero")
             }
             Self::Unused { name } => write!(f, "nothing reads {name}"),
+            Self::SharedWeight { weight } => write!(f, "weight {weight} is read twice"),
             Self::ValueShape { node, found } => write!(f, "operator {node} cannot work on shape {found}"),
         }
     }

@@ -64,6 +64,8 @@ impl Backward {
             let trained = node.weights.iter().any(|&index| block.is_trained(index.into()));
             needed.push(trained || node.inputs.iter().any(|&value| needed[usize::from(value)]));
         }
+        // The loss is taken there, whether or not anything is trained.
+        needed[nodes.len()] = true;
         let slot_of = |value: usize| program.layout.slot[value];
         // One gradient for all values of a slot, with the border that convolutions written there ask for.
         let mut slots = Slots::default();
