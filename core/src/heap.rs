@@ -1,6 +1,6 @@
 //! A global allocator that counts: bytes in use now, and the most there ever were.
 //!
-//! The only `unsafe` code of the workspace. It adds two relaxed atomics to each call of the
+//! The only `unsafe` code of the workspace (the firmware has one line more). It adds two relaxed atomics to each call of the
 //! allocator it wraps and changes nothing else, so it also works without an operating system.
 
 #![allow(unsafe_code)]
@@ -30,6 +30,11 @@ impl<A> CountingAllocator<A> {
     /// Counts from zero.
     pub const fn new(inner: A) -> Self {
         Self { inner, in_use: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
+    }
+
+    /// The allocator that is wrapped, which may need its memory first.
+    pub const fn inner(&self) -> &A {
+        &self.inner
     }
 
     /// Bytes handed out and not yet returned.

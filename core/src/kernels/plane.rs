@@ -1,4 +1,4 @@
-//! Sixteen images side by side: a vector holds one position of one channel of each.
+//! A group of images side by side: a vector holds one position of one channel of each.
 
 use bytemuck::{Pod, Zeroable};
 use pulp::Simd;
@@ -6,11 +6,16 @@ use pulp::Simd;
 use crate::block::Shape;
 
 /// Images a group: the lanes of the widest vectors (AVX-512); narrower processors take two or more vectors for them.
+#[cfg(not(target_os = "none"))]
 pub const LANES: usize = 16;
+/// Images a group: without an operating system memory is scarce, and vectors are short or none.
+#[cfg(target_os = "none")]
+pub const LANES: usize = 4;
 
 /// One position of one channel, in each image of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
-#[repr(C, align(64))]
+#[cfg_attr(not(target_os = "none"), repr(C, align(64)))]
+#[cfg_attr(target_os = "none", repr(C, align(16)))]
 pub struct Lanes(pub [f32; LANES]);
 
 impl Lanes {
