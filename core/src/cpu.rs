@@ -1,7 +1,7 @@
 //! Blocks on the CPU: forward and backward passes over groups of images, each worker in an arena of its own.
 //!
 //! A group of images goes through a whole block before the next one starts, so what a pass needs is the arenas of its
-//! threads, whatever the batch. Only statistics of the whole batch make it go node by node.
+//! threads, whatever the batch. Only statistics of the whole batch make it stop, at each batch norm.
 
 mod backward;
 mod gradients;

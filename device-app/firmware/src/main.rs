@@ -17,12 +17,14 @@ use core::{ffi::CStr, fmt::Display, str::FromStr};
 use cortex_m as _;
 use cortex_m_rt::entry;
 use distill_core::{Device, Event, Noise, Pack, Settings, Width, run};
-use semihosting::{eprintln, experimental::env, println, process};
+use semihosting::{eprintln, experimental::env, fs, println, process};
 
 use self::storage::HostFile;
 
 const TEACHER: &CStr = c"teacher.ndp";
 const STUDENT: &CStr = c"student.ndp";
+/// The student's name until it is whole.
+const UNFINISHED: &CStr = c"student.part";
 
 #[entry]
 fn main() -> ! {
@@ -59,14 +61,16 @@ fn settings() -> Result<Settings, String> {
 
 fn distil(settings: &Settings) -> Result<(), String> {
     let mut teacher = Pack::open(HostFile::open(TEACHER).map_err(text)?).map_err(text)?;
-    let student = HostFile::create(STUDENT).map_err(text)?;
+    let student = HostFile::create(UNFINISHED).map_err(text)?;
     let observe = |event: Event<'_>| {
         if let Event::Finished(report) = event {
             let (name, error, loss) = (&report.name, report.relative_error, report.loss);
             println!("block {} {name} relative error {error:.6e} loss {loss:.6e}", report.index);
         }
     };
-    let (blocks, _) = run(&mut teacher, student, settings, &Device::Cpu, observe).map_err(text)?;
+    let (blocks, student) = run(&mut teacher, student, settings, &Device::Cpu, observe).map_err(text)?;
+    drop(student);
+    fs::rename(UNFINISHED, STUDENT).map_err(text)?;
     println!("{} blocks distilled, peak heap {} of {} bytes", blocks.len(), heap::peak_bytes(), heap::SIZE);
     Ok(())
 }
