@@ -5,8 +5,8 @@
 use std::alloc::System;
 
 use distill_core::{
-    Block, BlockBuilder, BlockTrainer, Boundary, Conv, CountingAllocator, Device, Images, Inputs, Op, Purpose, Role,
-    Schedule, Shape, Source, Stream, Training, Update, Weight,
+    Block, BlockBuilder, BlockTrainer, Boundary, Cache, Conv, CountingAllocator, Device, Images, Inputs, Op, Purpose,
+    Role, Schedule, Shape, Source, Stream, Training, Update, Weight,
 };
 
 #[global_allocator]
@@ -44,20 +44,21 @@ fn main() {
         rate: 1e-3,
         weight_decay: 0.0,
     };
-    let boundary = Boundary::noise(&mut Stream::new(2, Purpose::Images, 0), INPUT, 96, 64);
-    let cached = Source::Cached { boundary: &boundary, held_out: 32 };
+    let stream = &mut Stream::new(2, Purpose::Images, 0);
+    let mut boundary = Boundary::noise(Cache::MEMORY, stream, INPUT, [96, 64]).unwrap();
+    let cached = Source::Cached { boundary: &mut boundary, held_out: 32 };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     for source in [cached, Source::Fresh(INPUT)] {
         let rose = pool.install(|| {
             let block = block();
-            let inputs = Inputs { source, seed: 3, index: 0 };
+            let mut inputs = Inputs { source, seed: 3, index: 0 };
             let mut batches = inputs.epochs();
-            let mut trainer = BlockTrainer::new(&block, &training, &Device::Cpu);
+            let mut trainer = BlockTrainer::new(block, &training, &Device::Cpu);
             let (mut input, mut target) = (Images::zeros(INPUT, 0), Images::zeros(INPUT, 0));
-            batches.next_into(training.batch, &mut target);
+            batches.next_into(training.batch, &mut target).unwrap();
             let mut steps = |count: usize| {
                 for _ in 0..count {
-                    batches.next_into(training.batch, &mut input);
+                    batches.next_into(training.batch, &mut input).unwrap();
                     trainer.step(&input, &target);
                 }
             };

@@ -69,7 +69,7 @@ impl Bench {
     fn step(&self, stage: &str, teacher: &Block, k: f32, batch: usize) -> Result<()> {
         let student = shrink(teacher, Width::new(k)?)?;
         let settings = Settings::new(Width::new(k)?, 1 << 20);
-        let mut trainer = BlockTrainer::new(&student, &settings.recipe.training, &Device::Cpu);
+        let mut trainer = BlockTrainer::new(student.clone(), &settings.recipe.training, &Device::Cpu);
         let input = noise(teacher.input(), batch);
         let target = DeviceBlock::new(teacher, &Device::Cpu).forward(&input, Statistics::Running);
         // Forward, by weights and by input, which the first convolution has no use for.
@@ -101,15 +101,15 @@ impl Bench {
         // Half of the Gram matrix, which is symmetric, and the cross products.
         let macs = positions * (features * (features + 1) / 2 + features * target.shape().channels);
         self.measure(&format!("gram/{stage}/k0.75/n512"), 5, Some(macs as u64), || {
-            let mut equations = NormalEquations::new(&student, node);
+            let mut equations = NormalEquations::new(&student, node, usize::MAX);
             (0..8).for_each(|_| equations.add(&hidden, &target));
             black_box(equations);
         });
         let factorisation = (features * features * features / 6) as u64;
         self.measure(&format!("factorise/{stage}/k0.75"), 5, Some(factorisation), || {
-            let mut equations = NormalEquations::new(&student, node);
+            let mut equations = NormalEquations::new(&student, node, usize::MAX);
             equations.add(&noise(hidden.shape(), 1), &noise(target.shape(), 1));
-            black_box(equations.solve(&student).is_ok());
+            black_box(equations.solve(student.clone()).is_ok());
         });
         Ok(())
     }
@@ -164,8 +164,9 @@ impl Bench {
             let settings = Settings::new(Width::new(k)?, steps);
             self.measure(&format!("run/resnet20/{name}/k{k}"), 5, None, || {
                 let mut student = Vec::new();
-                let done = Pack::open(pack.as_slice())
-                    .is_ok_and(|mut teacher| run(&mut teacher, &mut student, &settings, &Device::Cpu, |_| {}).is_ok());
+                let done = Pack::open(pack.as_slice()).is_ok_and(|mut teacher| {
+                    run(&mut teacher, &mut student, None, &settings, &Device::Cpu, |_| {}).is_ok()
+                });
                 assert!(done, "the run failed");
             });
         }

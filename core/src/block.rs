@@ -14,6 +14,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::BlockError;
+use crate::heap::held;
 
 /// Nodes a block can hold: an inverted residual with squeeze-and-excite needs about 20.
 pub const MAX_NODES: usize = 32;
@@ -262,12 +263,40 @@ impl Block {
         self.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm { .. }))
     }
 
+    /// Heap bytes: weights, names and shapes.
+    pub fn heap_bytes(&self) -> usize {
+        let names: usize = self.nodes.iter().map(|node| node.name.capacity()).sum();
+        let of_weight = |weight: &Weight| weight.name.capacity() + held(&weight.data);
+        self.name.capacity()
+            + names
+            + held(&self.shapes)
+            + held(&self.weights)
+            + self.weights.iter().map(of_weight).sum::<usize>()
+    }
+
     /// The same graph with other weights.
     ///
     /// # Errors
     /// [`BlockError`] if they do not fit the graph.
     pub fn with_weights(&self, weights: Vec<Weight>) -> Result<Self, BlockError> {
         Self::new(self.name.clone(), self.role, self.input, self.nodes.clone(), weights)
+    }
+
+    /// Takes the values of its weights, in order: what is left has graph and shapes, until
+    /// [`with_values`](Self::with_values) makes it a block again.
+    pub(crate) fn take_values(&mut self) -> Vec<Vec<f32>> {
+        self.weights.iter_mut().map(|weight| core::mem::take(&mut weight.data)).collect()
+    }
+
+    /// The same graph with other values.
+    ///
+    /// # Errors
+    /// As [`Block::new`].
+    pub(crate) fn with_values(mut self, values: Vec<Vec<f32>>) -> Result<Self, BlockError> {
+        for (weight, values) in self.weights.iter_mut().zip(values) {
+            weight.data = values;
+        }
+        Self::new(self.name, self.role, self.input, self.nodes, self.weights)
     }
 }
 

@@ -2,41 +2,71 @@
 //!
 //! Propagated noise is pushed forward one block at a time, batch by batch and in place, so the
 //! cache is the only thing whose size grows with the number of images. It is held in half
-//! precision: activations are needed to three digits, and the cache is most of a run's memory.
+//! precision, because activations are needed to three digits, in memory or in a [`Scratch`] storage.
 
-use alloc::{vec, vec::Vec};
+use alloc::{boxed::Box, vec, vec::Vec};
+use core::ops::Range;
 
-use half::{f16, slice::HalfFloatSliceExt};
+use bytemuck::cast_slice_mut;
+use half::{
+    f16,
+    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
+};
 
 use crate::{
     block::Shape,
-    cpu::{self, Program, Workspace},
+    cpu::{CurrentPass, Transfer, Workspace},
     device::Statistics,
     forward::DeviceBlock,
     images::{Images, gather, scatter},
     kernels::{parallel::each, plane::LANES},
     noise::Stream,
+    storage::{Scratch, ScratchError},
 };
 
-/// Cached activations `[images, C, H, W]` at one boundary, in batches that went through the
+/// Cached activations `[images, C, H, W]` at one boundary, in batches that go through the
 /// teacher together (a batch shares its current statistics).
 #[derive(Debug)]
 pub struct Boundary {
     shape: Shape,
+    count: usize,
     batch: usize,
-    batches: Vec<Vec<f16>>,
+    cache: Cache,
+    /// Images on their way from or to a storage, as bits of half precision.
+    staging: Vec<u16>,
+}
+
+/// Where the activations lie.
+#[derive(Debug)]
+pub enum Cache {
+    /// In memory; room reserved for the largest boundary spares a move.
+    Memory(Vec<f16>),
+    /// In a storage, a slice at a time in memory.
+    Storage(Box<dyn Scratch>),
+}
+
+impl Cache {
+    /// In memory.
+    pub const MEMORY: Self = Self::Memory(Vec::new());
 }
 
 impl Boundary {
     /// White noise at the network's input, `count` images in batches of `batch`.
-    pub fn noise(stream: &mut Stream, shape: Shape, count: usize, batch: usize) -> Self {
-        let batches = (0..count).step_by(batch).map(|start| {
-            let values = stream.images(batch.min(count - start), shape);
-            let mut halves = vec![f16::ZERO; values.len()];
-            to_f16(&values, &mut halves);
-            halves
-        });
-        Self { shape, batch, batches: batches.collect() }
+    ///
+    /// # Errors
+    /// The storage's own.
+    pub fn noise(
+        mut cache: Cache,
+        stream: &mut Stream,
+        shape: Shape,
+        [count, batch]: [usize; 2],
+    ) -> Result<Self, ScratchError> {
+        let (mut buffer, mut staging) = (vec![0.0; shape.elements()], Vec::new());
+        for image in 0..count {
+            stream.fill(&mut buffer);
+            cache.write(image..image + 1, shape.elements(), &mut staging, |halves| to_f16(&buffer, halves))?;
+        }
+        Ok(Self { shape, count, batch, cache, staging })
     }
 
     /// Shape of one image.
@@ -46,66 +76,141 @@ impl Boundary {
 
     /// Cached images.
     pub fn len(&self) -> usize {
-        self.batches.iter().map(Vec::len).sum::<usize>() / self.shape.elements()
+        self.count
     }
 
     /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
-        self.batches.is_empty()
+        self.count == 0
     }
 
-    /// Pushes every image through the teacher's block with current batch statistics.
-    pub fn advance(&mut self, block: &DeviceBlock<'_>) {
-        match block.program() {
-            Some(program) => self.advance_on_cpu(&mut program.clone(), block.block().output()),
-            None => {
-                for batch in &mut self.batches {
-                    let output =
-                        block.forward(&Images::from_values(&batch.to_f32_vec(), self.shape), Statistics::Current);
-                    *batch = vec![f16::ZERO; output.len() * output.shape().elements()];
-                    to_f16(&output.to_values(), batch);
-                }
-            }
-        }
-        self.shape = block.block().output();
-    }
-
-    /// Straight from half precision into the arenas and back: no copy of a batch in between.
-    fn advance_on_cpu(&mut self, program: &mut Program, output: Shape) {
-        let (taken, given) = (self.shape.elements(), output.elements());
+    /// Pushes every image through the teacher's block with current batch statistics, in at most `arenas` arenas of a group
+    /// of images each.
+    ///
+    /// # Errors
+    /// The storage's own; the activations are lost then.
+    pub fn advance(&mut self, mut block: DeviceBlock, arenas: usize) -> Result<(), ScratchError> {
+        let Self { shape, count, batch, cache, staging } = self;
+        let (taken, given) = (shape.elements(), block.output().elements());
+        // An image that grows may only lie where nothing is left to read.
+        let backwards = given > taken;
         let mut workspace = Workspace::default();
-        for batch in &mut self.batches {
-            let count = batch.len() / taken;
-            let arenas = workspace.arenas(count.div_ceil(LANES), program.arena());
-            each(arenas.iter_mut().zip(batch.chunks(LANES * taken)), |(arena, images)| {
-                let (values, plane) = program.input(arena);
-                scatter(values, plane, images.len() / taken, |lane, offset, chunk| {
-                    images[lane * taken + offset..][..chunk.len()].convert_to_f32_slice(chunk);
-                });
-            });
-            cpu::forward_with_current_statistics(program, arenas, count);
-            if given != taken {
-                *batch = vec![f16::ZERO; count * given];
-            }
-            each(arenas.iter().zip(batch.chunks_mut(LANES * given)), |(arena, images)| {
-                let (values, plane) = program.output(arena);
-                gather(values, plane, images.len() / given, |lane, offset, chunk| {
-                    to_f16(chunk, &mut images[lane * given + offset..][..chunk.len()]);
-                });
-            });
+        for index in 0..count.div_ceil(*batch) {
+            let index = if backwards { count.div_ceil(*batch) - 1 - index } else { index };
+            let first = index * *batch;
+            let here = (*count - first).min(*batch);
+            let images = |groups: &Range<usize>| first + groups.start * LANES..first + here.min(groups.end * LANES);
+            let Some(program) = block.program_mut() else {
+                let values = cache.read(first..first + here, taken, staging)?.to_f32_vec();
+                let output = block.forward(&Images::from_values(&values, *shape), Statistics::Current).to_values();
+                cache.write(first..first + here, given, staging, |halves| to_f16(&output, halves))?;
+                continue;
+            };
+            let arenas = workspace.arenas(arenas.min(here.div_ceil(LANES)), program.arena());
+            let pass = CurrentPass { count: here, backwards };
+            pass.run(program, arenas, |program, arenas, transfer| match transfer {
+                Transfer::Load(groups) => {
+                    let halves = cache.read(images(&groups), taken, staging)?;
+                    each(arenas.iter_mut().zip(halves.chunks(LANES * taken)), |(arena, images)| {
+                        let (values, plane) = program.input(arena);
+                        scatter(values, plane, images.len() / taken, |lane, offset, chunk| {
+                            images[lane * taken + offset..][..chunk.len()].convert_to_f32_slice(chunk);
+                        });
+                    });
+                    Ok::<(), ScratchError>(())
+                }
+                Transfer::Store(groups) => cache.write(images(&groups), given, staging, |halves| {
+                    each(arenas.iter().zip(halves.chunks_mut(LANES * given)), |(arena, images)| {
+                        let (values, plane) = program.output(arena);
+                        gather(values, plane, images.len() / given, |lane, offset, chunk| {
+                            to_f16(chunk, &mut images[lane * given + offset..][..chunk.len()]);
+                        });
+                    });
+                }),
+            })?;
         }
+        // As many images at a time are not wanted again before the next block.
+        self.staging = Vec::new();
+        self.shape = block.output();
+        Ok(())
     }
 
     /// The images at `indices`, in that order.
-    pub fn gather(&self, indices: &[usize], images: &mut Images) {
+    ///
+    /// # Errors
+    /// The storage's own.
+    pub fn gather(&mut self, indices: &[usize], images: &mut Images) -> Result<(), ScratchError> {
         let elements = self.shape.elements();
         images.reset(self.shape, indices.len());
-        images.fill(|image, offset, chunk| {
-            let index = indices[image];
-            let start = index % self.batch * elements + offset;
-            self.batches[index / self.batch][start..start + chunk.len()].convert_to_f32_slice(chunk);
-        });
+        match &mut self.cache {
+            Cache::Memory(halves) => images.fill(|image, offset, chunk| {
+                halves[indices[image] * elements + offset..][..chunk.len()].convert_to_f32_slice(chunk);
+            }),
+            cache => {
+                for (position, &index) in indices.iter().enumerate() {
+                    let halves = cache.read(index..index + 1, elements, &mut self.staging)?;
+                    images.fill_image(position, |offset, chunk| {
+                        halves[offset..][..chunk.len()].convert_to_f32_slice(chunk);
+                    });
+                }
+            }
+        }
+        Ok(())
     }
+}
+
+impl Cache {
+    /// Images of `elements` values each.
+    fn read<'a>(
+        &'a mut self,
+        images: Range<usize>,
+        elements: usize,
+        staging: &'a mut Vec<u16>,
+    ) -> Result<&'a [f16], ScratchError> {
+        match self {
+            Self::Memory(halves) => Ok(&halves[images.start * elements..images.end * elements]),
+            Self::Storage(storage) => {
+                let halves = staged(staging, images.len() * elements);
+                storage.read(2 * (images.start * elements) as u64, cast_slice_mut(halves))?;
+                Ok(halves.reinterpret_cast())
+            }
+        }
+    }
+
+    /// Puts what `fill` makes in the place of images of `elements` values each.
+    fn write(
+        &mut self,
+        images: Range<usize>,
+        elements: usize,
+        staging: &mut Vec<u16>,
+        fill: impl FnOnce(&mut [f16]),
+    ) -> Result<(), ScratchError> {
+        match self {
+            Self::Memory(halves) => {
+                let end = images.end * elements;
+                if halves.len() < end {
+                    halves.resize(end, f16::ZERO);
+                }
+                fill(&mut halves[images.start * elements..end]);
+                Ok(())
+            }
+            Self::Storage(storage) => {
+                let halves = staged(staging, images.len() * elements);
+                fill(halves.reinterpret_cast_mut());
+                storage.write(2 * (images.start * elements) as u64, cast_slice_mut(halves))
+            }
+        }
+    }
+}
+
+/// Room for `len` values on their way.
+fn staged(staging: &mut Vec<u16>, len: usize) -> &mut [u16] {
+    if staging.capacity() < len {
+        // A fresh one, because resizing would hold old and new at once.
+        *staging = Vec::new();
+    }
+    staging.resize(len, 0);
+    staging
 }
 
 /// The largest finite value of half precision.

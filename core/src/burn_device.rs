@@ -10,25 +10,27 @@ use crate::{
     images::Images,
 };
 
-/// A block's weights on a device, each as a flat tensor.
+/// A block up to one of its values, its weights on a device, each as a flat tensor.
 #[derive(Clone, Debug)]
 pub struct BurnBlock {
+    block: Block,
+    value: usize,
     weights: Vec<Tensor<1>>,
     device: Device,
 }
 
 impl BurnBlock {
-    /// Copies the block's weights to `device`.
-    pub fn new(block: &Block, device: &Device) -> Self {
+    /// What computes value `value`, with a copy of the block's weights on `device`.
+    pub fn new(block: &Block, value: usize, device: &Device) -> Self {
         let weights = block.weights().iter().map(|weight| Tensor::from_data(weight.data.as_slice(), device)).collect();
-        Self { weights, device: device.clone() }
+        Self { block: block.clone(), value, weights, device: device.clone() }
     }
 
-    /// Value `value` of `block` for a batch.
-    pub fn forward(&self, block: &Block, value: usize, input: &Images, statistics: Statistics, output: &mut Images) {
+    /// The value of a batch.
+    pub fn forward(&self, input: &Images, statistics: Statistics, output: &mut Images) {
         let input = upload(input, &self.device);
-        *output =
-            Images::from_values(&download(forward(block, value, &self.weights, input, statistics)), block.shape(value));
+        let values = download(forward(&self.block, self.value, &self.weights, input, statistics));
+        *output = Images::from_values(&values, self.block.shape(self.value));
     }
 }
 
@@ -44,14 +46,13 @@ impl BurnGradients {
         Self { device: device.clone().autodiff() }
     }
 
-    /// Sets `gradients` to those of the mean squared error per element by `weights`, both in the block's order; returns the
-    /// error.
-    pub fn compute(
+    /// Adds `share` of the gradients of the mean squared error per element by `weights`, both in the block's order; returns
+    /// that share of the error.
+    pub fn add(
         &self,
         student: &Block,
         weights: &[Vec<f32>],
-        input: &Images,
-        target: &Images,
+        (input, target, share): (&Images, &Images, f32),
         gradients: &mut [Vec<f32>],
     ) -> f32 {
         let leaf = |(index, values): (usize, &Vec<f32>)| -> Tensor<1> {
@@ -65,10 +66,11 @@ impl BurnGradients {
         let mut found = loss.backward();
         for (leaf, gradient) in leaves.iter().zip(gradients) {
             if let Some(values) = leaf.grad_remove(&mut found) {
-                *gradient = download(values);
+                gradient.iter_mut().zip(download(values)).for_each(|(sum, value)| *sum += share * value);
             }
         }
-        loss.into_scalar()
+        let error: f32 = loss.into_scalar();
+        share * error
     }
 }
 

@@ -13,14 +13,14 @@ use crate::{
 
 /// A network on a device, for evaluation: running statistics.
 #[derive(Debug)]
-pub struct Chain<'a> {
-    blocks: Vec<DeviceBlock<'a>>,
+pub struct Chain {
+    blocks: Vec<DeviceBlock>,
     workspace: Workspace,
 }
 
-impl<'a> Chain<'a> {
+impl Chain {
     /// Blocks that take what the one before them gives.
-    pub fn new(blocks: &'a [Block], device: &Device) -> Self {
+    pub fn new(blocks: &[Block], device: &Device) -> Self {
         let blocks = blocks.iter().map(|block| DeviceBlock::new(block, device)).collect();
         Self { blocks, workspace: Workspace::default() }
     }
@@ -30,7 +30,7 @@ impl<'a> Chain<'a> {
     /// # Panics
     /// If a block does not take what it is given, or there is no block.
     pub fn forward(&mut self, input: &Images, output: &mut Images) {
-        let last = self.blocks.last().expect("a network has blocks").block();
+        let last = self.blocks.last().expect("a network has blocks").output();
         let programs: Option<Vec<&Program>> = self.blocks.iter().map(DeviceBlock::program).collect();
         let Some(programs) = programs else {
             let mut value = input.clone();
@@ -38,7 +38,7 @@ impl<'a> Chain<'a> {
             *output = value;
             return;
         };
-        output.reset(last.output(), input.len());
+        output.reset(last, input.len());
         let len = programs.iter().map(|program| program.arena()).max().unwrap_or(0);
         let workers = self.workspace.workers(input.groups().len(), 2 * len);
         // A group goes through the whole network in one worker, from one half of its arena to the other and back.

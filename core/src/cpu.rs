@@ -8,7 +8,8 @@ mod gradients;
 mod layout;
 mod program;
 
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
+use core::ops::Range;
 
 pub use self::{
     backward::Backward,
@@ -26,12 +27,25 @@ use crate::{
 };
 
 /// Arenas that outlive a pass, so that the next one allocates nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Workspace {
     arenas: Vec<Vec<Lanes>>,
+    /// Most arenas, whatever the threads.
+    most: usize,
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Self::new(usize::MAX)
+    }
 }
 
 impl Workspace {
+    /// For at most `most` groups of images at a time.
+    pub fn new(most: usize) -> Self {
+        Self { arenas: Vec::new(), most }
+    }
+
     /// `count` arenas of at least `len` vectors; what they hold is left over.
     pub fn arenas(&mut self, count: usize, len: usize) -> &mut [Vec<Lanes>] {
         if self.arenas.len() < count {
@@ -41,14 +55,14 @@ impl Workspace {
         for arena in arenas.iter_mut().filter(|arena| arena.len() < len) {
             // A fresh one, because resizing would hold old and new at once.
             *arena = Vec::new();
-            arena.resize(len, Lanes::ZERO);
+            *arena = vec![Lanes::ZERO; len];
         }
         arenas
     }
 
     /// One arena for each thread that `groups` groups of images can keep busy.
     pub fn workers(&mut self, groups: usize, len: usize) -> &mut [Vec<Lanes>] {
-        self.arenas(threads().min(groups), len)
+        self.arenas(threads().min(groups).min(self.most), len)
     }
 }
 
@@ -71,19 +85,65 @@ pub fn clear_absent((values, plane): Write<'_>, lanes: usize) {
     }
 }
 
-/// All nodes on a loaded batch of `count` images, one group an arena, with the statistics of the batch.
-pub fn forward_with_current_statistics(program: &mut Program, arenas: &mut [Vec<Lanes>], count: usize) {
-    let mut found = Vec::new();
-    for nodes in program.segments() {
-        // After the last node there are none; the places keep the arenas company all the same.
-        let channels = program.norm_channels(nodes.end).max(1);
-        found.resize(channels * arenas.len(), Moments::default());
-        let items = arenas.iter_mut().zip(found.chunks_exact_mut(channels)).enumerate();
-        let here = &*program;
-        each(items, |(index, (arena, found))| {
-            nodes.clone().for_each(|node| here.step(node, arena));
-            here.moments(nodes.end, arena, LANES.min(count - index * LANES), found);
-        });
-        program.set_moments(nodes.end, &found);
+/// A batch on its way through a block with its own statistics.
+///
+/// Each batch norm waits for the whole batch. With an arena for each group the batch stays in them; with fewer, every group
+/// starts again from its input for each batch norm. The values are the same to the bit.
+#[derive(Clone, Copy, Debug)]
+pub struct CurrentPass {
+    /// Images in the batch.
+    pub count: usize,
+    /// Whether the last groups are stored first: outputs that take the inputs' place and are larger than they.
+    pub backwards: bool,
+}
+
+/// What a [`CurrentPass`] asks for: the arenas at hand hold these groups, one each.
+#[derive(Clone, Debug)]
+pub enum Transfer {
+    /// Their inputs into the arenas.
+    Load(Range<usize>),
+    /// Their last values out of them.
+    Store(Range<usize>),
+}
+
+impl CurrentPass {
+    /// All nodes; afterwards `program` has the batch's statistics.
+    ///
+    /// # Errors
+    /// What `transfer` fails with.
+    pub fn run<E>(
+        self,
+        program: &mut Program,
+        arenas: &mut [Vec<Lanes>],
+        mut transfer: impl FnMut(&Program, &mut [Vec<Lanes>], Transfer) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (groups, held) = (self.count.div_ceil(LANES), arenas.len());
+        let (kept, sets) = (held >= groups, groups.div_ceil(held.max(1)));
+        let mut found = Vec::new();
+        for nodes in program.segments() {
+            let channels = program.norm_channels(nodes.end);
+            // After the last node there are none; the places keep the arenas company all the same.
+            found.resize(channels.max(1) * groups, Moments::default());
+            let here = &*program;
+            for set in 0..sets {
+                let set = if self.backwards { sets - 1 - set } else { set };
+                let set = set * held..groups.min((set + 1) * held);
+                let arenas = &mut arenas[..set.len()];
+                let start = if kept { nodes.start } else { 0 };
+                if start == 0 {
+                    transfer(here, arenas, Transfer::Load(set.clone()))?;
+                }
+                let found = found.chunks_exact_mut(channels.max(1)).skip(set.start);
+                each(arenas.iter_mut().zip(found).zip(set.clone()), |((arena, found), group)| {
+                    (start..nodes.end).for_each(|node| here.step(node, arena));
+                    here.moments(nodes.end, arena, LANES.min(self.count - group * LANES), found);
+                });
+                if channels == 0 {
+                    transfer(here, arenas, Transfer::Store(set))?;
+                }
+            }
+            program.set_moments(nodes.end, &found);
+        }
+        Ok(())
     }
 }

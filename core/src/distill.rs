@@ -1,9 +1,13 @@
 //! One neighbourhood: fold, shrink, solve, train, measure.
 
+use core::fmt;
+
+use serde::Serialize;
+
 use crate::{
     block::{Block, BlockError},
     cpu::Workspace,
-    device::{Device, Statistics},
+    device::Device,
     fold::fold_batch_norms,
     forward::DeviceBlock,
     images::Images,
@@ -11,17 +15,18 @@ use crate::{
     noise::Purpose,
     shrink::{Width, shrink},
     solve::{NormalEquations, solvable_node},
+    storage::ScratchError,
     train::{Training, train},
 };
 
-/// Inputs that the solve and the measurement push through a block at a time: bounds their memory.
+/// Inputs that the solve and the measurement push through a block at a time, where memory allows.
 pub const MICRO_BATCH: usize = 32;
 
 /// Inputs on which a block's error is measured.
 pub const MEASURED_INPUTS: usize = 64;
 
 /// What is done to every neighbourhood. Each stage can be switched off.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Recipe {
     /// Bottleneck multiplier `k`.
     pub width: Width,
@@ -42,63 +47,101 @@ pub struct Distilled {
     pub loss: f64,
 }
 
+/// How a block's work is cut to fit in memory. No result depends on it. Numbers of images are whole groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portions {
+    /// Groups of images in work at the same time: most threads.
+    pub workers: usize,
+    /// Images of a solve or a measurement at a time.
+    pub solving: usize,
+    /// Images of a gradient step at a time; the gradients of a batch are accumulated.
+    pub training: usize,
+}
+
+impl Default for Portions {
+    /// As much as threads can use, and whole batches.
+    fn default() -> Self {
+        Self { workers: usize::MAX, solving: MICRO_BATCH, training: usize::MAX }
+    }
+}
+
+/// Why a block was not distilled.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DistillError {
+    /// Training diverged, or a defect of this crate.
+    Block(BlockError),
+    /// The storage that holds the cached inputs.
+    Inputs(ScratchError),
+}
+
 /// Distils one neighbourhood.
 ///
 /// `progress` is called after every gradient step with its number (from 1) and its loss.
 ///
 /// # Errors
-/// As [`Block::new`]; only a defect of this crate would cause one.
+/// [`DistillError`].
 pub fn distill(
-    teacher: &Block,
-    inputs: &Inputs<'_>,
+    teacher: Block,
+    inputs: &mut Inputs<'_>,
     recipe: &Recipe,
-    device: &Device,
+    on: (&Device, Portions),
     progress: impl FnMut(usize, f32),
-) -> Result<Distilled, BlockError> {
-    let folded = fold_batch_norms(teacher)?;
+) -> Result<Distilled, DistillError> {
+    let folded = fold_batch_norms(&teacher)?;
+    drop(teacher);
     let mut student = shrink(&folded, recipe.width)?;
     if let Some(node) = solvable_node(&student, &folded).filter(|_| recipe.solve_inputs > 0) {
-        student = solve(&folded, &student, node, inputs, recipe.solve_inputs, device)?;
+        student = solve(&folded, student, node, inputs, recipe.solve_inputs, on)?;
     }
-    let target = DeviceBlock::new(&folded, device);
-    let student = train(&target, &student, inputs, &recipe.training, device, progress)?;
-    let (relative_error, loss) = measure(&target, &DeviceBlock::new(&student, device), inputs);
+    let target = DeviceBlock::new(&folded, on.0);
+    drop(folded);
+    let student = train(&target, student, inputs, &recipe.training, on, progress)?;
+    let (relative_error, loss) = measure(&target, &DeviceBlock::new(&student, on.0), inputs, on.1)?;
     Ok(Distilled { block: student, relative_error, loss })
 }
 
 /// The student with convolution `node` solved over `count` inputs.
 fn solve(
     teacher: &Block,
-    student: &Block,
+    student: Block,
     node: usize,
-    inputs: &Inputs<'_>,
+    inputs: &mut Inputs<'_>,
     count: usize,
-    device: &Device,
-) -> Result<Block, BlockError> {
+    (device, portions): (&Device, Portions),
+) -> Result<Block, DistillError> {
     let read = usize::from(student.nodes()[node].inputs[0]);
-    let to_hidden = DeviceBlock::up_to(student, read, device);
-    let to_target = DeviceBlock::up_to(teacher, node + 1, device);
-    let mut equations = NormalEquations::new(student, node);
-    let [mut input, mut hidden, mut target] = [0, read, node + 1].map(|value| Images::zeros(student.shape(value), 0));
-    let (mut batches, mut workspace) = (inputs.pass(Purpose::Solve, count), Workspace::default());
-    while batches.next_into(MICRO_BATCH, &mut input) {
-        to_hidden.forward_into(&input, Statistics::Running, &mut hidden, &mut workspace);
-        to_target.forward_into(&input, Statistics::Running, &mut target, &mut workspace);
-        equations.add(&hidden, &target);
+    let mut equations = NormalEquations::new(&student, node, portions.workers);
+    {
+        let to_hidden = DeviceBlock::up_to(&student, read, device);
+        let to_target = DeviceBlock::up_to(teacher, node + 1, device);
+        let [mut input, mut hidden, mut target] =
+            [to_hidden.input(), to_hidden.output(), to_target.output()].map(|shape| Images::zeros(shape, 0));
+        let (mut batches, mut workspace) = (inputs.pass(Purpose::Solve, count), Workspace::new(portions.workers));
+        while batches.next_into(portions.solving, &mut input)? {
+            to_hidden.forward_into(&input, &mut hidden, &mut workspace);
+            to_target.forward_into(&input, &mut target, &mut workspace);
+            equations.add(&hidden, &target);
+        }
     }
-    equations.solve(student)
+    Ok(equations.solve(student)?)
 }
 
 /// Relative error and mean squared error of a student on held-out inputs.
-fn measure(teacher: &DeviceBlock<'_>, student: &DeviceBlock<'_>, inputs: &Inputs<'_>) -> (f64, f64) {
+pub(crate) fn measure(
+    teacher: &DeviceBlock,
+    student: &DeviceBlock,
+    inputs: &mut Inputs<'_>,
+    portions: Portions,
+) -> Result<(f64, f64), ScratchError> {
     let (mut error, mut energy, mut elements) = (0.0, 0.0, 0);
-    let shape = teacher.block().output();
-    let [mut input, mut target, mut output] =
-        [teacher.block().input(), shape, shape].map(|shape| Images::zeros(shape, 0));
-    let (mut batches, mut workspace) = (inputs.pass(Purpose::Measure, MEASURED_INPUTS), Workspace::default());
-    while batches.next_into(MICRO_BATCH, &mut input) {
-        teacher.forward_into(&input, Statistics::Running, &mut target, &mut workspace);
-        student.forward_into(&input, Statistics::Running, &mut output, &mut workspace);
+    let shape = teacher.output();
+    let [mut input, mut target, mut output] = [teacher.input(), shape, shape].map(|shape| Images::zeros(shape, 0));
+    let (mut batches, mut workspace) =
+        (inputs.pass(Purpose::Measure, MEASURED_INPUTS), Workspace::new(portions.workers));
+    while batches.next_into(portions.solving, &mut input)? {
+        teacher.forward_into(&input, &mut target, &mut workspace);
+        student.forward_into(&input, &mut output, &mut workspace);
         for (t, s) in target.groups().flatten().zip(output.groups().flatten()) {
             for (t, s) in t.0.into_iter().zip(s.0) {
                 error += f64::from(s - t) * f64::from(s - t);
@@ -107,5 +150,28 @@ fn measure(teacher: &DeviceBlock<'_>, student: &DeviceBlock<'_>, inputs: &Inputs
         }
         elements += target.len() * shape.elements();
     }
-    (libm::sqrt(error / energy.max(f64::MIN_POSITIVE)), error / elements.max(1) as f64)
+    Ok((libm::sqrt(error / energy.max(f64::MIN_POSITIVE)), error / elements.max(1) as f64))
 }
+
+impl From<BlockError> for DistillError {
+    fn from(error: BlockError) -> Self {
+        Self::Block(error)
+    }
+}
+
+impl From<ScratchError> for DistillError {
+    fn from(error: ScratchError) -> Self {
+        Self::Inputs(error)
+    }
+}
+
+impl fmt::Display for DistillError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block(error) => write!(f, "{error}"),
+            Self::Inputs(error) => write!(f, "cannot use the cache of activations: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for DistillError {}

@@ -1,19 +1,22 @@
 //! A block on a device, and its forward pass.
 
+use core::convert::Infallible;
+
 #[cfg(feature = "burn")]
 use crate::burn_device::BurnBlock;
 use crate::{
-    block::Block,
+    block::{Block, Shape},
     cpu::{self, Program, Workspace},
     device::{Device, Statistics},
     images::Images,
+    kernels::parallel::each,
 };
 
-/// A block, or what leads to one of its values, with its weights where they are needed.
+/// A block, or what leads to one of its values, with its weights where they are needed; the [`Block`] itself is not.
 #[derive(Clone, Debug)]
-pub struct DeviceBlock<'a> {
-    block: &'a Block,
-    value: usize,
+pub struct DeviceBlock {
+    input: Shape,
+    output: Shape,
     on: On,
 }
 
@@ -24,25 +27,30 @@ enum On {
     Burn(BurnBlock),
 }
 
-impl<'a> DeviceBlock<'a> {
+impl DeviceBlock {
     /// The whole block.
-    pub fn new(block: &'a Block, device: &Device) -> Self {
+    pub fn new(block: &Block, device: &Device) -> Self {
         Self::up_to(block, block.nodes().len(), device)
     }
 
     /// What computes value `value` of the block (`i + 1` is the output of node `i`, 0 the input).
-    pub fn up_to(block: &'a Block, value: usize, device: &Device) -> Self {
+    pub fn up_to(block: &Block, value: usize, device: &Device) -> Self {
         let on = match device {
             Device::Cpu => On::Cpu(Program::new(block, value, false)),
             #[cfg(feature = "burn")]
-            Device::Burn(device) => On::Burn(BurnBlock::new(block, device)),
+            Device::Burn(device) => On::Burn(BurnBlock::new(block, value, device)),
         };
-        Self { block, value, on }
+        Self { input: block.input(), output: block.shape(value), on }
     }
 
-    /// The graph.
-    pub fn block(&self) -> &'a Block {
-        self.block
+    /// Shape of what it takes.
+    pub fn input(&self) -> Shape {
+        self.input
+    }
+
+    /// Shape of the value it computes.
+    pub fn output(&self) -> Shape {
+        self.output
     }
 
     /// The value of a batch: of a whole block its output.
@@ -50,40 +58,60 @@ impl<'a> DeviceBlock<'a> {
     /// # Panics
     /// If the images do not have the block's input shape.
     pub fn forward(&self, input: &Images, statistics: Statistics) -> Images {
-        let mut output = Images::zeros(self.block.shape(self.value), 0);
-        self.forward_into(input, statistics, &mut output, &mut Workspace::default());
+        assert_eq!(input.shape(), self.input, "a block takes images of its input shape");
+        let mut output = Images::zeros(self.output, input.len());
+        match (&self.on, statistics) {
+            (On::Cpu(program), Statistics::Running) => {
+                cpu::forward(program, input, &mut output, &mut Workspace::default());
+            }
+            (On::Cpu(program), Statistics::Current) => {
+                let (mut program, mut workspace) = (program.clone(), Workspace::default());
+                let arenas = workspace.arenas(input.groups().len(), program.arena());
+                let pass = cpu::CurrentPass { count: input.len(), backwards: false };
+                let Ok(()) = pass.run(&mut program, arenas, |program, arenas, transfer| {
+                    match transfer {
+                        cpu::Transfer::Load(groups) => each(arenas.iter_mut().zip(groups), |(arena, group)| {
+                            program.load(arena, input.plane(group));
+                        }),
+                        cpu::Transfer::Store(groups) => {
+                            let targets = output.groups_mut().skip(groups.start);
+                            each(arenas.iter().zip(targets).zip(groups), |((arena, target), group)| {
+                                program.store(arena, target, input.lanes(group));
+                            });
+                        }
+                    }
+                    Ok::<(), Infallible>(())
+                });
+            }
+            #[cfg(feature = "burn")]
+            (On::Burn(block), _) => block.forward(input, statistics, &mut output),
+        }
         output
     }
 
-    /// [`forward`](Self::forward) into memory that is there.
-    pub(crate) fn forward_into(
-        &self,
-        input: &Images,
-        statistics: Statistics,
-        output: &mut Images,
-        workspace: &mut Workspace,
-    ) {
-        assert_eq!(input.shape(), self.block.input(), "a block takes images of its input shape");
-        output.reset(self.block.shape(self.value), input.len());
-        match (&self.on, statistics) {
-            (On::Cpu(program), Statistics::Running) => cpu::forward(program, input, output, workspace),
-            (On::Cpu(program), Statistics::Current) => {
-                let mut program = program.clone();
-                let arenas = workspace.arenas(input.groups().len(), program.arena());
-                arenas.iter_mut().enumerate().for_each(|(index, arena)| program.load(arena, input.plane(index)));
-                cpu::forward_with_current_statistics(&mut program, arenas, input.len());
-                for (index, (arena, group)) in arenas.iter().zip(output.groups_mut()).enumerate() {
-                    program.store(arena, group, input.lanes(index));
-                }
-            }
+    /// [`forward`](Self::forward) with running statistics into memory that is there.
+    pub(crate) fn forward_into(&self, input: &Images, output: &mut Images, workspace: &mut Workspace) {
+        assert_eq!(input.shape(), self.input, "a block takes images of its input shape");
+        output.reset(self.output, input.len());
+        match &self.on {
+            On::Cpu(program) => cpu::forward(program, input, output, workspace),
             #[cfg(feature = "burn")]
-            (On::Burn(block), _) => block.forward(self.block, self.value, input, statistics, output),
+            On::Burn(block) => block.forward(input, Statistics::Running, output),
         }
     }
 
     /// The block on the CPU, where it is there.
     pub(crate) fn program(&self) -> Option<&Program> {
         match &self.on {
+            On::Cpu(program) => Some(program),
+            #[cfg(feature = "burn")]
+            On::Burn(_) => None,
+        }
+    }
+
+    /// See [`program`](Self::program).
+    pub(crate) fn program_mut(&mut self) -> Option<&mut Program> {
+        match &mut self.on {
             On::Cpu(program) => Some(program),
             #[cfg(feature = "burn")]
             On::Burn(_) => None,

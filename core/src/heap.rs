@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+use alloc::vec::Vec;
 use core::{
     alloc::{GlobalAlloc, Layout},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -60,6 +61,11 @@ impl<A> CountingAllocator<A> {
     fn shrank(&self, bytes: usize) {
         self.in_use.fetch_sub(bytes, Relaxed);
     }
+}
+
+/// Heap bytes of a vector, without what its elements hold.
+pub(crate) fn held<T>(values: &Vec<T>) -> usize {
+    values.capacity() * size_of::<T>()
 }
 
 // SAFETY: every call is passed on unchanged to `inner`, which upholds the contract; the counters

@@ -62,7 +62,12 @@ impl Images {
     /// Makes room for `count` images of `shape`, keeping the memory.
     pub(crate) fn reset(&mut self, shape: Shape, count: usize) {
         (self.shape, self.count) = (shape, count);
-        self.values.resize(count.div_ceil(LANES) * shape.elements(), Lanes::ZERO);
+        let len = count.div_ceil(LANES) * shape.elements();
+        if self.values.capacity() < len {
+            // A fresh one, because resizing would hold old and new at once.
+            self.values = Vec::new();
+        }
+        self.values.resize(len, Lanes::ZERO);
     }
 
     /// Sets every image: `source(image, offset, chunk)` gives its values from `offset` on.
@@ -78,10 +83,18 @@ impl Images {
         });
     }
 
-    /// Sets the images of one group: `source(lane, offset, chunk)` gives their values.
-    pub(crate) fn fill_group(&mut self, index: usize, source: impl FnMut(usize, usize, &mut [f32])) {
-        let (line, lanes, elements) = (self.line(), self.lanes(index), self.shape.elements());
-        scatter(&mut self.values[index * elements..][..elements], line, lanes, source);
+    /// Sets one image: `source(offset, chunk)` gives its values. Those after it in its group become zero.
+    pub(crate) fn fill_image(&mut self, image: usize, mut source: impl FnMut(usize, &mut [f32])) {
+        let (elements, mut buffer) = (self.shape.elements(), [0.0; CHUNK]);
+        let group = &mut self.values[image / LANES * elements..][..elements];
+        for (part, chunk) in group.chunks_mut(CHUNK).enumerate() {
+            let buffer = &mut buffer[..chunk.len()];
+            source(part * CHUNK, buffer);
+            for (lanes, value) in chunk.iter_mut().zip(&*buffer) {
+                lanes.0[image % LANES] = *value;
+                lanes.0[image % LANES + 1..].fill(0.0);
+            }
+        }
     }
 
     /// Shows every image to `target(image, offset, chunk)`, chunk by chunk.

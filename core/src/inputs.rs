@@ -6,8 +6,8 @@ use crate::{
     block::Shape,
     boundary::Boundary,
     images::Images,
-    kernels::plane::LANES,
     noise::{Purpose, Stream, shuffle},
+    storage::ScratchError,
 };
 
 /// The inputs `a` of one neighbourhood. What is drawn follows from seed, block and purpose alone.
@@ -29,7 +29,7 @@ pub enum Source<'a> {
     /// Cached teacher activations; the last `held_out` images are for measuring only.
     Cached {
         /// The activations.
-        boundary: &'a Boundary,
+        boundary: &'a mut Boundary,
         /// Images that neither solve nor training sees.
         held_out: usize,
     },
@@ -38,7 +38,7 @@ pub enum Source<'a> {
 /// Batches of inputs, drawn one after another into memory that is used again.
 #[derive(Debug)]
 pub struct Batches<'a> {
-    source: &'a Source<'a>,
+    source: Source<'a>,
     stream: Stream,
     /// Cached images that may be seen: the first, and how many.
     first: usize,
@@ -48,50 +48,56 @@ pub struct Batches<'a> {
     /// What is left of an epoch's order, and the images of a batch.
     order: Vec<usize>,
     chosen: Vec<usize>,
-    /// Noise of one group of images.
+    /// Noise of one image.
     noise: Vec<f32>,
 }
 
 impl Inputs<'_> {
     /// One pass over `count` inputs, for the solve or to measure. A cache gives each image at most once, in order, so it
     /// may end earlier.
-    pub fn pass(&self, purpose: Purpose, count: usize) -> Batches<'_> {
+    pub fn pass(&mut self, purpose: Purpose, count: usize) -> Batches<'_> {
         let mut batches = self.batches(purpose);
-        batches.left = Some(if let Source::Cached { .. } = self.source { count.min(batches.visible) } else { count });
+        batches.left =
+            Some(if let Source::Cached { .. } = batches.source { count.min(batches.visible) } else { count });
         batches
     }
 
     /// Inputs for training, without end: a cache in a new random order each epoch.
-    pub fn epochs(&self) -> Batches<'_> {
+    pub fn epochs(&mut self) -> Batches<'_> {
         self.batches(Purpose::Train)
     }
 
-    fn batches(&self, purpose: Purpose) -> Batches<'_> {
-        let (first, visible) = match &self.source {
-            Source::Fresh(_) => (0, 0),
+    fn batches(&mut self, purpose: Purpose) -> Batches<'_> {
+        let (source, (first, visible)) = match &mut self.source {
+            Source::Fresh(shape) => (Source::Fresh(*shape), (0, 0)),
             Source::Cached { boundary, held_out } => {
                 let trained = boundary.len().saturating_sub(*held_out);
-                if purpose == Purpose::Measure { (trained, boundary.len() - trained) } else { (0, trained) }
+                let seen = if purpose == Purpose::Measure { (trained, boundary.len() - trained) } else { (0, trained) };
+                (Source::Cached { boundary, held_out: *held_out }, seen)
             }
         };
         let stream = Stream::new(self.seed, purpose, self.index);
         let (order, chosen, noise) = (Vec::new(), Vec::new(), Vec::new());
-        Batches { source: &self.source, stream, first, visible, left: None, order, chosen, noise }
+        Batches { source, stream, first, visible, left: None, order, chosen, noise }
     }
 }
 
 impl Batches<'_> {
     /// Draws the next `size` inputs, or as many as are left; `false` where there is none.
-    pub fn next_into(&mut self, size: usize, images: &mut Images) -> bool {
+    ///
+    /// # Errors
+    /// Of the storage that holds the cache.
+    pub fn next_into(&mut self, size: usize, images: &mut Images) -> Result<bool, ScratchError> {
         let count = self.left.map_or(size, |left| left.min(size));
-        match self.source {
-            Source::Fresh(shape) => self.draw(*shape, count, images),
-            Source::Cached { boundary, .. } => {
-                self.choose(count);
-                boundary.gather(&self.chosen, images);
-            }
+        if let Source::Fresh(shape) = self.source {
+            self.draw(shape, count, images);
+        } else {
+            self.choose(count);
         }
-        count > 0
+        if let Source::Cached { boundary, .. } = &mut self.source {
+            boundary.gather(&self.chosen, images)?;
+        }
+        Ok(count > 0)
     }
 
     /// Noise comes image by image, so that a batch's size does not change what is drawn.
@@ -99,13 +105,10 @@ impl Batches<'_> {
         let elements = shape.elements();
         images.reset(shape, count);
         self.left = self.left.map(|left| left - count);
-        for group in 0..count.div_ceil(LANES) {
-            let lanes = images.lanes(group);
-            self.noise.resize(lanes * elements, 0.0);
+        self.noise.resize(elements, 0.0);
+        for image in 0..count {
             self.stream.fill(&mut self.noise);
-            images.fill_group(group, |lane, offset, chunk| {
-                chunk.copy_from_slice(&self.noise[lane * elements + offset..][..chunk.len()]);
-            });
+            images.fill_image(image, |offset, chunk| chunk.copy_from_slice(&self.noise[offset..][..chunk.len()]));
         }
     }
 

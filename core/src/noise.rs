@@ -11,11 +11,12 @@ use rand_xoshiro::{
     Xoshiro256PlusPlus,
     rand_core::{Rng, SeedableRng},
 };
+use serde::Serialize;
 
 use crate::block::Shape;
 
 /// What the inputs of a neighbourhood are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Noise {
     /// `N(0, 1)` straight into every neighbourhood, drawn anew for each batch (the paper's G-ND).
     Standard,

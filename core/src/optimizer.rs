@@ -4,8 +4,10 @@
 
 use alloc::{vec, vec::Vec};
 
+use serde::Serialize;
+
 /// Which update a step applies.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub enum Update {
     /// Kingma & Ba 2015, with β₁ 0.9, β₂ 0.999, ε 1e-8.
     Adam,
@@ -17,7 +19,7 @@ pub enum Update {
 }
 
 /// How the learning rate changes over a block's steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Schedule {
     /// From the peak to zero along half a cosine.
     Cosine,
@@ -45,6 +47,12 @@ impl Optimizer {
         let first: Vec<Vec<f32>> = sizes.map(|size| vec![0.0; size]).collect();
         let second = if update == Update::Adam { first.clone() } else { Vec::new() };
         Self { update, weight_decay, steps: 0, first, second }
+    }
+
+    /// Heap bytes of the state for `parameters` scalars in `tensors` tensors.
+    pub fn heap_bytes(update: Update, tensors: usize, parameters: usize) -> usize {
+        let copies = if update == Update::Adam { 2 } else { 1 };
+        copies * (tensors * size_of::<Vec<f32>>() + parameters * size_of::<f32>())
     }
 
     /// Moves every tensor against its gradient, in the order of the sizes. One of size 0 here stays as it is.

@@ -22,6 +22,8 @@ pub use self::{
 
 /// First four bytes of every pack.
 pub const MAGIC: [u8; 4] = *b"NDP\x1A";
+/// Those of a pack that is not finished: its blocks so far can be gone on with.
+pub const UNFINISHED: [u8; 4] = *b"NDP\x1B";
 /// The version this code writes, and the newest it reads.
 pub const VERSION: u16 = 1;
 

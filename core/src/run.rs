@@ -4,22 +4,24 @@
 //! append its student to the pack, push the cached inputs through the *teacher's* block, drop it.
 //! Peak memory does not grow with depth.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use core::fmt;
 
 use serde::Serialize;
 
 use crate::{
-    block::{Block, BlockError, Role, Shape},
-    boundary::Boundary,
+    block::{Block, BlockError, Shape},
+    boundary::{Boundary, Cache},
     device::Device,
-    distill::{Distilled, MEASURED_INPUTS, distill},
+    distill::{DistillError, Distilled, MEASURED_INPUTS, Portions, distill, measure},
+    fold::fold_batch_norms,
     forward::DeviceBlock,
     inputs::{Inputs, Source},
-    noise::{Noise, Purpose, Stream},
+    noise::{Purpose, Stream},
     pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
-    settings::{Settings, SettingsError},
-    storage::{ReadAt, WriteAt},
+    plan::{BlockPlan, Plan, PlanError, plan},
+    settings::Settings,
+    storage::{ReadAt, Scratch, ScratchError, WriteAt},
 };
 
 /// Images that share their current batch statistics: large enough for stable ones.
@@ -54,6 +56,8 @@ pub struct BlockReport {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// The run is planned, and about to begin.
+    Planned(&'a Plan),
     /// A neighbourhood is about to be distilled.
     Started {
         /// Its number.
@@ -78,33 +82,14 @@ pub enum Event<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError<R, W> {
-    /// A number that no run can work with.
-    Settings(SettingsError),
+    /// It was not begun.
+    Plan(PlanError<R>),
     /// The teacher pack.
     Teacher(PackError<R>),
     /// The student pack.
     Student(PackError<W>),
-    /// A chosen block is not there.
-    NoSuchBlock {
-        /// The number.
-        index: usize,
-        /// Neighbourhoods the teacher has.
-        blocks: usize,
-    },
-    /// Propagated noise needs batch-norm statistics in every neighbourhood.
-    NoStatistics {
-        /// The first neighbourhood without.
-        block: String,
-    },
-    /// A block does not take what the one before it gives.
-    Misfit {
-        /// The block's name.
-        block: String,
-        /// What it takes.
-        takes: Shape,
-        /// What it is given.
-        given: Shape,
-    },
+    /// The storage of the cached activations.
+    Cache(ScratchError),
     /// A student's weights or outputs are not finite numbers.
     Diverged {
         /// The block's name.
@@ -115,140 +100,139 @@ pub enum RunError<R, W> {
 }
 
 /// [`RunError`] with the errors of a teacher's storage and a student's.
-pub type RunFailure<R, W> = RunError<<R as ReadAt>::Error, <W as WriteAt>::Error>;
+pub type RunFailure<R, W> = RunError<<R as ReadAt>::Error, <W as ReadAt>::Error>;
 
 /// Distils the chosen neighbourhoods of `teacher` into a student pack.
 ///
+/// After each block the student's storage holds a checkpoint: a run that was cut off goes on from there when it is given the
+/// same storage again, and ends in the same bytes. With empty storage it begins. `cache` is where cached activations
+/// lie if the budget has no room for them.
+///
 /// # Errors
-/// [`RunError`]; the student's storage then holds no valid pack.
+/// [`RunError`]; the student's storage then holds no valid pack, but the blocks that are done.
 pub fn run<R: ReadAt, W: WriteAt>(
     teacher: &mut Pack<R>,
     student: W,
+    cache: Option<Box<dyn Scratch>>,
     settings: &Settings,
     device: &Device,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<(Vec<BlockReport>, W), RunFailure<R, W>> {
-    settings.check().map_err(RunError::Settings)?;
-    let chosen = chosen_positions::<R, W>(teacher, settings)?;
+    let plan = plan(teacher, settings, device, cache.is_some()).map_err(RunError::Plan)?;
+    observe(Event::Planned(&plan));
     let manifest = Manifest {
         contents: Contents::Neighbourhoods { teacher: teacher.fingerprint() },
         ..teacher.manifest().clone()
     };
-    let mut writer = PackWriter::new(student, &manifest, chosen.len()).map_err(RunError::Student)?;
-    let mut reports = Vec::with_capacity(chosen.len());
-    let mut boundary = None;
-    let last = chosen.last().map_or(0, |&(position, _)| position);
-    for position in 0..=last {
-        let number = chosen.iter().find(|&&(p, _)| p == position).map(|&(_, number)| number);
-        if number.is_none() && settings.noise == Noise::Standard {
-            continue;
-        }
-        let block = teacher.block(position).map_err(RunError::Teacher)?;
-        if settings.noise == Noise::Propagated && boundary.is_none() {
-            let mut stream = Stream::new(settings.seed, Purpose::Images, 0);
-            // Whole batches, so that held-out images share no statistics with the others.
-            let count = settings.images.next_multiple_of(NOISE_BATCH) + MEASURED_INPUTS;
-            boundary = Some(Boundary::noise(&mut stream, block.input(), count, NOISE_BATCH));
-        }
-        if let Some(given) = boundary.as_ref().map(Boundary::shape).filter(|&given| given != block.input()) {
-            return Err(RunError::Misfit { block: block.name().into(), takes: block.input(), given });
-        }
-        if let Some(index) = number {
-            observe(Event::Started { index, total: chosen.len(), name: block.name() });
-            let source = match &boundary {
+    let total = plan.blocks.iter().filter(|block| block.number.is_some()).count();
+    let job = postcard::to_allocvec(&(settings, teacher.fingerprint())).map_or(0, |bytes| crc32fast::hash(&bytes));
+    let mut writer = PackWriter::resume(student, &manifest, total, job).map_err(RunError::Student)?;
+    drop(manifest);
+    let mut reports: Vec<BlockReport> = Vec::with_capacity(total);
+    let mut boundary = start_boundary(teacher, cache, settings, &plan)?;
+    for (place, BlockPlan { position, number, portions, arenas, .. }) in plan.blocks.iter().enumerate() {
+        if let Some(index) = *number {
+            let block = teacher.block(*position).map_err(RunError::Teacher)?;
+            observe(Event::Started { index, total, name: block.name() });
+            let source = match &mut boundary {
                 Some(boundary) => Source::Cached { boundary, held_out: MEASURED_INPUTS },
                 None => Source::Fresh(block.input()),
             };
-            let inputs = Inputs { source, seed: settings.seed, index };
-            let step = |step, loss| observe(Event::Stepped { step, loss });
-            let distilled = match distill(&block, &inputs, &settings.recipe, device, step) {
-                Ok(distilled) if distilled.relative_error.is_finite() => distilled,
-                Ok(_) | Err(BlockError::WeightValue { .. }) => {
-                    return Err(RunError::Diverged { block: block.name().into() });
-                }
-                Err(error) => return Err(RunError::Block(error)),
+            let mut inputs = Inputs { source, seed: settings.seed, index };
+            let mut report = outline_report(index, &block);
+            let on = (device, *portions);
+            let distilled = if reports.len() < writer.blocks() {
+                let student = writer.block(reports.len()).map_err(RunError::Student)?;
+                measured(block, student, &mut inputs, on)
+            } else {
+                let step = |step, loss| observe(Event::Stepped { step, loss });
+                distill(block, &mut inputs, &settings.recipe, on, step)
             };
-            writer.add(position, &distilled.block, Encoding::F32).map_err(RunError::Student)?;
-            reports.push(report(index, &block, &distilled));
+            let distilled = match distilled {
+                Ok(distilled) if distilled.relative_error.is_finite() => distilled,
+                Ok(_) | Err(DistillError::Block(BlockError::WeightValue { .. })) => {
+                    return Err(RunError::Diverged { block: report.name });
+                }
+                Err(DistillError::Block(error)) => return Err(RunError::Block(error)),
+                Err(DistillError::Inputs(error)) => return Err(RunError::Cache(error)),
+            };
+            if reports.len() == writer.blocks() {
+                writer.add(*position, &distilled.block, Encoding::F32).map_err(RunError::Student)?;
+                writer.checkpoint().map_err(RunError::Student)?;
+            }
+            report.parameters = distilled.block.parameters();
+            report.macs = distilled.block.macs();
+            (report.relative_error, report.loss) = (distilled.relative_error, distilled.loss);
+            reports.push(report);
             observe(Event::Finished(&reports[reports.len() - 1]));
         }
-        if let Some(boundary) = boundary.as_mut().filter(|_| position < last) {
-            boundary.advance(&DeviceBlock::new(&block, device));
+        if let Some(boundary) = boundary.as_mut().filter(|_| place + 1 < plan.blocks.len()) {
+            let block = DeviceBlock::new(&teacher.block(*position).map_err(RunError::Teacher)?, device);
+            boundary.advance(block, *arenas).map_err(RunError::Cache)?;
         }
     }
     let storage = writer.finish().map_err(RunError::Student)?;
     Ok((reports, storage))
 }
 
-/// Position in the network and number of every neighbourhood to distil, ascending.
-fn chosen_positions<R: ReadAt, W: WriteAt>(
+/// Noise images at the network's input, where the noise is propagated.
+fn start_boundary<R: ReadAt, W>(
     teacher: &mut Pack<R>,
+    storage: Option<Box<dyn Scratch>>,
     settings: &Settings,
-) -> Result<Vec<(usize, usize)>, RunFailure<R, W>> {
-    if teacher.manifest().contents != Contents::Network {
-        return Err(RunError::Teacher(PackError::WrongContents));
-    }
-    let mut neighbourhoods = Vec::new();
-    let mut without_statistics = None;
-    for position in 0..teacher.blocks() {
-        let outline = teacher.outline(position).map_err(RunError::Teacher)?;
-        if outline.role == Role::Neighbourhood {
-            neighbourhoods.push((position, neighbourhoods.len()));
-            if !outline.has_statistics {
-                without_statistics.get_or_insert(outline.name);
-            }
-        }
-    }
-    if let Some(block) = without_statistics.filter(|_| settings.noise == Noise::Propagated) {
-        return Err(RunError::NoStatistics { block });
-    }
-    if let Some(&index) = settings.blocks.iter().find(|&&index| index >= neighbourhoods.len()) {
-        return Err(RunError::NoSuchBlock { index, blocks: neighbourhoods.len() });
-    }
-    if !settings.blocks.is_empty() {
-        neighbourhoods.retain(|(_, number)| settings.blocks.contains(number));
-    }
-    Ok(neighbourhoods)
+    plan: &Plan,
+) -> Result<Option<Boundary>, RunError<R::Error, W>> {
+    let Some((planned, first)) = plan.cache.zip(plan.blocks.first()) else { return Ok(None) };
+    let shape = teacher.outline(first.position).map_err(RunError::Teacher)?.input;
+    let cache = match storage.filter(|_| planned.in_storage) {
+        Some(storage) => Cache::Storage(storage),
+        None => Cache::Memory(Vec::with_capacity(planned.images * planned.elements)),
+    };
+    let mut stream = Stream::new(settings.seed, Purpose::Images, 0);
+    Boundary::noise(cache, &mut stream, shape, [planned.images, NOISE_BATCH]).map(Some).map_err(RunError::Cache)
 }
 
-fn report(index: usize, teacher: &Block, distilled: &Distilled) -> BlockReport {
+/// A student that an earlier run finished.
+fn measured(
+    teacher: Block,
+    student: Block,
+    inputs: &mut Inputs<'_>,
+    (device, portions): (&Device, Portions),
+) -> Result<Distilled, DistillError> {
+    let target = DeviceBlock::new(&fold_batch_norms(&teacher)?, device);
+    drop(teacher);
+    let (relative_error, loss) = measure(&target, &DeviceBlock::new(&student, device), inputs, portions)?;
+    Ok(Distilled { block: student, relative_error, loss })
+}
+
+/// What is known before the block is distilled.
+fn outline_report(index: usize, teacher: &Block) -> BlockReport {
     BlockReport {
         index,
         name: teacher.name().into(),
         input: teacher.input(),
         output: teacher.output(),
         teacher_parameters: teacher.parameters(),
-        parameters: distilled.block.parameters(),
+        parameters: 0,
         teacher_macs: teacher.macs(),
-        macs: distilled.block.macs(),
-        relative_error: distilled.relative_error,
-        loss: distilled.loss,
+        macs: 0,
+        relative_error: 0.0,
+        loss: 0.0,
     }
 }
 
 impl<R: fmt::Display, W: fmt::Display> fmt::Display for RunError<R, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Settings(error) => write!(f, "{error}"),
+            Self::Plan(error) => write!(f, "{error}"),
             Self::Teacher(error) => write!(f, "cannot read the teacher pack: {error}"),
             Self::Student(error) => write!(f, "cannot write the student pack: {error}"),
-            Self::NoSuchBlock { index, blocks } => {
-                write!(f, "there is no block {index}: the teacher has {blocks}, numbered from 0")
-            }
-            Self::NoStatistics { block } => {
-                write!(
-                    f,
-                    "block {block} has no batch-norm statistics, which propagated noise needs: use standard noise"
-                )
-            }
+            Self::Cache(error) => write!(f, "cannot use the cache of activations: {error}"),
             Self::Diverged { block } => {
                 write!(
                     f,
                     "the student of block {block} is not finite: take a lower learning rate, or check the teacher"
                 )
-            }
-            Self::Misfit { block, takes, given } => {
-                write!(f, "block {block} takes {takes}, but the block before it gives {given}")
             }
             Self::Block(error) => write!(f, "{error}"),
         }

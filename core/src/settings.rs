@@ -3,10 +3,13 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use serde::Serialize;
+
 use crate::{
     distill::Recipe,
     noise::Noise,
     optimizer::{Schedule, Update},
+    plan::Budget,
     shrink::Width,
     train::Training,
 };
@@ -16,7 +19,7 @@ const MAX_INPUTS: usize = 1 << 16;
 const MAX_STEPS: usize = 1 << 30;
 
 /// What to distil, and how.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Settings {
     /// What is done to each neighbourhood.
     pub recipe: Recipe,
@@ -29,6 +32,9 @@ pub struct Settings {
     pub blocks: Vec<usize>,
     /// Every random number of the run follows from it.
     pub seed: u64,
+    /// Memory the run may take. It changes how the work is cut, not its result.
+    #[serde(skip)]
+    pub budget: Budget,
 }
 
 /// A setting outside its range.
@@ -54,7 +60,7 @@ impl Settings {
             weight_decay: 0.0,
         };
         let recipe = Recipe { width, solve_inputs: images, training };
-        Self { recipe, noise: Noise::Propagated, images, blocks: Vec::new(), seed: 0 }
+        Self { recipe, noise: Noise::Propagated, images, blocks: Vec::new(), seed: 0, budget: Budget::UNLIMITED }
     }
 
     /// Checks every number.

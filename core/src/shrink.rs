@@ -7,13 +7,15 @@
 use alloc::{vec, vec::Vec};
 use core::fmt;
 
+use serde::Serialize;
+
 use crate::{
     block::{Block, BlockError, Conv, Op, Weight},
     builder::BlockBuilder,
 };
 
 /// The bottleneck multiplier: above 0, at most 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Width(f32);
 
 /// A number that is no [`Width`].

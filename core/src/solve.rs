@@ -14,7 +14,7 @@ use crate::{
     block::{Block, BlockError, Conv, Op},
     images::Images,
     kernels::{
-        conv::patches,
+        conv::patch_starts,
         elementwise::copy,
         parallel::{share, threads},
         plane::{Lanes, Plane},
@@ -48,33 +48,55 @@ pub struct NormalEquations {
     kernel: [usize; 2],
     /// Length of a patch with the 1 behind it.
     features: usize,
-    /// `Σ u uᵀ`, row by row, its lower triangle.
-    patches: Vec<f64>,
+    /// `Σ u uᵀ`: its lower triangle, [`ROWS`] rows at a time, each as long as the last of them.
+    patches: Vec<Vec<f64>>,
     /// `Σ y uᵀ`, row by row.
     targets: Vec<f64>,
     /// One group of hidden activations in zero-padded planes, and a plane of ones.
     planes: Vec<Lanes>,
+    /// Sums of each worker's rows over one group.
+    workers: Vec<Vec<f32>>,
 }
 
 impl NormalEquations {
-    /// Empty sums for convolution `node` of `student`.
+    /// Empty sums for convolution `node` of `student`, for at most `workers` threads.
     ///
     /// # Panics
     /// If the node is no convolution; [`solvable_node`] names one that is.
-    pub fn new(student: &Block, node: usize) -> Self {
+    pub fn new(student: &Block, node: usize, workers: usize) -> Self {
         let Op::Conv(conv) = student.nodes()[node].op else { panic!("a solvable node is a convolution") };
-        let dims = &student.weight(node, 0).expect("a convolution has a kernel").dims;
-        let [outputs, inputs, rows, columns] = [0, 1, 2, 3].map(|d| dims[d] as usize);
+        let [outputs, inputs, rows, columns] = kernel_dims(student, node);
         let features = inputs * rows * columns + 1;
+        let chunk = |first: usize| vec![0.0; ROWS.min(features - first) * features.min(first + ROWS)];
         Self {
             node,
             conv,
             kernel: [rows, columns],
             features,
-            patches: vec![0.0; features * features],
+            patches: (0..features).step_by(ROWS).map(chunk).collect(),
             targets: vec![0.0; outputs * features],
             planes: Vec::new(),
+            workers: vec![vec![0.0; ROWS * features]; threads().min(workers)],
         }
+    }
+
+    /// Heap bytes while sums are gathered, and while they are solved.
+    pub(crate) fn heap_bytes(student: &Block, node: usize, workers: usize) -> [usize; 2] {
+        let Op::Conv(conv) = student.nodes()[node].op else { return [0; 2] };
+        let [outputs, inputs, rows, columns] = kernel_dims(student, node);
+        let features = inputs * rows * columns + 1;
+        let chunk = |first: usize| ROWS.min(features - first) * features.min(first + ROWS) * size_of::<f64>();
+        let triangle: usize = (0..features).step_by(ROWS).map(chunk).sum();
+        let targets = outputs * features * size_of::<f64>();
+        let hidden =
+            Plane { shape: student.shape(student.nodes()[node].inputs[0].into()), border: conv.padding.into() };
+        let planes = (hidden.len() + hidden.area()) * size_of::<Lanes>();
+        let scratch = threads().min(workers) * ROWS * features * size_of::<f32>();
+        // The places of the patches' planes, and of the targets'.
+        let starts = (features + outputs) * size_of::<usize>();
+        let solution = outputs * features * size_of::<f32>();
+        let matrix = features * features * size_of::<f64>();
+        [triangle + targets + planes + scratch + starts, triangle + targets + matrix + solution]
     }
 
     /// Adds one batch: what the student's convolution reads, and what the teacher's writes.
@@ -86,11 +108,11 @@ impl NormalEquations {
         let plane = Plane { shape: hidden.shape(), border: self.conv.padding.into() };
         let flat = |shape| Plane { shape, border: 0 };
         let extent = [target.shape().height, target.shape().width];
-        let mut patches = patches(self.conv, self.kernel, plane);
+        let mut patches = Vec::with_capacity(features);
+        patches.extend(patch_starts(self.conv, self.kernel, plane));
         patches.push(plane.len());
         let outputs: Vec<usize> = (0..target.shape().channels).map(|c| flat(target.shape()).at(c, 0, 0)).collect();
         self.planes.resize(plane.len() + plane.area(), Lanes::ZERO);
-        let workers = &mut vec![vec![0.0; ROWS * features]; threads()];
         for (index, (hidden_group, target_group)) in hidden.groups().zip(target.groups()).enumerate() {
             copy(arch, (&mut self.planes, plane), (hidden_group, flat(plane.shape)));
             let mut one = Lanes::splat(1.0);
@@ -99,21 +121,19 @@ impl NormalEquations {
             let right = |starts| Side { values: &self.planes, starts, pitch: plane.pitch() * stride, step: stride };
             let of_targets = |starts| Side { values: target_group, starts, pitch: extent[1], step: 1 };
             // The longest rows of the triangle first, so that no thread is left with one at the end.
-            let rows = self.patches.chunks_mut(ROWS * features).enumerate().rev();
+            let rows = self.patches.iter_mut().enumerate().rev();
             let rows = rows.map(|(chunk, sums)| {
                 let last = features.min((chunk + 1) * ROWS);
-                (right(&patches[chunk * ROWS..last]), right(&patches[..last]), sums)
+                (right(&patches[chunk * ROWS..last]), right(&patches[..last]), sums.as_mut_slice())
             });
             let others = self.targets.chunks_mut(ROWS * features).zip(outputs.chunks(ROWS));
             let others = others.map(|(sums, starts)| (of_targets(starts), right(&patches), sums));
-            share(workers, rows.chain(others), |(left, right, sums), scratch| {
+            share(&mut self.workers, rows.chain(others), |(left, right, sums), scratch| {
                 let width = right.starts.len();
                 let scratch = &mut scratch[..left.starts.len() * width];
                 scratch.fill(0.0);
                 products(arch, left, right, extent, scratch, width);
-                for (sums, scratch) in sums.chunks_exact_mut(features).zip(scratch.chunks_exact(width)) {
-                    sums.iter_mut().zip(scratch).for_each(|(sum, here)| *sum += f64::from(*here));
-                }
+                sums.iter_mut().zip(scratch).for_each(|(sum, here)| *sum += f64::from(*here));
             });
         }
     }
@@ -125,31 +145,48 @@ impl NormalEquations {
     ///
     /// # Errors
     /// As [`Block::new`].
-    pub fn solve(self, student: &Block) -> Result<Block, BlockError> {
-        let (features, outputs) = (self.features, self.targets.len() / self.features);
+    pub fn solve(self, mut student: Block) -> Result<Block, BlockError> {
+        let Self { node, features, patches, targets, planes, workers, .. } = self;
+        drop((planes, workers));
         // The 1 is the last feature: its square counts the patches.
-        let scale = 1.0 / self.patches[features * features - 1].max(1.0);
-        let mut gram =
-            DMatrix::from_fn(features, features, |i, j| scale * self.patches[i.max(j) * features + i.min(j)]);
-        let cross = DMatrix::from_fn(features, outputs, |i, o| scale * self.targets[o * features + i]);
+        let count = patches.last().and_then(|rows| rows.last()).map_or(1.0, |count| count.max(1.0));
+        let (scale, outputs) = (1.0 / count, targets.len() / features);
+        // A factorisation reads the lower triangle only.
+        let mut gram = DMatrix::zeros(features, features);
+        for (first, rows) in (0..features).step_by(ROWS).zip(patches) {
+            for (i, row) in (first..).zip(rows.chunks_exact(features.min(first + ROWS))) {
+                row[..=i].iter().enumerate().for_each(|(j, sum)| gram[(i, j)] = scale * sum);
+            }
+        }
+        // Row by row is column by column of the transpose.
+        let mut solution = DMatrix::from_vec(features, outputs, targets);
+        solution *= scale;
         let ridge = RIDGE * gram.diagonal().mean();
         (0..features).for_each(|i| gram[(i, i)] += ridge);
         let Some(factor) = Cholesky::new(gram) else {
             log::warn!("{}: the solve met activations that are not finite; kept the pruned weights", student.name());
-            return Ok(student.clone());
+            return Ok(student);
         };
-        let solution = factor.solve(&cross);
-        // Column-major: each output channel's weights lie together, its bias last.
+        factor.solve_mut(&mut solution);
+        drop(factor);
+        // Each output channel's weights lie together, its bias last.
         let mut kernel = Vec::with_capacity((features - 1) * outputs);
         let mut bias = Vec::with_capacity(outputs);
         for column in solution.as_slice().chunks_exact(features) {
             kernel.extend(column[..features - 1].iter().map(|&w| w as f32));
             bias.push(column[features - 1] as f32);
         }
-        let mut weights = student.weights().to_vec();
-        for (&index, data) in student.nodes()[self.node].weights.iter().zip([kernel, bias]) {
-            weights[usize::from(index)].data = data;
+        let places = student.nodes()[node].weights.clone();
+        let mut values = student.take_values();
+        for (&index, solved) in places.iter().zip([kernel, bias]) {
+            values[usize::from(index)] = solved;
         }
-        student.with_weights(weights)
+        student.with_values(values)
     }
+}
+
+/// Extents of a convolution's kernel: `[C_out, C_in / groups, K_h, K_w]`.
+fn kernel_dims(block: &Block, node: usize) -> [usize; 4] {
+    let dims = &block.weight(node, 0).expect("a convolution has a kernel").dims;
+    [0, 1, 2, 3].map(|d| dims[d] as usize)
 }

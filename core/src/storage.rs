@@ -1,11 +1,12 @@
-//! Where packs lie: bytes at offsets. Implemented here for memory, in `distill-device` for files.
+//! Where packs and caches lie: bytes at offsets. Implemented here for memory, in `distill-device` for files, in the firmware
+//! for what its board has.
 
-use alloc::vec::Vec;
-use core::{convert::Infallible, error::Error};
+use alloc::{boxed::Box, vec::Vec};
+use core::{convert::Infallible, error::Error, fmt};
 
 /// Bytes to read by offset.
 pub trait ReadAt {
-    /// Why a read failed.
+    /// Why an operation failed.
     type Error: Error + Send + Sync + 'static;
 
     /// Bytes there are.
@@ -21,11 +22,8 @@ pub trait ReadAt {
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Self::Error>;
 }
 
-/// Bytes to write by offset; writing past the end extends it.
-pub trait WriteAt {
-    /// Why a write failed.
-    type Error: Error + Send + Sync + 'static;
-
+/// Bytes to write by offset, and to read again; writing past the end extends it.
+pub trait WriteAt: ReadAt {
     /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
@@ -53,9 +51,19 @@ impl ReadAt for &[u8] {
     }
 }
 
-impl WriteAt for &mut Vec<u8> {
+impl ReadAt for Vec<u8> {
     type Error = Infallible;
 
+    fn length(&mut self) -> Result<u64, Infallible> {
+        Ok(self.len() as u64)
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Infallible> {
+        self.as_slice().read_at(offset, buffer)
+    }
+}
+
+impl WriteAt for Vec<u8> {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Infallible> {
         let end = offset as usize + bytes.len();
         if self.len() < end {
@@ -67,5 +75,55 @@ impl WriteAt for &mut Vec<u8> {
 
     fn sync(&mut self) -> Result<(), Infallible> {
         Ok(())
+    }
+}
+
+impl<S: ReadAt> ReadAt for &mut S {
+    type Error = S::Error;
+
+    fn length(&mut self) -> Result<u64, S::Error> {
+        (**self).length()
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), S::Error> {
+        (**self).read_at(offset, buffer)
+    }
+}
+
+impl<S: WriteAt> WriteAt for &mut S {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), S::Error> {
+        (**self).write_at(offset, bytes)
+    }
+
+    fn sync(&mut self) -> Result<(), S::Error> {
+        (**self).sync()
+    }
+}
+
+/// Why a scratch storage failed: the storage's own error.
+pub type ScratchError = Box<dyn Error + Send + Sync>;
+
+/// Storage of any kind for what a run could make again: the boundary cache, where memory does not hold it.
+pub trait Scratch: fmt::Debug + Send {
+    /// Fills `buffer` from `offset`.
+    ///
+    /// # Errors
+    /// The storage's own.
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ScratchError>;
+
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// The storage's own.
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ScratchError>;
+}
+
+impl<S: WriteAt + fmt::Debug + Send> Scratch for S {
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ScratchError> {
+        self.read_at(offset, buffer).map_err(Into::into)
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ScratchError> {
+        self.write_at(offset, bytes).map_err(Into::into)
     }
 }

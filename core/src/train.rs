@@ -2,12 +2,15 @@
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
+use serde::Serialize;
+
 #[cfg(feature = "burn")]
 use crate::burn_device::BurnGradients;
 use crate::{
     block::{Block, BlockError},
     cpu::{CpuGradients, Workspace},
-    device::{Device, Statistics},
+    device::Device,
+    distill::{DistillError, Portions},
     forward::DeviceBlock,
     images::Images,
     inputs::Inputs,
@@ -15,7 +18,7 @@ use crate::{
 };
 
 /// How a block is trained after its start from the teacher.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Training {
     /// Gradient steps; 0 leaves the start as it is.
     pub steps: usize,
@@ -34,7 +37,8 @@ pub struct Training {
 /// A student block in training: weights, gradients and optimiser state.
 #[derive(Debug)]
 pub struct BlockTrainer<'a> {
-    student: &'a Block,
+    /// Its graph; the values of its weights are apart.
+    student: Block,
     training: &'a Training,
     /// Values and gradients of the weights, in the block's order; running statistics never move.
     weights: Vec<Vec<f32>>,
@@ -42,6 +46,8 @@ pub struct BlockTrainer<'a> {
     optimizer: Optimizer,
     on: On,
     workspace: Workspace,
+    /// Inputs of the step at hand.
+    batch: usize,
     step: usize,
 }
 
@@ -49,27 +55,32 @@ pub struct BlockTrainer<'a> {
 enum On {
     Cpu(Box<CpuGradients>),
     #[cfg(feature = "burn")]
-    Burn(BurnGradients),
+    Burn(BurnGradients, f32),
 }
 
 impl<'a> BlockTrainer<'a> {
     /// Starts from the student's weights.
-    pub fn new(student: &'a Block, training: &'a Training, device: &Device) -> Self {
+    pub fn new(mut student: Block, training: &'a Training, device: &Device) -> Self {
+        let on = match device {
+            Device::Cpu => On::Cpu(Box::new(CpuGradients::new(&student))),
+            #[cfg(feature = "burn")]
+            Device::Burn(device) => On::Burn(BurnGradients::new(device), 0.0),
+        };
         let size = |weight: usize| student.weights()[weight].data.len();
         let state = |weight: usize| if student.is_trained(weight) { size(weight) } else { 0 };
         let weights = 0..student.weights().len();
+        let optimizer = Optimizer::new(training.update, training.weight_decay, weights.clone().map(state));
+        let gradients = weights.map(|weight| vec![0.0; size(weight)]).collect();
+        let weights = student.take_values();
         Self {
             student,
             training,
-            weights: student.weights().iter().map(|weight| weight.data.clone()).collect(),
-            gradients: weights.clone().map(|weight| vec![0.0; size(weight)]).collect(),
-            optimizer: Optimizer::new(training.update, training.weight_decay, weights.map(state)),
-            on: match device {
-                Device::Cpu => On::Cpu(Box::new(CpuGradients::new(student))),
-                #[cfg(feature = "burn")]
-                Device::Burn(device) => On::Burn(BurnGradients::new(device)),
-            },
+            weights,
+            gradients,
+            optimizer,
+            on,
             workspace: Workspace::default(),
+            batch: 0,
             step: 0,
         }
     }
@@ -80,16 +91,48 @@ impl<'a> BlockTrainer<'a> {
     /// - input `[N, C, H, W]` of the block's input shape
     /// - target `[N, C', H', W']` of its output shape
     pub fn step(&mut self, input: &Images, target: &Images) -> f32 {
-        let Self { student, weights, gradients, workspace, .. } = self;
-        let loss = match &mut self.on {
-            On::Cpu(on) => on.compute(student, weights, input, target, gradients, workspace),
+        self.begin(input.len());
+        self.add(input, target);
+        self.update()
+    }
+
+    /// Starts a step over `count` inputs that come in parts.
+    fn begin(&mut self, count: usize) {
+        self.batch = count;
+        match &mut self.on {
+            On::Cpu(on) => on.begin(&self.student, &self.weights, &mut self.gradients, count),
             #[cfg(feature = "burn")]
-            On::Burn(on) => on.compute(student, weights, input, target, gradients),
+            On::Burn(_, error) => {
+                *error = 0.0;
+                self.gradients.iter_mut().for_each(|gradient| gradient.fill(0.0));
+            }
+        }
+    }
+
+    /// Adds a part of the inputs to the step's gradients. All but the last are whole groups of images.
+    fn add(&mut self, input: &Images, target: &Images) {
+        let Self { student, gradients, .. } = self;
+        match &mut self.on {
+            On::Cpu(on) => on.add(student, input, target, gradients, &mut self.workspace),
+            #[cfg(feature = "burn")]
+            On::Burn(on, error) => {
+                let share = input.len() as f32 / self.batch as f32;
+                *error += on.add(student, &self.weights, (input, target, share), gradients);
+            }
+        }
+    }
+
+    /// Moves the weights; returns the step's error.
+    fn update(&mut self) -> f32 {
+        let error = match &self.on {
+            On::Cpu(on) => on.error(&self.student),
+            #[cfg(feature = "burn")]
+            On::Burn(_, error) => *error,
         };
         let rate = self.training.schedule.rate(self.training.rate, self.step, self.training.steps);
-        self.optimizer.step(weights.iter_mut().zip(&*gradients), rate);
+        self.optimizer.step(self.weights.iter_mut().zip(&self.gradients), rate);
         self.step += 1;
-        loss
+        error
     }
 
     /// The student with the weights reached.
@@ -97,11 +140,7 @@ impl<'a> BlockTrainer<'a> {
     /// # Errors
     /// [`BlockError::WeightValue`] if training diverged.
     pub fn finish(self) -> Result<Block, BlockError> {
-        let mut trained = self.student.weights().to_vec();
-        for (weight, values) in trained.iter_mut().zip(self.weights) {
-            weight.data = values;
-        }
-        self.student.with_weights(trained)
+        self.student.with_values(self.weights)
     }
 }
 
@@ -109,26 +148,34 @@ impl<'a> BlockTrainer<'a> {
 /// the step's number (from 1) and its loss.
 ///
 /// # Errors
-/// As [`BlockTrainer::finish`].
+/// As [`BlockTrainer::finish`], and those of the inputs.
 pub fn train(
-    teacher: &DeviceBlock<'_>,
-    student: &Block,
-    inputs: &Inputs<'_>,
+    teacher: &DeviceBlock,
+    student: Block,
+    inputs: &mut Inputs<'_>,
     training: &Training,
-    device: &Device,
+    on: (&Device, Portions),
     mut progress: impl FnMut(usize, f32),
-) -> Result<Block, BlockError> {
+) -> Result<Block, DistillError> {
+    let (device, portions) = on;
     let trained = (0..student.weights().len()).any(|index| student.is_trained(index));
     if training.steps == 0 || !trained {
-        return Ok(student.clone());
+        return Ok(student);
     }
-    let mut trainer = BlockTrainer::new(student, training, device);
-    let mut batches = inputs.epochs();
     let (mut input, mut target) = (Images::zeros(student.input(), 0), Images::zeros(student.output(), 0));
+    let mut trainer = BlockTrainer::new(student, training, device);
+    trainer.workspace = Workspace::new(portions.workers);
+    let mut batches = inputs.epochs();
     for step in 1..=training.steps {
-        batches.next_into(training.batch, &mut input);
-        teacher.forward_into(&input, Statistics::Running, &mut target, &mut trainer.workspace);
-        progress(step, trainer.step(&input, &target));
+        trainer.begin(training.batch);
+        let mut left = training.batch;
+        while left > 0 {
+            batches.next_into(left.min(portions.training), &mut input)?;
+            teacher.forward_into(&input, &mut target, &mut trainer.workspace);
+            trainer.add(&input, &target);
+            left -= left.min(portions.training);
+        }
+        progress(step, trainer.update());
     }
-    trainer.finish()
+    Ok(trainer.finish()?)
 }

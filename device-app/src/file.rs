@@ -1,29 +1,38 @@
 //! Packs in files: reading by offset, and replacing a file only by a complete one.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use distill_core::{Pack, ReadAt, WriteAt};
 use tempfile::NamedTempFile;
 
-/// A pack file that is read by offset, never whole.
+/// A file that is read and written by offset, never whole.
 #[derive(Debug)]
-pub struct PackFile(File);
+pub struct DiskFile(File);
 
 /// Opens a pack.
 ///
 /// # Errors
 /// The file cannot be opened, or is not a whole pack of a version this program reads.
-pub fn open_pack(path: &Path) -> Result<Pack<PackFile>> {
+pub fn open_pack(path: &Path) -> Result<Pack<DiskFile>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Pack::open(PackFile(file)).with_context(|| format!("cannot read {}", path.display()))
+    Pack::open(DiskFile(file)).with_context(|| format!("cannot read {}", path.display()))
 }
 
-impl ReadAt for PackFile {
+/// A file without a name in the folder of `path`, gone when it is closed.
+///
+/// # Errors
+/// The folder is not writable.
+pub fn scratch_file(path: &Path) -> Result<DiskFile> {
+    let file = tempfile::tempfile_in(folder_of(path));
+    file.map(DiskFile).with_context(|| format!("cannot make a file for the cache in the folder of {}", path.display()))
+}
+
+impl ReadAt for DiskFile {
     type Error = io::Error;
 
     fn length(&mut self) -> io::Result<u64> {
@@ -33,6 +42,95 @@ impl ReadAt for PackFile {
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.0.seek(SeekFrom::Start(offset))?;
         self.0.read_exact(buffer)
+    }
+}
+
+impl WriteAt for DiskFile {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.seek(SeekFrom::Start(offset))?;
+        self.0.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+/// A pack that a run writes, `NAME.part` until it is whole. A run that is cut off leaves it, to go on with.
+#[derive(Debug)]
+pub struct PartFile {
+    file: DiskFile,
+    /// Whether what an earlier run left counts. If not, it stays all the same until there is something to write.
+    resume: bool,
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl PartFile {
+    /// Opens the `.part` file beside `target`: what an earlier run left to `resume`, or empty.
+    ///
+    /// # Errors
+    /// The folder is not there or not writable, `target` is something else than a file, or another run is writing it.
+    pub fn open(target: &Path, resume: bool) -> Result<Self> {
+        let mut name = file_name(target)?.to_owned();
+        name.push(".part");
+        let path = target.with_file_name(name);
+        let context = || format!("cannot write {}", path.display());
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.with_context(context)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!("another run is writing {}", path.display()),
+            Err(TryLockError::Error(error)) => log::debug!("{}: no lock: {error}", path.display()),
+        }
+        Ok(Self { file: DiskFile(file), resume, path, target: target.to_owned() })
+    }
+
+    /// Removes the file, unless there is something in it.
+    ///
+    /// # Errors
+    /// The storage's own.
+    pub fn remove_if_empty(self) -> io::Result<()> {
+        if self.file.0.metadata()?.len() == 0 { std::fs::remove_file(&self.path) } else { Ok(()) }
+    }
+
+    /// Makes the file durable under its final name: sync, rename, sync the folder.
+    ///
+    /// # Errors
+    /// The storage's own. The target is then what it was before, or whole.
+    pub fn commit(mut self) -> Result<()> {
+        let mut place = || -> io::Result<()> {
+            self.file.sync()?;
+            std::fs::rename(&self.path, &self.target)?;
+            sync_folder(folder_of(&self.target))
+        };
+        place().with_context(|| format!("cannot write {}", self.target.display()))
+    }
+}
+
+impl ReadAt for PartFile {
+    type Error = io::Error;
+
+    fn length(&mut self) -> io::Result<u64> {
+        if self.resume { self.file.length() } else { Ok(0) }
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, buffer)
+    }
+}
+
+impl WriteAt for PartFile {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if !self.resume {
+            self.file.0.set_len(0)?;
+            self.resume = true;
+        }
+        self.file.write_at(offset, bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
     }
 }
 
@@ -49,9 +147,7 @@ impl NewFile {
     /// # Errors
     /// The folder is not there or not writable, or `target` is something else than a file.
     pub fn create(target: &Path) -> Result<Self> {
-        let name = target.file_name().filter(|_| target.is_file() || !target.exists());
-        let name =
-            name.with_context(|| format!("cannot write {}: it is not a file", target.display()))?.to_string_lossy();
+        let name = file_name(target)?.to_string_lossy();
         let temporary = temporary_in(folder_of(target), &format!(".{name}."))
             .with_context(|| format!("cannot write {}: no new file can be made in its folder", target.display()))?;
         Ok(Self { temporary, target: target.to_owned() })
@@ -117,9 +213,20 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     file.commit()
 }
 
-impl WriteAt for &mut NewFile {
+impl ReadAt for NewFile {
     type Error = io::Error;
 
+    fn length(&mut self) -> io::Result<u64> {
+        self.temporary.as_file().metadata().map(|metadata| metadata.len())
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.temporary.seek(SeekFrom::Start(offset))?;
+        self.temporary.read_exact(buffer)
+    }
+}
+
+impl WriteAt for NewFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.temporary.seek(SeekFrom::Start(offset))?;
         self.temporary.write_all(bytes)
@@ -128,6 +235,12 @@ impl WriteAt for &mut NewFile {
     fn sync(&mut self) -> io::Result<()> {
         self.temporary.as_file().sync_all()
     }
+}
+
+/// The name of a file that is there or may be made.
+fn file_name(target: &Path) -> Result<&std::ffi::OsStr> {
+    let name = target.file_name().filter(|_| target.is_file() || !target.exists());
+    name.with_context(|| format!("cannot write {}: it is not a file", target.display()))
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -3,11 +3,25 @@
 use std::{alloc::System, path::Path, time::Instant};
 
 use anyhow::{Context, Result};
-use distill_core::{BlockReport, CountingAllocator, Device, Event, Settings, run};
+use distill_core::{BlockReport, CountingAllocator, Device, Event, Plan, Settings, run};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::file::{NewFile, check_distinct, open_pack};
+use crate::file::{PartFile, check_distinct, open_pack, scratch_file};
+
+/// What the program takes beside a run, in bytes: arguments, progress bar, threads.
+pub const PROGRAM_BYTES: usize = 64 << 10;
+
+/// A run over files.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// Teacher pack.
+    pub teacher: &'a Path,
+    /// Student pack to write.
+    pub student: &'a Path,
+    /// Goes on with what a run that was cut off left beside the student.
+    pub resume: bool,
+}
 
 /// What a run did: the object `--json` prints.
 #[derive(Clone, Debug, Serialize)]
@@ -18,7 +32,7 @@ pub struct Outcome {
     pub seconds: f64,
     /// Most heap in use during the run, in bytes.
     pub peak_bytes: usize,
-    /// Heap the planner foresaw; `null` until there is a planner.
+    /// The most the plan allows; `null` on devices whose memory is not planned.
     pub planned_bytes: Option<usize>,
 }
 
@@ -32,48 +46,73 @@ pub struct BlockOutcome {
     pub seconds: f64,
     /// Most heap in use during that time, in bytes.
     pub peak_bytes: usize,
+    /// The most the plan allows for the block, passing the cache on included, in bytes.
+    pub planned_bytes: usize,
+    /// Inputs whose gradients or sums are taken at a time.
+    pub micro_batch: usize,
 }
 
-/// Distils `teacher` into `student`. `heap` is the program's global allocator; its peak starts anew.
+/// Runs a job. `heap` is the program's global allocator; its peak starts anew.
 ///
 /// # Errors
-/// What [`run`] reports, and files that cannot be read or written; `student` is then as it was before.
+/// What [`run`] reports, and files that cannot be read or written; the student is then as it was before.
 pub fn run_job(
-    teacher: &Path,
-    student: &Path,
+    job: Job<'_>,
     settings: &Settings,
     device: &Device,
     heap: &CountingAllocator<System>,
 ) -> Result<Outcome> {
     let start = Instant::now();
     heap.reset_peak();
-    check_distinct(student, [teacher])?;
-    let mut pack = open_pack(teacher)?;
-    let mut file = NewFile::create(student)?;
+    check_distinct(job.student, [job.teacher])?;
+    let mut pack = open_pack(job.teacher)?;
+    let mut part = PartFile::open(job.student, job.resume)?;
+    let cache = Box::new(scratch_file(job.student)?);
     let mut blocks: Vec<BlockOutcome> = Vec::new();
-    let mut watch = BlockWatch { start, run_peak: 0, bar: None };
+    let mut watch = BlockWatch { start, run_peak: 0, plan: None, bar: None };
     let observe = |event: Event<'_>| match event {
-        Event::Started { index, total, name } => watch.begin(index, total, name, settings, heap),
+        Event::Planned(plan) => watch.plan = Some(plan.clone()),
+        Event::Started { index, total, name } => watch.begin((index, total), name, settings, heap),
         Event::Stepped { loss, .. } => watch.step(loss),
-        Event::Finished(report) => blocks.push(watch.end(report, heap)),
+        Event::Finished(report) => blocks.push(watch.end(report, settings, heap)),
         _ => {}
     };
-    run(&mut pack, &mut file, settings, device, observe)
-        .with_context(|| format!("cannot distil {} into {}", teacher.display(), student.display()))?;
-    file.commit()?;
+    let done = run(&mut pack, &mut part, Some(cache), settings, device, observe).map(|_| ());
+    if done.is_err() {
+        part.remove_if_empty()?;
+    } else {
+        part.commit()?;
+    }
+    done.with_context(|| {
+        let (teacher, student) = (job.teacher.display(), job.student.display());
+        match blocks.len() {
+            0 => format!("cannot distil {teacher} into {student}"),
+            done => {
+                format!("cannot distil {teacher} into {student} ({done} blocks are done: --resume goes on with them)")
+            }
+        }
+    })?;
     let peak_bytes = watch.run_peak.max(heap.peak_bytes());
-    Ok(Outcome { blocks, seconds: start.elapsed().as_secs_f64(), peak_bytes, planned_bytes: None })
+    let planned_bytes = watch.plan.filter(|_| matches!(device, Device::Cpu)).map(|plan| plan.bytes);
+    Ok(Outcome { blocks, seconds: start.elapsed().as_secs_f64(), peak_bytes, planned_bytes })
 }
 
 /// Clock, heap peak and progress bar of the block in work.
 struct BlockWatch {
     start: Instant,
     run_peak: usize,
+    plan: Option<Plan>,
     bar: Option<ProgressBar>,
 }
 
 impl BlockWatch {
-    fn begin(&mut self, index: usize, total: usize, name: &str, settings: &Settings, heap: &CountingAllocator<System>) {
+    fn begin(
+        &mut self,
+        (index, total): (usize, usize),
+        name: &str,
+        settings: &Settings,
+        heap: &CountingAllocator<System>,
+    ) {
         // A block counts as one unit of progress, and so does each of its gradient steps.
         let units = (total * (settings.recipe.training.steps + 1)) as u64;
         let bar = self.bar.get_or_insert_with(|| ProgressBar::new(units).with_style(style()));
@@ -91,11 +130,14 @@ impl BlockWatch {
         }
     }
 
-    fn end(&mut self, report: &BlockReport, heap: &CountingAllocator<System>) -> BlockOutcome {
+    fn end(&mut self, report: &BlockReport, settings: &Settings, heap: &CountingAllocator<System>) -> BlockOutcome {
+        let planned = self.plan.iter().flat_map(|plan| &plan.blocks).find(|block| block.number == Some(report.index));
         let outcome = BlockOutcome {
             report: report.clone(),
             seconds: self.start.elapsed().as_secs_f64(),
             peak_bytes: heap.peak_bytes(),
+            planned_bytes: planned.map_or(0, |block| block.bytes),
+            micro_batch: planned.map_or(0, |block| block.micro_batch(settings)),
         };
         let line = format!(
             "block {} {}: relative error {:.4}, {} -> {} parameters, {:.1} s",

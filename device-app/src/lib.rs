@@ -5,7 +5,7 @@ mod job;
 mod options;
 mod terminal;
 
-pub use file::{NewFile, PackFile, check_distinct, open_pack, write_file};
-pub use job::{BlockOutcome, Outcome, run_job};
-pub use options::{DeviceName, RunOptions};
+pub use file::{DiskFile, NewFile, PartFile, check_distinct, open_pack, scratch_file, write_file};
+pub use job::{BlockOutcome, Job, Outcome, PROGRAM_BYTES, run_job};
+pub use options::{DeviceName, RunOptions, WorkOptions};
 pub use terminal::{Progress, exit_code, print, start_log};

@@ -5,7 +5,7 @@ use std::{alloc::System, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use distill_core::{BlockReport, CountingAllocator};
-use distill_device::{RunOptions, exit_code, print, run_job, start_log};
+use distill_device::{Job, RunOptions, exit_code, print, run_job, start_log};
 
 #[global_allocator]
 static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
@@ -39,7 +39,8 @@ fn main() -> ExitCode {
 
 fn execute(cli: &Cli) -> Result<()> {
     let Command::Run(options) = &cli.command;
-    let outcome = run_job(&options.teacher, &options.output, &options.settings()?, &options.device.open()?, &HEAP)?;
+    let job = Job { teacher: &options.teacher, student: &options.output, resume: options.resume };
+    let outcome = run_job(job, &options.work.settings()?, &options.device.open()?, &HEAP)?;
     print(cli.json, &outcome, || {
         let sum = |size: fn(&BlockReport) -> usize| outcome.blocks.iter().map(|b| size(&b.report)).sum::<usize>();
         format!(

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use distill_core::{Device, Noise, Recipe, Schedule, Settings, Training, Update, Width};
+use distill_core::{Budget, Device, Noise, Recipe, Schedule, Settings, Training, Update, Width};
+
+use crate::job::PROGRAM_BYTES;
 
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]
@@ -14,6 +17,20 @@ pub struct RunOptions {
     /// Student pack to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// How the blocks are distilled
+    #[command(flatten)]
+    pub work: WorkOptions,
+    /// What computes
+    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
+    pub device: DeviceName,
+    /// Go on with a run that was cut off: it left its blocks in FILE.part
+    #[arg(long)]
+    pub resume: bool,
+}
+
+/// What determines a run, and what it may take.
+#[derive(Args, Clone, Debug)]
+pub struct WorkOptions {
     /// Bottleneck multiplier k: the share of inner channels each block keeps, above 0, at most 1
     #[arg(long, default_value_t = 0.5, value_name = "K")]
     pub width: f32,
@@ -47,9 +64,9 @@ pub struct RunOptions {
     /// L2 regularisation of the gradient steps
     #[arg(long, default_value_t = 0.0, value_name = "L2")]
     pub weight_decay: f32,
-    /// What computes
-    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
-    pub device: DeviceName,
+    /// Most memory to use, as in 4MiB: the work is cut to fit, and gives the same student [default: no limit]
+    #[arg(long, value_name = "SIZE")]
+    pub budget: Option<ByteSize>,
     /// Neighbourhoods to distil, as in 0-3,7 [default: all]
     #[arg(long, value_name = "LIST")]
     pub blocks: Option<String>,
@@ -97,7 +114,7 @@ pub enum DeviceName {
     Wgpu,
 }
 
-impl RunOptions {
+impl WorkOptions {
     /// The settings these options mean.
     ///
     /// # Errors
@@ -128,7 +145,9 @@ impl RunOptions {
             NoiseName::Propagated => Noise::Propagated,
         };
         let blocks = self.blocks.as_deref().map(parse_blocks).transpose()?.unwrap_or_default();
-        let settings = Settings { recipe, noise, images: self.images, blocks, seed: self.seed };
+        let bytes = self.budget.map_or(usize::MAX, |size| usize::try_from(size.as_u64()).unwrap_or(usize::MAX));
+        let budget = Budget { bytes, used: PROGRAM_BYTES };
+        let settings = Settings { recipe, noise, images: self.images, blocks, seed: self.seed, budget };
         settings.check()?;
         Ok(settings)
     }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use distill_core::{CountingAllocator, Device, Encoding};
-use distill_device::{check_distinct, print, start_log, write_file};
+use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
 use distill_host::{
     cifar10::{self, LabelledImages},
     evaluate::evaluate,
@@ -19,6 +19,7 @@ use distill_host::{
     inspect::{inspect, inspect_pack},
     network::Network,
     onnx,
+    plan_table::PlanTable,
     quickstart::quickstart,
     recompose::recompose,
     safetensors_file,
@@ -57,11 +58,10 @@ enum Command {
     #[command(after_help = "Example:\n  distill import resnet20.th -o teacher.ndp")]
     Import(ImportArgs),
     /// Show the blocks of a network
-    #[command(after_help = "Example:\n  distill inspect teacher.ndp")]
-    Inspect {
-        /// .ndp, or .safetensors written by recompose
-        file: PathBuf,
-    },
+    #[command(
+        after_help = "Examples:\n  distill inspect teacher.ndp\n  distill inspect teacher.ndp --budget 4MiB --width 0.5 --steps 150"
+    )]
+    Inspect(Box<InspectArgs>),
     /// Measure accuracy on labelled images
     #[command(after_help = "Example:\n  distill evaluate student.ndp --data cifar10")]
     Evaluate(EvaluateArgs),
@@ -114,6 +114,15 @@ struct ImportArgs {
 }
 
 #[derive(Args)]
+struct InspectArgs {
+    /// .ndp, or .safetensors written by recompose
+    file: PathBuf,
+    /// With a budget: how a run with these options would stay inside it
+    #[command(flatten)]
+    work: WorkOptions,
+}
+
+#[derive(Args)]
 struct EvaluateArgs {
     /// .ndp, or .safetensors written by recompose
     file: PathBuf,
@@ -143,15 +152,7 @@ pub fn run(heap: &CountingAllocator<System>) -> Result<()> {
             fetch_data(json, &name, dir, from.as_deref())
         }
         Command::Import(args) => import_file(json, &args),
-        Command::Inspect { file } => {
-            let inspection = if ending(&file) == "ndp" {
-                inspect_pack(&file)?
-            } else {
-                let network = read_network(&file)?;
-                inspect(&network.manifest, &network.blocks)
-            };
-            print(json, &inspection, || inspection.table())
-        }
+        Command::Inspect(args) => inspect_file(json, &args),
         Command::Evaluate(args) => evaluate_file(json, &args, &device),
         Command::Recompose { teacher, students, output } => recompose_files(json, &teacher, &students, &output),
     }
@@ -187,6 +188,20 @@ fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
             args.output.display()
         )
     })
+}
+
+fn inspect_file(json: bool, InspectArgs { file, work }: &InspectArgs) -> Result<()> {
+    if work.budget.is_some() {
+        let plan = PlanTable::new(file, &work.settings()?)?;
+        return print(json, &plan, || plan.table());
+    }
+    let inspection = if ending(file) == "ndp" {
+        inspect_pack(file)?
+    } else {
+        let network = read_network(file)?;
+        inspect(&network.manifest, &network.blocks)
+    };
+    print(json, &inspection, || inspection.table())
 }
 
 fn evaluate_file(json: bool, args: &EvaluateArgs, device: &Device) -> Result<()> {

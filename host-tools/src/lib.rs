@@ -8,6 +8,7 @@ pub mod inspect;
 pub mod network;
 pub mod onnx;
 mod onnx_messages;
+pub mod plan_table;
 pub mod recompose;
 pub mod safetensors_file;
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use distill_core::{CountingAllocator, Device, Encoding, Settings, Width};
-use distill_device::run_job;
+use distill_device::{Job, run_job};
 use serde::Serialize;
 
 use crate::{
@@ -90,7 +90,8 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
             if steps > 0 { ", gradient steps" } else { "" }
         );
         let pack = folder.join(format!("student-{k}-blocks.ndp"));
-        let outcome = run_job(&teacher_path, &pack, &Settings::new(Width::new(k)?, steps), device, heap)?;
+        let job = Job { teacher: &teacher_path, student: &pack, resume: false };
+        let outcome = run_job(job, &Settings::new(Width::new(k)?, steps), device, heap)?;
         let student = recompose(&teacher_path, std::slice::from_ref(&pack))?;
         let evaluation = evaluate(&student, &images, all, device)?;
         let whole = folder.join(format!("student-{k}.ndp"));

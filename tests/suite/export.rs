@@ -17,7 +17,7 @@ fn packs(folder: &TempDir) -> (PathBuf, PathBuf) {
     let bytes = pack(&teacher(), Encoding::F32);
     let mut student = Vec::new();
     let mut opened = Pack::open(bytes.as_slice()).unwrap();
-    run(&mut opened, &mut student, &settings(Noise::Standard), &Device::Cpu, |_| {}).unwrap();
+    run(&mut opened, &mut student, None, &settings(Noise::Standard), &Device::Cpu, |_| {}).unwrap();
     fs::write(&teacher_path, &bytes).unwrap();
     fs::write(&student_path, &student).unwrap();
     (teacher_path, student_path)

@@ -1,6 +1,8 @@
 //! What goes into a block: propagated noise against plain loops, and who sees which image.
 
-use distill_core::{Batches, Boundary, Device, DeviceBlock, Images, Inputs, Purpose, Source, Statistics, Stream};
+use distill_core::{
+    Batches, Boundary, Cache, Device, DeviceBlock, Images, Inputs, Purpose, Source, Statistics, Stream,
+};
 
 use crate::{
     naive::{self, widen},
@@ -10,15 +12,16 @@ use crate::{
 #[test]
 fn noise_is_propagated_with_the_statistics_of_its_batch() {
     let (stem, first) = (&teacher()[0], &teacher()[1]);
-    let mut boundary = Boundary::noise(&mut Stream::new(1, Purpose::Images, 0), IMAGE, 24, 16);
+    let mut boundary =
+        Boundary::noise(Cache::MEMORY, &mut Stream::new(1, Purpose::Images, 0), IMAGE, [24, 16]).unwrap();
     for block in [stem, first] {
-        boundary.advance(&DeviceBlock::new(block, &Device::Cpu));
+        boundary.advance(DeviceBlock::new(block, &Device::Cpu), 4).unwrap();
     }
     let images = Stream::new(1, Purpose::Images, 0).images(16, IMAGE);
     let through = |block, input: &[f64], statistics| naive::values(block, input, statistics).pop().unwrap();
     let expected = |statistics| through(first, &through(stem, &widen(&images), statistics), statistics);
     let mut found = Images::zeros(first.output(), 0);
-    boundary.gather(&Vec::from_iter(0..16), &mut found);
+    boundary.gather(&Vec::from_iter(0..16), &mut found).unwrap();
     let found = widen(&found.to_values());
     // Half precision rounds by 5e-4; running statistics, or those of all 24 images, give another result.
     let error = naive::relative_error(&found, &expected(Statistics::Current));
@@ -30,19 +33,20 @@ fn noise_is_propagated_with_the_statistics_of_its_batch() {
 
 #[test]
 fn held_out_images_are_seen_by_the_measurement_only() {
-    let boundary = Boundary::noise(&mut Stream::new(1, Purpose::Images, 0), IMAGE, 24, 8);
-    let inputs = Inputs { source: Source::Cached { boundary: &boundary, held_out: 8 }, seed: 1, index: 0 };
+    let noise = || Boundary::noise(Cache::MEMORY, &mut Stream::new(1, Purpose::Images, 0), IMAGE, [24, 8]).unwrap();
+    let mut boundary = noise();
+    let mut inputs = Inputs { source: Source::Cached { boundary: &mut boundary, held_out: 8 }, seed: 1, index: 0 };
     // An image is known by its first pixel.
     let firsts = |images: &Images| -> Vec<u32> {
         images.to_values().into_iter().step_by(IMAGE.elements()).map(f32::to_bits).collect()
     };
     let drawn = |mut batches: Batches<'_>, size: usize, most: usize| {
         let mut images = Images::zeros(IMAGE, 0);
-        let mut next = || batches.next_into(size, &mut images).then(|| firsts(&images));
+        let mut next = || batches.next_into(size, &mut images).unwrap().then(|| firsts(&images));
         std::iter::from_fn(&mut next).take(most).flatten().collect::<Vec<u32>>()
     };
     let mut all = Images::zeros(IMAGE, 0);
-    boundary.gather(&Vec::from_iter(0..24), &mut all);
+    noise().gather(&Vec::from_iter(0..24), &mut all).unwrap();
     let all = firsts(&all);
     assert_eq!(drawn(inputs.pass(Purpose::Solve, 100), 5, 100), all[..16]);
     assert_eq!(drawn(inputs.pass(Purpose::Measure, 100), 5, 100), all[16..]);
@@ -57,8 +61,8 @@ fn held_out_images_are_seen_by_the_measurement_only() {
 #[test]
 fn fresh_noise_is_another_for_each_purpose_and_block() {
     let first = |seed, index, purpose| {
-        let (inputs, mut images) = (Inputs { source: Source::Fresh(IMAGE), seed, index }, Images::zeros(IMAGE, 0));
-        assert!(inputs.pass(purpose, 2).next_into(2, &mut images));
+        let (mut inputs, mut images) = (Inputs { source: Source::Fresh(IMAGE), seed, index }, Images::zeros(IMAGE, 0));
+        assert!(inputs.pass(purpose, 2).next_into(2, &mut images).unwrap());
         images.to_values()
     };
     let base = first(1, 0, Purpose::Solve);

@@ -23,7 +23,7 @@ const BARE: Training = Training {
 
 /// The gradient of a block's mean squared error by each of its weights, on the CPU.
 pub fn gradient(block: &Block, input: &[f32], target: &[f32]) -> Vec<Vec<f32>> {
-    let mut trainer = BlockTrainer::new(block, &BARE, &Device::Cpu);
+    let mut trainer = BlockTrainer::new(block.clone(), &BARE, &Device::Cpu);
     trainer.step(&Images::from_values(input, block.input()), &Images::from_values(target, block.output()));
     let moved = trainer.finish().unwrap();
     let pairs = block.weights().iter().zip(moved.weights());

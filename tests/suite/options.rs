@@ -1,8 +1,8 @@
 //! What the options of `distill-device run` mean.
 
 use clap::Parser;
-use distill_core::{Noise, Schedule, Settings, Update, Width};
-use distill_device::RunOptions;
+use distill_core::{Budget, Noise, Schedule, Settings, Update, Width};
+use distill_device::{PROGRAM_BYTES, RunOptions};
 
 #[derive(Parser)]
 struct Command {
@@ -12,12 +12,13 @@ struct Command {
 
 fn settings(line: &str) -> Settings {
     let words = ["run", "teacher.ndp", "-o", "student.ndp"].into_iter().chain(line.split_whitespace());
-    Command::parse_from(words).options.settings().unwrap()
+    Command::parse_from(words).options.work.settings().unwrap()
 }
 
 #[test]
 fn defaults_are_the_cores() {
-    assert_eq!(settings(""), Settings::new(Width::new(0.5).unwrap(), 0));
+    let budget = Budget { used: PROGRAM_BYTES, ..Budget::UNLIMITED };
+    assert_eq!(settings(""), Settings { budget, ..Settings::new(Width::new(0.5).unwrap(), 0) });
 }
 
 #[test]

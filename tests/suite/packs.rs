@@ -3,8 +3,8 @@
 use std::{convert::Infallible, io};
 
 use distill_core::{
-    Block, BlockBuilder, Contents, Conv, Encoding, Manifest, Op, Pack, PackError, PackWriter, Role, Shape, Weight,
-    WriteAt,
+    Block, BlockBuilder, Contents, Conv, Encoding, Manifest, Op, Pack, PackError, PackWriter, ReadAt, Role, Shape,
+    Weight, WriteAt,
 };
 
 use crate::{naive::widen, small_network};
@@ -91,13 +91,23 @@ impl FailingDisk {
     }
 }
 
-impl WriteAt for &mut FailingDisk {
+impl ReadAt for FailingDisk {
     type Error = io::Error;
 
+    fn length(&mut self) -> io::Result<u64> {
+        Ok(self.bytes.len() as u64)
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.bytes.read_at(offset, buffer).map_err(io::Error::other)
+    }
+}
+
+impl WriteAt for FailingDisk {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let result = self.operate();
         let written = if result.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
-        (&mut &mut self.bytes).write_at(offset, written).unwrap();
+        self.bytes.write_at(offset, written).unwrap();
         result
     }
 

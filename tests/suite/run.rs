@@ -3,8 +3,8 @@
 use std::{convert::Infallible, io};
 
 use distill_core::{
-    Block, BlockReport, Contents, Device, Encoding, Event, Noise, Pack, PackError, ReadAt, RunError, Settings,
-    Training, Width, WriteAt, fold_batch_norms, run,
+    Block, BlockReport, Contents, Device, Encoding, Event, Noise, Pack, PackError, PlanError, ReadAt, RunError,
+    Settings, Training, Width, WriteAt, fold_batch_norms, run,
 };
 
 use crate::small_network::{pack, settings, teacher};
@@ -16,7 +16,7 @@ type Failure = RunError<Infallible, Infallible>;
 fn try_run(teacher: &[u8], settings: &Settings) -> Result<(Vec<BlockReport>, Vec<u8>), Failure> {
     let mut pack = Pack::open(teacher).map_err(RunError::Teacher)?;
     let mut student = Vec::new();
-    let (reports, _) = run(&mut pack, &mut student, settings, &Device::Cpu, |_| {})?;
+    let (reports, _) = run(&mut pack, &mut student, None, settings, &Device::Cpu, |_| {})?;
     Ok((reports, student))
 }
 
@@ -157,6 +157,7 @@ fn events_come_in_order() {
     let mut seen = Vec::new();
     let observe = |event: Event<'_>| {
         seen.push(match event {
+            Event::Planned(plan) => format!("plan {}", plan.blocks.len()),
             Event::Started { index, total, name } => format!("start {index}/{total} {name}"),
             Event::Stepped { step, loss } => format!("step {step} {}", loss.is_finite()),
             Event::Finished(report) => format!("end {}", report.index),
@@ -164,9 +165,10 @@ fn events_come_in_order() {
         });
     };
     let settings = Settings { blocks: vec![1, 2], ..with_steps(Noise::Standard, 2) };
-    run(&mut pack, &mut Vec::new(), &settings, &Device::Cpu, observe).unwrap();
+    run(&mut pack, &mut Vec::new(), None, &settings, &Device::Cpu, observe).unwrap();
     let one = |start: &str, end: &str| [start, "step 1 true", "step 2 true", end].map(String::from);
-    assert_eq!(seen, [one("start 1/2 layer2.0", "end 1"), one("start 2/2 layer2.1", "end 2")].concat());
+    let blocks = [one("start 1/2 layer2.0", "end 1"), one("start 2/2 layer2.1", "end 2")].concat();
+    assert_eq!(seen, [vec!["plan 2".into()], blocks].concat());
 }
 
 /// Asserts that a run on `teacher` fails as expected.
@@ -178,7 +180,7 @@ fn check_fails(teacher: &[u8], settings: &Settings, expected: impl Fn(&Failure) 
 #[test]
 fn block_that_is_not_there_is_told() {
     let settings = changed(Noise::Standard, |s| s.blocks = vec![0, 3]);
-    let expected = |e: &Failure| matches!(e, RunError::NoSuchBlock { index: 3, blocks: 3 });
+    let expected = |e: &Failure| matches!(e, RunError::Plan(PlanError::NoSuchBlock { index: 3, blocks: 3 }));
     check_fails(&pack(&teacher(), Encoding::F32), &settings, expected);
 }
 
@@ -186,13 +188,13 @@ fn block_that_is_not_there_is_told() {
 fn teacher_without_statistics_cannot_have_propagated_noise() {
     let folded: Vec<Block> = teacher().iter().map(|block| fold_batch_norms(block).unwrap()).collect();
     let folded = pack(&folded, Encoding::F32);
-    let expected = |e: &Failure| matches!(e, RunError::NoStatistics { block } if block == "layer1.0");
+    let expected = |e: &Failure| matches!(e, RunError::Plan(PlanError::NoStatistics { block }) if block == "layer1.0");
     check_fails(&folded, &settings(Noise::Propagated), expected);
     try_run(&folded, &settings(Noise::Standard)).unwrap();
     // One neighbourhood without is enough: a recomposed network has some of each.
     let mut mixed = teacher();
     mixed[2] = fold_batch_norms(&mixed[2]).unwrap();
-    let expected = |e: &Failure| matches!(e, RunError::NoStatistics { block } if block == "layer2.0");
+    let expected = |e: &Failure| matches!(e, RunError::Plan(PlanError::NoStatistics { block }) if block == "layer2.0");
     check_fails(&pack(&mixed, Encoding::F32), &settings(Noise::Propagated), expected);
 }
 
@@ -201,7 +203,11 @@ fn settings_outside_their_range_are_told() {
     let teacher = pack(&teacher(), Encoding::F32);
     let refused = |setting: &str, change: fn(&mut Settings)| {
         let settings = changed(Noise::Propagated, change);
-        check_fails(&teacher, &settings, |e| matches!(e, RunError::Settings(error) if error.setting == setting));
+        check_fails(
+            &teacher,
+            &settings,
+            |e| matches!(e, RunError::Plan(PlanError::Settings(error)) if error.setting == setting),
+        );
     };
     refused("number of noise images", |s| s.images = 0);
     refused("number of noise images", |s| s.images = usize::MAX);
@@ -226,7 +232,7 @@ fn training_that_diverges_is_told() {
 #[test]
 fn student_pack_is_no_teacher() {
     let (_, student) = distilled(&settings(Noise::Standard));
-    let expected = |e: &Failure| matches!(e, RunError::Teacher(PackError::WrongContents));
+    let expected = |e: &Failure| matches!(e, RunError::Plan(PlanError::Teacher(PackError::WrongContents)));
     check_fails(&student, &settings(Noise::Standard), expected);
 }
 
@@ -243,7 +249,9 @@ fn damaged_or_truncated_teacher_is_told() {
     let kernel = teacher()[3].weights()[0].data[0].to_le_bytes();
     let at = bytes.windows(4).position(|window| window == kernel).unwrap();
     bytes[at] ^= 1;
-    check_fails(&bytes, &settings, |e| matches!(e, RunError::Teacher(PackError::Checksum { section: Some(4) })));
+    check_fails(&bytes, &settings, |e| {
+        matches!(e, RunError::Plan(PlanError::Teacher(PackError::Checksum { section: Some(4) })))
+    });
 }
 
 #[test]
@@ -254,7 +262,7 @@ fn teacher_whose_blocks_do_not_fit_together_is_told() {
     check_fails(
         &bytes,
         &settings(Noise::Propagated),
-        |e| matches!(e, RunError::Misfit { block, .. } if block == "layer2.1"),
+        |e| matches!(e, RunError::Plan(PlanError::Misfit { block, .. }) if block == "layer2.1"),
     );
 }
 
@@ -284,12 +292,22 @@ impl ReadAt for Failing<&[u8]> {
     }
 }
 
-impl WriteAt for &mut Failing<Vec<u8>> {
+impl ReadAt for Failing<Vec<u8>> {
     type Error = io::Error;
 
+    fn length(&mut self) -> io::Result<u64> {
+        Ok(self.storage.len() as u64)
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.storage.read_at(offset, buffer).map_err(io::Error::other)
+    }
+}
+
+impl WriteAt for Failing<Vec<u8>> {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.operate()?;
-        (&mut &mut self.storage).write_at(offset, bytes).map_err(io::Error::other)
+        self.storage.write_at(offset, bytes).map_err(io::Error::other)
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -306,7 +324,7 @@ fn run_failing(reads: usize, writes: usize) -> (Result<(), DiskError>, Vec<u8>, 
     let mut attempt = || {
         let mut pack =
             Pack::open(Failing { storage: teacher.as_slice(), remaining: reads }).map_err(RunError::Teacher)?;
-        run(&mut pack, &mut student, &settings(Noise::Standard), &Device::Cpu, |_| {}).map(|_| ())
+        run(&mut pack, &mut student, None, &settings(Noise::Standard), &Device::Cpu, |_| {}).map(|_| ())
     };
     let result = attempt();
     let used = writes - student.remaining;
@@ -319,7 +337,10 @@ fn storage_that_fails_at_any_operation_fails_the_run_and_leaves_no_pack() {
     result.unwrap();
     for reads in [0, 1, 2, 4, 8, 12] {
         let (result, student, _) = run_failing(reads, usize::MAX);
-        assert!(matches!(result, Err(RunError::Teacher(PackError::Storage(_)))), "read {reads}: {result:?}");
+        assert!(
+            matches!(result, Err(RunError::Teacher(_) | RunError::Plan(PlanError::Teacher(PackError::Storage(_))))),
+            "read {reads}: {result:?}"
+        );
         assert!(Pack::open(student.as_slice()).is_err(), "read {reads}");
     }
     for allowed in 0..writes - 1 {

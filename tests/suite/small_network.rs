@@ -4,8 +4,8 @@
 //! weights and batch-norm statistics from a fixed seed.
 
 use distill_core::{
-    Block, BlockBuilder, Contents, Conv, Encoding, Manifest, Noise, Op, PackWriter, Purpose, Recipe, Role, Schedule,
-    Settings, Shape, Stream, Training, Update, Weight, Width,
+    Block, BlockBuilder, Budget, Contents, Conv, Encoding, Manifest, Noise, Op, PackWriter, Purpose, Recipe, Role,
+    Schedule, Settings, Shape, Stream, Training, Update, Weight, Width,
 };
 
 /// What the network takes.
@@ -123,5 +123,5 @@ pub fn settings(noise: Noise) -> Settings {
         weight_decay: 0.0,
     };
     let recipe = Recipe { width: Width::new(0.5).unwrap(), solve_inputs: 32, training };
-    Settings { recipe, noise, images: 32, blocks: Vec::new(), seed: 3 }
+    Settings { recipe, noise, images: 32, blocks: Vec::new(), seed: 3, budget: Budget::UNLIMITED }
 }

@@ -14,7 +14,7 @@ const INPUT: Shape = Shape::new(4, 6, 6);
 
 /// The student with its last convolution solved on `values`, fed in batches of 20.
 fn solved(teacher: &Block, student: &Block, node: usize, values: &[f32]) -> Block {
-    let mut equations = NormalEquations::new(student, node);
+    let mut equations = NormalEquations::new(student, node, usize::MAX);
     let read = usize::from(student.nodes()[node].inputs[0]);
     let hidden = DeviceBlock::up_to(student, read, &Device::Cpu);
     let target = DeviceBlock::up_to(teacher, node + 1, &Device::Cpu);
@@ -24,7 +24,7 @@ fn solved(teacher: &Block, student: &Block, node: usize, values: &[f32]) -> Bloc
         let [hidden, target] = [&hidden, &target].map(|block| block.forward(&input, Statistics::Running));
         equations.add(&hidden, &target);
     }
-    equations.solve(student).unwrap()
+    equations.solve(student.clone()).unwrap()
 }
 
 /// Mean squared error of a student's `node` against the teacher's.

@@ -1,8 +1,8 @@
 //! Gradient steps: update rules against hand-computed sequences, gradients against finite differences.
 
 use distill_core::{
-    Block, BlockBuilder, BlockTrainer, Device, DeviceBlock, Images, Inputs, Op, Optimizer, Purpose, Role, Schedule,
-    Shape, Source, Stream, Training, Update, Width, fold_batch_norms, shrink, train,
+    Block, BlockBuilder, BlockTrainer, Device, DeviceBlock, Images, Inputs, Op, Optimizer, Portions, Purpose, Role,
+    Schedule, Shape, Source, Stream, Training, Update, Width, fold_batch_norms, shrink, train,
 };
 
 use crate::{
@@ -113,7 +113,8 @@ fn trained(teacher: &Block, student: &Block, training: &Training) -> (Block, Vec
         losses.push(loss);
         assert_eq!(step, losses.len());
     };
-    let block = train(&target, student, &fresh_noise(), training, &Device::Cpu, progress).unwrap();
+    let on = (&Device::Cpu, Portions::default());
+    let block = train(&target, student.clone(), &mut fresh_noise(), training, on, progress).unwrap();
     (block, losses)
 }
 
@@ -127,7 +128,7 @@ fn check_gradient(channels: usize) {
     let (teacher, student) = teacher_and_student(channels);
     let (moved, losses) = trained(&teacher, &student, &one_step(1.0));
     let mut batch = Images::zeros(INPUT, 0);
-    fresh_noise().epochs().next_into(3, &mut batch);
+    fresh_noise().epochs().next_into(3, &mut batch).unwrap();
     let batch = widen(&batch.to_values());
     let target = naive::forward(&teacher, &batch);
     let loss = |student: &Block| mean_squared_error(&naive::forward(student, &batch), &target);
@@ -166,7 +167,7 @@ fn loss_is_told_where_nothing_is_trained() {
     let block = builder.finish().unwrap();
     let (input, target) = (Images::from_values(&[-1.0; 64], INPUT), Images::from_values(&[3.0; 64], INPUT));
     let training = one_step(1.0);
-    assert_eq!(BlockTrainer::new(&block, &training, &Device::Cpu).step(&input, &target), 9.0);
+    assert_eq!(BlockTrainer::new(block.clone(), &training, &Device::Cpu).step(&input, &target), 9.0);
 }
 
 #[test]
@@ -192,12 +193,14 @@ fn steps_lower_the_loss() {
 #[test]
 fn running_statistics_stay_as_they_are() {
     let student = pre_activation();
-    let inputs = Inputs { source: Source::Fresh(student.input()), seed: 11, index: 0 };
+    let mut inputs = Inputs { source: Source::Fresh(student.input()), seed: 11, index: 0 };
     let teacher =
         fold_batch_norms(&residual(&mut Stream::new(4, Purpose::Images, 0), "block", student.input(), 4)).unwrap();
     let training = Training { steps: 3, weight_decay: 0.1, ..one_step(0.1) };
-    let moved = train(&DeviceBlock::new(&teacher, &Device::Cpu), &student, &inputs, &training, &Device::Cpu, |_, _| {})
-        .unwrap();
+    let on = (&Device::Cpu, Portions::default());
+    let moved =
+        train(&DeviceBlock::new(&teacher, &Device::Cpu), student.clone(), &mut inputs, &training, on, |_, _| {})
+            .unwrap();
     let unchanged: Vec<&str> = (0..student.weights().len())
         .filter(|&index| moved.weights()[index] == student.weights()[index])
         .map(|index| student.weights()[index].name.as_str())

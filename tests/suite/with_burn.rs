@@ -52,7 +52,7 @@ fn gradient_steps_agree() {
         let [ours, burns] = devices().map(|device| {
             let input = noise(teacher.input());
             let target = DeviceBlock::new(&teacher, &device).forward(&input, Statistics::Running);
-            let mut trainer = BlockTrainer::new(&student, &training, &device);
+            let mut trainer = BlockTrainer::new(student.clone(), &training, &device);
             let losses: Vec<f32> = (0..training.steps).map(|_| trainer.step(&input, &target)).collect();
             let weights = trainer.finish().unwrap().weights().iter().flat_map(|w| w.data.clone()).collect::<Vec<f32>>();
             (widen(&losses), widen(&weights))
@@ -78,7 +78,7 @@ fn check(block: &Block, count: usize, stream: &mut Stream) {
     };
     let [ours, burns] = devices().map(|device| {
         let forward = |statistics| DeviceBlock::new(block, &device).forward(&input, statistics).to_values();
-        let mut trainer = BlockTrainer::new(block, &training, &device);
+        let mut trainer = BlockTrainer::new(block.clone(), &training, &device);
         let loss = trainer.step(&input, &target);
         let moved = trainer.finish().unwrap();
         let pairs = block.weights().iter().zip(moved.weights());

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     block::{Block, Op},
+    heap::held,
     kernels::{
         conv::{InputGradient, WeightGradient},
         elementwise::{self, Read, Write},
@@ -134,6 +135,18 @@ impl Backward {
                 _ => {}
             }
         }
+    }
+
+    /// Heap bytes, without those of an arena and of the sums.
+    pub fn heap_bytes(&self) -> usize {
+        let of_step = |step: &Step| match &step.weights {
+            Some(Weights::Conv { by_input, by_weights }) => {
+                by_input.as_ref().map_or(0, InputGradient::heap_bytes) + by_weights.heap_bytes()
+            }
+            Some(Weights::Norm { factors }) => held(factors),
+            None => 0,
+        };
+        self.slots.heap_bytes() + held(&self.slot) + held(&self.steps) + self.steps.iter().map(of_step).sum::<usize>()
     }
 
     /// Vectors that an arena of gradients needs.

@@ -5,6 +5,7 @@ use core::ops::Range;
 
 use crate::{
     block::{Block, Op},
+    heap::held,
     kernels::{
         elementwise::{Read, Write},
         plane::{Lanes, Plane},
@@ -25,6 +26,11 @@ impl Slots {
         self.starts.push(self.len);
         self.len += plane.len();
         self.planes.len() - 1
+    }
+
+    /// Heap bytes of the description, not of what lies there.
+    pub fn heap_bytes(&self) -> usize {
+        held(&self.planes) + held(&self.starts)
     }
 
     /// Vectors in all.
@@ -76,6 +82,11 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Heap bytes of the description.
+    pub fn heap_bytes(&self) -> usize {
+        self.slots.heap_bytes() + held(&self.slot) + held(&self.followed_by_relu)
+    }
+
     /// Lays out values `0..=last`. For training every value that a gradient needs is kept, otherwise slots are used again.
     pub fn new(block: &Block, last: usize, training: bool) -> Self {
         let nodes = &block.nodes()[..last];

@@ -8,6 +8,7 @@ use pulp::Arch;
 use super::{clear_absent, layout::Layout};
 use crate::{
     block::{Block, Conv, Op, Shape},
+    heap::held,
     kernels::{
         conv::Convolution,
         correlate::Start,
@@ -148,6 +149,18 @@ impl Program {
                 _ => {}
             }
         }
+    }
+
+    /// Heap bytes, without those of an arena.
+    pub fn heap_bytes(&self) -> usize {
+        let of_step = |step: &Step| match &step.kernel {
+            Kernel::Conv { packed, bias, .. } => held(packed) + held(bias),
+            Kernel::Norm(Norm { gain, offset, mean, inverse, scale, shift, .. }) => {
+                [gain, offset, mean, inverse, scale, shift].map(held).iter().sum()
+            }
+            _ => 0,
+        };
+        self.layout.heap_bytes() + held(&self.steps) + self.steps.iter().map(of_step).sum::<usize>()
     }
 
     /// Vectors that an arena needs.

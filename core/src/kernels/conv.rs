@@ -3,7 +3,7 @@
 //! The gradient by the input of a convolution of stride `s` falls apart into `s × s` phases: input positions whose distance
 //! to a tap leaves the same remainder see the same taps of the output's gradient, each a correlation of stride 1.
 
-use alloc::{vec, vec::Vec};
+use alloc::vec::Vec;
 
 use pulp::Arch;
 
@@ -12,7 +12,10 @@ use super::{
     plane::{Lanes, Plane},
     products::{Side, products},
 };
-use crate::block::{Conv, Shape};
+use crate::{
+    block::{Conv, Shape},
+    heap::held,
+};
 
 /// Sizes of a convolution, and where its operands lie.
 #[derive(Clone, Debug)]
@@ -131,6 +134,11 @@ impl InputGradient {
         Self { phases: phases.collect() }
     }
 
+    /// Heap bytes.
+    pub fn heap_bytes(&self) -> usize {
+        held(&self.phases) + self.phases.iter().map(|phase| held(&phase.packed)).sum::<usize>()
+    }
+
     /// Takes the kernel's values, `[C_out, C_in / groups, K_h, K_w]`.
     pub fn pack(&mut self, convolution: &Convolution, kernel: &[f32]) {
         let stride = usize::from(convolution.conv.stride);
@@ -214,6 +222,11 @@ impl WeightGradient {
         Self { rows: rows.map(|(group, row)| tap_row(group, row)).collect() }
     }
 
+    /// Heap bytes.
+    pub fn heap_bytes(&self) -> usize {
+        held(&self.rows) + self.rows.iter().map(|row| held(&row.lefts) + held(&row.rights)).sum::<usize>()
+    }
+
     /// Adds the gradient of one group of images to `sums`, in an order of its own.
     pub fn run(&self, arch: Arch, input: &[Lanes], gradient: &[Lanes], mut sums: &mut [f32]) {
         for TapRow { lefts, rights, pitches, stride, extent } in &self.rows {
@@ -239,12 +252,10 @@ impl WeightGradient {
 }
 
 /// Starts of the planes of a convolution's patches (im2col): one for each input channel and tap, in the kernel's order.
-pub fn patches(conv: Conv, [rows, columns]: [usize; 2], input: Plane) -> Vec<usize> {
+pub fn patch_starts(conv: Conv, [rows, columns]: [usize; 2], input: Plane) -> impl Iterator<Item = usize> {
     let corner = (input.border - usize::from(conv.padding)) * (input.pitch() + 1);
-    let mut starts = vec![0; input.shape.channels * rows * columns];
-    for (position, start) in starts.iter_mut().enumerate() {
+    (0..input.shape.channels * rows * columns).map(move |position| {
         let (channel, tap) = (position / (rows * columns), position % (rows * columns));
-        *start = channel * input.area() + corner + tap / columns * input.pitch() + tap % columns;
-    }
-    starts
+        channel * input.area() + corner + tap / columns * input.pitch() + tap % columns
+    })
 }

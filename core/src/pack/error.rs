@@ -12,6 +12,15 @@ pub enum PackError<E> {
     Storage(E),
     /// The first bytes are not a pack's.
     NotAPack,
+    /// The run that writes it did not end.
+    Unfinished,
+    /// The unfinished pack belongs to a run with another teacher or other settings.
+    OtherJob,
+    /// There is no memory for a weight.
+    Memory {
+        /// The section.
+        section: u32,
+    },
     /// Written by a newer program.
     FutureVersion(u16),
     /// Fewer or more bytes than the header says.
@@ -49,6 +58,14 @@ impl<E: fmt::Display> fmt::Display for PackError<E> {
         match self {
             Self::Storage(error) => write!(f, "{error}"),
             Self::NotAPack => write!(f, "not a distill pack (the first bytes are not \"NDP\\x1A\")"),
+            Self::Unfinished => write!(f, "the run that writes this pack did not end: go on with it by --resume"),
+            Self::OtherJob => {
+                write!(
+                    f,
+                    "the unfinished pack is of another teacher or other settings: use those, or start again without it"
+                )
+            }
+            Self::Memory { section } => write!(f, "there is no memory for section {section} of the pack"),
             Self::FutureVersion(version) => {
                 write!(f, "pack version {version}, but this program reads up to version {VERSION}: update distill")
             }

@@ -4,12 +4,13 @@ use alloc::{string::String, vec, vec::Vec};
 
 use crc32fast::Hasher;
 use half::f16;
+use serde::de::DeserializeOwned;
 
 use crate::{
-    block::{Block, Op, Role, Weight, element_count},
+    block::{Block, Op, Role, Shape, Weight, element_count},
     pack::{
         CHUNK_BYTES, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest,
-        Metadata, PackError, VERSION, WeightEntry, u32_at, u64_at,
+        Metadata, PackError, UNFINISHED, VERSION, WeightEntry, u32_at, u64_at,
     },
     storage::ReadAt,
 };
@@ -21,6 +22,8 @@ pub struct Outline {
     pub name: String,
     /// Stem, neighbourhood or head.
     pub role: Role,
+    /// Shape of its input.
+    pub input: Shape,
     /// Whether a batch norm with running statistics is in it.
     pub has_statistics: bool,
 }
@@ -49,7 +52,7 @@ impl<R: ReadAt> Pack<R> {
         }
         storage.read_at(0, &mut header).map_err(PackError::Storage)?;
         if header[..4] != MAGIC {
-            return Err(PackError::NotAPack);
+            return Err(if header[..4] == UNFINISHED { PackError::Unfinished } else { PackError::NotAPack });
         }
         let version = u16::from_le_bytes([header[4], header[5]]);
         if version > VERSION {
@@ -77,7 +80,7 @@ impl<R: ReadAt> Pack<R> {
                 return Err(PackError::Malformed { section: section as u32 });
             }
         }
-        let manifest = read_manifest(&mut storage, &entries[0])?;
+        let manifest: Manifest = read_metadata(&mut storage, &entries[0], 0)?;
         Ok(Self { storage, manifest, entries, fingerprint })
     }
 
@@ -108,7 +111,7 @@ impl<R: ReadAt> Pack<R> {
     pub fn outline(&mut self, index: usize) -> Result<Outline, PackError<R::Error>> {
         let metadata = self.metadata(index + 1)?;
         let has_statistics = metadata.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm { .. }));
-        Ok(Outline { name: metadata.name, role: metadata.role, has_statistics })
+        Ok(Outline { name: metadata.name, role: metadata.role, input: metadata.input, has_statistics })
     }
 
     /// Reads block `index`.
@@ -116,76 +119,80 @@ impl<R: ReadAt> Pack<R> {
     /// # Errors
     /// [`PackError`] if the section is damaged or its graph and weights do not fit.
     pub fn block(&mut self, index: usize) -> Result<Block, PackError<R::Error>> {
-        let section = index + 1;
-        let metadata = self.metadata(section)?;
-        let entry = self.entries[section];
-        let malformed = || PackError::Malformed { section: section as u32 };
-        let mut offset = entry.offset + u64::from(entry.metadata_length);
-        let end = offset + entry.weights_length;
-        let mut hasher = Hasher::new();
-        let mut weights = Vec::with_capacity(metadata.weights.len());
-        for WeightEntry { name, dims, encoding } in metadata.weights {
-            let count = element_count(&dims).ok_or_else(malformed)?;
-            let bytes = (count * encoding.bytes()) as u64;
-            if bytes > end - offset {
-                return Err(malformed());
-            }
-            let data = self.read_values(offset, count, encoding, &mut hasher)?;
-            weights.push(Weight { name, dims, data });
-            offset += bytes;
-        }
-        if offset != end {
-            return Err(malformed());
-        }
-        if hasher.finalize() != entry.weights_crc {
-            return Err(PackError::Checksum { section: Some(section as u32) });
-        }
-        Block::new(metadata.name, metadata.role, metadata.input, metadata.nodes, weights).map_err(PackError::Block)
+        read_block(&mut self.storage, &self.entries[index + 1], index as u32 + 1)
     }
 
     fn metadata(&mut self, section: usize) -> Result<Metadata, PackError<R::Error>> {
-        let bytes = read_metadata(&mut self.storage, &self.entries[section], section as u32)?;
-        postcard::from_bytes(&bytes).map_err(|_| PackError::Malformed { section: section as u32 })
+        read_metadata(&mut self.storage, &self.entries[section], section as u32)
     }
+}
 
-    fn read_values(
-        &mut self,
-        mut offset: u64,
-        count: usize,
-        encoding: Encoding,
-        hasher: &mut Hasher,
-    ) -> Result<Vec<f32>, PackError<R::Error>> {
-        let mut values = Vec::with_capacity(count);
-        let mut chunk = [0; CHUNK_BYTES];
-        while values.len() < count {
-            let length = CHUNK_BYTES.min((count - values.len()) * encoding.bytes());
-            let bytes = &mut chunk[..length];
-            self.storage.read_at(offset, bytes).map_err(PackError::Storage)?;
-            hasher.update(bytes);
-            match encoding {
-                Encoding::F32 => {
-                    values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-                }
-                Encoding::F16 => {
-                    values.extend(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()));
-                }
-            }
-            offset += length as u64;
+/// Reads the block of a section.
+pub fn read_block<R: ReadAt>(storage: &mut R, entry: &Entry, section: u32) -> Result<Block, PackError<R::Error>> {
+    let metadata: Metadata = read_metadata(storage, entry, section)?;
+    let malformed = || PackError::Malformed { section };
+    let mut offset = entry.offset + u64::from(entry.metadata_length);
+    let end = offset + entry.weights_length;
+    let mut hasher = Hasher::new();
+    let mut weights = Vec::with_capacity(metadata.weights.len());
+    for WeightEntry { name, dims, encoding } in metadata.weights {
+        let count = element_count(&dims).ok_or_else(malformed)?;
+        let bytes = (count * encoding.bytes()) as u64;
+        if bytes > end - offset {
+            return Err(malformed());
         }
-        Ok(values)
+        let mut data = Vec::new();
+        data.try_reserve_exact(count).map_err(|_| PackError::Memory { section })?;
+        read_values(storage, offset, count, encoding, &mut hasher, &mut data)?;
+        weights.push(Weight { name, dims, data });
+        offset += bytes;
     }
+    if offset != end {
+        return Err(malformed());
+    }
+    if hasher.finalize() != entry.weights_crc {
+        return Err(PackError::Checksum { section: Some(section) });
+    }
+    Block::new(metadata.name, metadata.role, metadata.input, metadata.nodes, weights).map_err(PackError::Block)
 }
 
-fn read_manifest<R: ReadAt>(storage: &mut R, entry: &Entry) -> Result<Manifest, PackError<R::Error>> {
-    let bytes = read_metadata(storage, entry, 0)?;
-    postcard::from_bytes(&bytes).map_err(|_| PackError::Malformed { section: 0 })
+fn read_values<R: ReadAt>(
+    storage: &mut R,
+    mut offset: u64,
+    count: usize,
+    encoding: Encoding,
+    hasher: &mut Hasher,
+    values: &mut Vec<f32>,
+) -> Result<(), PackError<R::Error>> {
+    let mut chunk = [0; CHUNK_BYTES];
+    while values.len() < count {
+        let length = CHUNK_BYTES.min((count - values.len()) * encoding.bytes());
+        let bytes = &mut chunk[..length];
+        storage.read_at(offset, bytes).map_err(PackError::Storage)?;
+        hasher.update(bytes);
+        match encoding {
+            Encoding::F32 => {
+                values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            }
+            Encoding::F16 => {
+                values.extend(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()));
+            }
+        }
+        offset += length as u64;
+    }
+    Ok(())
 }
 
-fn read_metadata<R: ReadAt>(storage: &mut R, entry: &Entry, section: u32) -> Result<Vec<u8>, PackError<R::Error>> {
+/// Reads and decodes what a section starts with.
+fn read_metadata<R: ReadAt, M: DeserializeOwned>(
+    storage: &mut R,
+    entry: &Entry,
+    section: u32,
+) -> Result<M, PackError<R::Error>> {
     let mut bytes = vec![0; entry.metadata_length as usize];
     storage.read_at(entry.offset, &mut bytes).map_err(PackError::Storage)?;
     if crc32fast::hash(&bytes) != entry.metadata_crc {
         return Err(PackError::Checksum { section: Some(section) });
     }
-    Ok(bytes)
+    postcard::from_bytes(&bytes).map_err(|_| PackError::Malformed { section })
 }

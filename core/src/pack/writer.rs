@@ -1,6 +1,7 @@
 //! A pack written block by block.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crc32fast::Hasher;
 use half::f16;
@@ -9,7 +10,7 @@ use crate::{
     block::Block,
     pack::{
         CHUNK_BYTES, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest,
-        Metadata, PackError, VERSION, WeightEntry,
+        Metadata, PackError, UNFINISHED, VERSION, WeightEntry, reader::read_block, u32_at,
     },
     storage::WriteAt,
 };
@@ -21,6 +22,8 @@ pub struct PackWriter<W> {
     entries: Vec<Entry>,
     blocks: u32,
     end: u64,
+    /// Checksum of what the pack is made by; 0 without one.
+    job: u32,
 }
 
 impl<W: WriteAt> PackWriter<W> {
@@ -29,16 +32,127 @@ impl<W: WriteAt> PackWriter<W> {
     /// # Errors
     /// [`PackError`] of the storage, or for more blocks than a pack can hold.
     pub fn new(storage: W, manifest: &Manifest, blocks: usize) -> Result<Self, PackError<W::Error>> {
+        let mut writer = Self::empty(storage, blocks, 0)?;
+        writer.add_manifest(manifest)?;
+        Ok(writer)
+    }
+
+    /// Goes on with the unfinished pack that `storage` holds, or begins one. `job` is a checksum of everything that
+    /// determines the blocks, so that a pack of another job is not gone on with.
+    ///
+    /// # Errors
+    /// [`PackError::OtherJob`], and as [`new`](Self::new).
+    pub fn resume(storage: W, manifest: &Manifest, blocks: usize, job: u32) -> Result<Self, PackError<W::Error>> {
+        let mut writer = Self::empty(storage, blocks, job)?;
+        let mut header = [0; HEADER_BYTES as usize];
+        let length = writer.storage.length().map_err(PackError::Storage)?;
+        if length >= HEADER_BYTES {
+            writer.storage.read_at(0, &mut header).map_err(PackError::Storage)?;
+        }
+        let known = [MAGIC, UNFINISHED].contains(&[header[0], header[1], header[2], header[3]]);
+        if !known || crc32fast::hash(&header[..28]) != u32_at(&header, 28) {
+            writer.write_header(UNFINISHED, 0, 0)?;
+            writer.add_manifest(manifest)?;
+            writer.checkpoint()?;
+            return Ok(writer);
+        }
+        if u32_at(&header, 24) != job || u32_at(&header, 8) != writer.blocks + 1 {
+            return Err(PackError::OtherJob);
+        }
+        writer.find_entries(length)?;
+        if writer.entries.is_empty() {
+            writer.add_manifest(manifest)?;
+            writer.checkpoint()?;
+        }
+        Ok(writer)
+    }
+
+    fn empty(storage: W, blocks: usize, job: u32) -> Result<Self, PackError<W::Error>> {
         let sections =
             u32::try_from(blocks + 1).ok().filter(|&s| s <= MAX_SECTIONS).ok_or(PackError::SectionCount {
                 expected: MAX_SECTIONS - 1,
                 found: u32::try_from(blocks).unwrap_or(u32::MAX),
             })?;
         let end = HEADER_BYTES + u64::from(sections) * ENTRY_BYTES;
-        let mut writer = Self { storage, entries: Vec::new(), blocks: sections - 1, end };
+        Ok(Self { storage, entries: Vec::with_capacity(blocks + 1), blocks: sections - 1, end, job })
+    }
+
+    fn add_manifest(&mut self, manifest: &Manifest) -> Result<(), PackError<W::Error>> {
         let bytes = postcard::to_allocvec(manifest).map_err(|_| PackError::Malformed { section: 0 })?;
-        writer.append(0, &bytes, core::iter::empty())?;
-        Ok(writer)
+        self.append(0, &bytes, core::iter::empty())
+    }
+
+    /// Takes the lines of the index that lie one behind the other with sections that are whole.
+    fn find_entries(&mut self, length: u64) -> Result<(), PackError<W::Error>> {
+        while self.entries.len() <= self.blocks as usize {
+            let at = HEADER_BYTES + self.entries.len() as u64 * ENTRY_BYTES;
+            let mut bytes = [0; ENTRY_BYTES as usize];
+            if at + ENTRY_BYTES > length {
+                break;
+            }
+            self.storage.read_at(at, &mut bytes).map_err(PackError::Storage)?;
+            let entry = Entry::from_bytes(&bytes);
+            let end = entry.end().filter(|&end| entry.offset == self.end && end <= length);
+            let Some(end) = end.filter(|_| entry.metadata_length <= MAX_METADATA_BYTES) else { break };
+            let weights = entry.offset + u64::from(entry.metadata_length);
+            let whole = self.checksum(entry.offset..weights)? == entry.metadata_crc
+                && self.checksum(weights..end)? == entry.weights_crc;
+            if !whole {
+                break;
+            }
+            self.entries.push(entry);
+            self.end = end;
+        }
+        Ok(())
+    }
+
+    fn checksum(&mut self, mut bytes: Range<u64>) -> Result<u32, PackError<W::Error>> {
+        let (mut hasher, mut chunk) = (Hasher::new(), [0; CHUNK_BYTES]);
+        while !bytes.is_empty() {
+            let chunk = &mut chunk[..(bytes.end - bytes.start).min(CHUNK_BYTES as u64) as usize];
+            self.storage.read_at(bytes.start, chunk).map_err(PackError::Storage)?;
+            hasher.update(chunk);
+            bytes.start += chunk.len() as u64;
+        }
+        Ok(hasher.finalize())
+    }
+
+    /// Blocks that are in the pack.
+    pub fn blocks(&self) -> usize {
+        self.entries.len() - 1
+    }
+
+    /// Reads block `index` again.
+    ///
+    /// # Errors
+    /// As [`Pack::block`](crate::Pack::block).
+    pub fn block(&mut self, index: usize) -> Result<Block, PackError<W::Error>> {
+        read_block(&mut self.storage, &self.entries[index + 1], index as u32 + 1)
+    }
+
+    /// Returns once the blocks so far would survive a power cut: [`resume`](Self::resume) finds them.
+    ///
+    /// # Errors
+    /// [`PackError`] of the storage.
+    pub fn checkpoint(&mut self) -> Result<(), PackError<W::Error>> {
+        // Section and line may reach the storage in any order: the line holds the section's checksums.
+        let last = self.entries.len() - 1;
+        let at = HEADER_BYTES + last as u64 * ENTRY_BYTES;
+        self.storage.write_at(at, &self.entries[last].to_bytes()).map_err(PackError::Storage)?;
+        self.storage.sync().map_err(PackError::Storage)
+    }
+
+    fn write_header(&mut self, magic: [u8; 4], fingerprint: u32, length: u64) -> Result<(), PackError<W::Error>> {
+        let mut header = [0; HEADER_BYTES as usize];
+        header[..4].copy_from_slice(&magic);
+        header[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        header[8..12].copy_from_slice(&(self.blocks + 1).to_le_bytes());
+        header[12..16].copy_from_slice(&fingerprint.to_le_bytes());
+        header[16..24].copy_from_slice(&length.to_le_bytes());
+        header[24..28].copy_from_slice(&self.job.to_le_bytes());
+        let crc = crc32fast::hash(&header[..28]);
+        header[28..].copy_from_slice(&crc.to_le_bytes());
+        self.storage.write_at(0, &header).map_err(PackError::Storage)
     }
 
     /// Appends a block that stands at `position` in its network. A weight that half precision cannot hold stays in single.
@@ -81,16 +195,8 @@ impl<W: WriteAt> PackWriter<W> {
         }
         self.storage.sync().map_err(PackError::Storage)?;
         let index: Vec<u8> = self.entries.iter().flat_map(|entry| entry.to_bytes()).collect();
-        let mut header = [0; HEADER_BYTES as usize];
-        header[..4].copy_from_slice(&MAGIC);
-        header[4..6].copy_from_slice(&VERSION.to_le_bytes());
-        header[8..12].copy_from_slice(&(added + 1).to_le_bytes());
-        header[12..16].copy_from_slice(&crc32fast::hash(&index).to_le_bytes());
-        header[16..24].copy_from_slice(&self.end.to_le_bytes());
-        let crc = crc32fast::hash(&header[..28]);
-        header[28..].copy_from_slice(&crc.to_le_bytes());
         self.storage.write_at(HEADER_BYTES, &index).map_err(PackError::Storage)?;
-        self.storage.write_at(0, &header).map_err(PackError::Storage)?;
+        self.write_header(MAGIC, crc32fast::hash(&index), self.end)?;
         self.storage.sync().map_err(PackError::Storage)?;
         Ok(self.storage)
     }
