@@ -12,6 +12,7 @@ mod dispatch;
 pub mod conv;
 pub mod correlate;
 pub mod elementwise;
+pub mod instructions;
 pub mod norm;
 pub mod parallel;
 pub mod plane;

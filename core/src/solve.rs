@@ -8,7 +8,6 @@
 use alloc::{vec, vec::Vec};
 
 use nalgebra::{Cholesky, DMatrix};
-use pulp::Arch;
 
 use crate::{
     block::{Block, BlockError, Conv, Op},
@@ -16,6 +15,7 @@ use crate::{
     kernels::{
         conv::patch_starts,
         elementwise::copy,
+        instructions::Arch,
         parallel::{share, threads},
         plane::{Lanes, Plane},
         products::{Side, products},

@@ -3,8 +3,6 @@
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
-use pulp::Arch;
-
 use super::{clear_absent, layout::Layout};
 use crate::{
     block::{Block, Conv, Op, Shape},
@@ -13,6 +11,7 @@ use crate::{
         conv::Convolution,
         correlate::Start,
         elementwise::{self, Read, Write},
+        instructions::Arch,
         norm::{Moments, moments},
         plane::{Lanes, Plane},
     },

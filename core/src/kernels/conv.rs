@@ -5,10 +5,9 @@
 
 use alloc::vec::Vec;
 
-use pulp::Arch;
-
 use super::{
     correlate::{Axis, Correlation, Start},
+    instructions::Arch,
     plane::{Lanes, Plane},
     products::{Side, products},
 };

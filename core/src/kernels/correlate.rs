@@ -2,9 +2,12 @@
 
 use alloc::{vec, vec::Vec};
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
-use super::plane::{LANES, Lanes, Plane, vectors, vectors_mut};
+use super::{
+    instructions::Arch,
+    plane::{LANES, Lanes, Plane, vectors, vectors_mut},
+};
 
 /// Output channels whose sums stay in registers.
 const OUTPUTS: usize = 4;

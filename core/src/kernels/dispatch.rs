@@ -1,6 +1,6 @@
 //! Loops compiled for every instruction set.
 
-/// A function whose first argument is the [`Arch`](pulp::Arch) to run on; inside, `S` is its vectors. A closure would do but
+/// A function whose first argument is the [`Arch`](super::instructions::Arch) to run on; inside, `S` is its vectors. A closure would do but
 /// for the compiler, which does not inline one into three instruction sets, and so compiles it for the oldest of them.
 macro_rules! dispatched {
     (
@@ -10,7 +10,7 @@ macro_rules! dispatched {
         ) -> $output:ty $body:block
     ) => {
         $(#[$meta])*
-        $visibility fn $name<$life $(, $generic: $bound)?>(arch: pulp::Arch, $($argument: $type),*) -> $output {
+        $visibility fn $name<$life $(, $generic: $bound)?>(arch: $crate::kernels::instructions::Arch, $($argument: $type),*) -> $output {
             struct Loop<$life $(, $generic)?> {
                 $($argument: $type,)*
                 life: core::marker::PhantomData<&$life ()>,

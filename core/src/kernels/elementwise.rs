@@ -1,8 +1,9 @@
 //! What stands between the convolutions, in place where the operands allow it. Borders stay zero.
 
-use pulp::Arch;
-
-use super::plane::{Lanes, Plane, floats, floats_mut, vectors, vectors_mut};
+use super::{
+    instructions::Arch,
+    plane::{Lanes, Plane, floats, floats_mut, vectors, vectors_mut},
+};
 
 /// A value to read or to write, and how it lies.
 pub type Read<'a> = (&'a [Lanes], Plane);

@@ -6,16 +6,16 @@ use pulp::Simd;
 use crate::block::Shape;
 
 /// Images a group: the lanes of the widest vectors (AVX-512); narrower processors take two or more vectors for them.
-#[cfg(not(target_os = "none"))]
+#[cfg(not(any(target_os = "none", feature = "small")))]
 pub const LANES: usize = 16;
-/// Images a group: without an operating system memory is scarce, and vectors are short or none.
-#[cfg(target_os = "none")]
+/// Images a group: where memory is scarce, and vectors are short or none.
+#[cfg(any(target_os = "none", feature = "small"))]
 pub const LANES: usize = 4;
 
 /// One position of one channel, in each image of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
-#[cfg_attr(not(target_os = "none"), repr(C, align(64)))]
-#[cfg_attr(target_os = "none", repr(C, align(16)))]
+#[cfg_attr(not(any(target_os = "none", feature = "small")), repr(C, align(64)))]
+#[cfg_attr(any(target_os = "none", feature = "small"), repr(C, align(16)))]
 pub struct Lanes(pub [f32; LANES]);
 
 impl Lanes {

@@ -1,8 +1,11 @@
 //! Gradients by the weights, and the sums of the solve: inner products of shifted planes over a whole group of images.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
-use super::plane::{LANES, Lanes, vectors};
+use super::{
+    instructions::Arch,
+    plane::{LANES, Lanes, vectors},
+};
 
 /// Left and right planes whose products stay in registers: with more, the pointers to them no longer do.
 const LEFT: usize = 4;

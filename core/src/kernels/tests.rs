@@ -3,12 +3,11 @@
 
 use alloc::{vec, vec::Vec};
 
-use pulp::Arch;
-
 use super::{
     conv::{Convolution, InputGradient, WeightGradient},
     correlate::Start,
     elementwise::squared_error,
+    instructions::Arch,
     norm::{Moments, moments},
     plane::{LANES, Lanes, Plane},
 };

@@ -1,4 +1,4 @@
-//! The heap: a fixed range of the board's PSRAM, counted.
+//! The heap: a fixed range of the board's memory, counted.
 //!
 //! Beside the core's counting allocator the only `unsafe` code.
 
@@ -7,10 +7,10 @@
 use distill_core::CountingAllocator;
 use embedded_alloc::LlffHeap;
 
-/// Where the PSRAM of the MPS2 AN500 starts.
-const START: usize = 0x6000_0000;
-/// Bytes of it that are the heap; the board has 16 MiB.
-pub const SIZE: usize = 12 << 20;
+use crate::board;
+
+/// Bytes of it.
+pub const SIZE: usize = board::HEAP.end - board::HEAP.start;
 
 #[global_allocator]
 static HEAP: CountingAllocator<LlffHeap> = CountingAllocator::new(LlffHeap::empty());
@@ -18,7 +18,7 @@ static HEAP: CountingAllocator<LlffHeap> = CountingAllocator::new(LlffHeap::empt
 /// Gives the allocator its memory. To be called once, before anything allocates.
 pub fn start() {
     // SAFETY: the range is memory of this board that neither the linker nor anybody else uses; `main` calls this once.
-    unsafe { HEAP.inner().init(START, SIZE) }
+    unsafe { HEAP.inner().init(board::HEAP.start, SIZE) }
 }
 
 /// The most bytes there ever were in use.

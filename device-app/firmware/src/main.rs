@@ -1,22 +1,20 @@
-//! Distils `teacher.ndp` into `student.ndp` on a Cortex-M7 without an operating system: the same core as on a PC.
+//! Distils `teacher.ndp` into `student.ndp` without an operating system: the same core as on a PC.
 //!
-//! Arguments are `name=value`: `width=0.5`, `images=64` (inputs of each solve), `steps=0`, `seed=0`.
+//! Arguments are `name=value`, see [`settings`]. What is done is kept in `student.part`: started again, the run goes on.
 
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
+mod board;
 mod heap;
 mod storage;
 
-use alloc::{format, string::String};
+use alloc::{boxed::Box, format, string::String};
 use core::{ffi::CStr, fmt::Display, str::FromStr};
 
-// The critical sections of the allocator.
-use cortex_m as _;
-use cortex_m_rt::entry;
-use distill_core::{Device, Event, Noise, Pack, Settings, Width, run};
+use distill_core::{Budget, Device, Event, Noise, Pack, Settings, Width, run};
 use semihosting::{eprintln, experimental::env, fs, println, process};
 
 use self::storage::HostFile;
@@ -25,11 +23,13 @@ const TEACHER: &CStr = c"teacher.ndp";
 const STUDENT: &CStr = c"student.ndp";
 /// The student's name until it is whole.
 const UNFINISHED: &CStr = c"student.part";
+/// Cached activations that the budget has no room for.
+const CACHE: &CStr = c"cache.tmp";
 
-#[entry]
+/// Called by the board's start-up code.
 fn main() -> ! {
     heap::start();
-    match settings().and_then(|settings| distil(&settings)) {
+    match settings().and_then(|(settings, resume)| distil(&settings, resume)) {
         Ok(()) => process::exit(0),
         Err(message) => {
             eprintln!("error: {message}");
@@ -38,40 +38,61 @@ fn main() -> ! {
     }
 }
 
-/// Standard noise: what is drawn for a batch is gone with it, so no cache grows with the number of images.
-fn settings() -> Result<Settings, String> {
+/// What the arguments mean, and whether to go on with what an earlier start left.
+fn settings() -> Result<(Settings, bool), String> {
     let mut settings = Settings::new(Width::new(0.5).map_err(text)?, 0);
-    settings.noise = Noise::Standard;
     (settings.images, settings.recipe.solve_inputs, settings.recipe.training.batch) = (64, 64, 16);
+    // A first-fit heap has gaps.
+    settings.budget = Budget { bytes: heap::SIZE / 8 * 7, used: 0 };
+    let mut resume = true;
     let arguments = env::args::<256>().map_err(text)?;
     // The first is the program's name.
     for argument in (&arguments).skip(1) {
         let argument = argument.map_err(text)?;
         let (name, value) = argument.split_once('=').ok_or_else(|| format!("{argument} is not name=value"))?;
-        match name {
-            "width" => settings.recipe.width = Width::new(number(value)?).map_err(text)?,
-            "images" => settings.recipe.solve_inputs = number(value)?,
-            "steps" => settings.recipe.training.steps = number(value)?,
-            "seed" => settings.seed = number(value)?,
-            _ => return Err(format!("unknown argument {name} (known: width, images, steps, seed)")),
+        match (name, value) {
+            ("width", value) => settings.recipe.width = Width::new(number(value)?).map_err(text)?,
+            ("images", value) => {
+                settings.images = number(value)?;
+                settings.recipe.solve_inputs = settings.images;
+            }
+            ("steps", value) => settings.recipe.training.steps = number(value)?,
+            ("batch", value) => settings.recipe.training.batch = number(value)?,
+            ("seed", value) => settings.seed = number(value)?,
+            ("block", value) => settings.blocks.push(number(value)?),
+            ("budget", value) => settings.budget.bytes = number(value)?,
+            ("noise", "standard") => settings.noise = Noise::Standard,
+            ("noise", "propagated") => settings.noise = Noise::Propagated,
+            ("start", "again") => resume = false,
+            _ => {
+                let known = "width=K, images=N, steps=N, batch=N, seed=S, block=I (more than once), budget=BYTES, \
+                             noise=standard|propagated, start=again";
+                return Err(format!("unknown argument {argument} (known: {known})"));
+            }
         }
     }
-    Ok(settings)
+    Ok((settings, resume))
 }
 
-fn distil(settings: &Settings) -> Result<(), String> {
+fn distil(settings: &Settings, resume: bool) -> Result<(), String> {
     let mut teacher = Pack::open(HostFile::open(TEACHER).map_err(text)?).map_err(text)?;
-    let student = HostFile::create(UNFINISHED).map_err(text)?;
-    let observe = |event: Event<'_>| {
-        if let Event::Finished(report) = event {
+    let student = HostFile::writable(UNFINISHED, resume).map_err(text)?;
+    let cache = Box::new(HostFile::writable(CACHE, false).map_err(text)?);
+    let mut planned = 0;
+    let observe = |event: Event<'_>| match event {
+        Event::Planned(plan) => planned = plan.bytes,
+        Event::Finished(report) => {
             let (name, error, loss) = (&report.name, report.relative_error, report.loss);
             println!("block {} {name} relative error {error:.6e} loss {loss:.6e}", report.index);
         }
+        _ => {}
     };
-    let (blocks, student) = run(&mut teacher, student, settings, &Device::Cpu, observe).map_err(text)?;
+    let done = run(&mut teacher, student, Some(cache), settings, &Device::Cpu, observe);
+    let (blocks, student) = done.map_err(text)?;
     drop(student);
     fs::rename(UNFINISHED, STUDENT).map_err(text)?;
-    println!("{} blocks distilled, peak heap {} of {} bytes", blocks.len(), heap::peak_bytes(), heap::SIZE);
+    fs::remove_file(CACHE).map_err(text)?;
+    println!("{} blocks distilled, peak heap {}, planned {planned} bytes", blocks.len(), heap::peak_bytes());
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use core::{error::Error, ffi::CStr, fmt};
 
 use distill_core::{ReadAt, WriteAt};
 use semihosting::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
 };
 
@@ -22,9 +22,14 @@ impl HostFile {
         File::open(path).map(Self).map_err(HostError)
     }
 
-    /// A new file, to write.
-    pub fn create(path: &CStr) -> Result<Self, HostError> {
-        File::create(path).map(Self).map_err(HostError)
+    /// A file to write and to read again: what it holds is kept if it is there and `keep` says so.
+    pub fn writable(path: &CStr, keep: bool) -> Result<Self, HostError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        if keep && let Ok(file) = options.open(path) {
+            return Ok(Self(file));
+        }
+        options.create(true).truncate(true).open(path).map(Self).map_err(HostError)
     }
 }
 
@@ -42,8 +47,6 @@ impl ReadAt for HostFile {
 }
 
 impl WriteAt for HostFile {
-    type Error = HostError;
-
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), HostError> {
         self.0.seek(SeekFrom::Start(offset)).map_err(HostError)?;
         self.0.write_all(bytes).map_err(HostError)
