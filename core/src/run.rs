@@ -124,9 +124,10 @@ pub fn run<R: ReadAt, W: WriteAt>(
         contents: Contents::Neighbourhoods { teacher: teacher.fingerprint() },
         ..teacher.manifest().clone()
     };
-    let total = plan.blocks.iter().filter(|block| block.number.is_some()).count();
+    let positions: Vec<usize> = plan.blocks.iter().filter(|b| b.number.is_some()).map(|b| b.position).collect();
+    let total = positions.len();
     let job = postcard::to_allocvec(&(settings, teacher.fingerprint())).map_or(0, |bytes| crc32fast::hash(&bytes));
-    let mut writer = PackWriter::resume(student, &manifest, total, job).map_err(RunError::Student)?;
+    let mut writer = PackWriter::resume(student, &manifest, &positions, job).map_err(RunError::Student)?;
     drop(manifest);
     let mut reports: Vec<BlockReport> = Vec::with_capacity(total);
     let mut boundary = start_boundary(teacher, cache, settings, &plan)?;

@@ -217,6 +217,53 @@ fn a_full_disk_leaves_the_old_file_and_no_other() {
     }
 }
 
+#[test]
+fn a_run_that_was_cut_off_goes_on() {
+    let desk = Desk::new();
+    let line = "run teacher.ndp -o student.ndp --width 0.5 --noise standard --images 16";
+    desk.json(&format!("distill-device {line}"));
+    let whole = fs::read(desk.path("student.ndp")).unwrap();
+    fs::remove_file(desk.path("student.ndp")).unwrap();
+    let before = desk.files();
+    let limited = format!("trap '' XFSZ; ulimit -f 64; exec {} {line}", program("distill-device").display());
+    let output = Command::new("bash").args(["-c", &limited]).current_dir(desk.0.path()).output().unwrap();
+    let error = failed(&output, line, 1);
+    assert!(error.contains("--resume goes on with them"), "{error}");
+    fs::copy(desk.path("student.ndp.part"), desk.path("unfinished.ndp")).unwrap();
+    let error = desk.failure("distill inspect unfinished.ndp", 1);
+    assert!(error.contains("--resume"), "{error}");
+    fs::remove_file(desk.path("unfinished.ndp")).unwrap();
+    let error = desk.failure(&format!("distill-device {line} --seed 1 --resume"), 1);
+    assert!(error.contains("other settings"), "{error}");
+    desk.failure(&format!("distill-device {line} --blocks 9"), 1);
+    let report = desk.json(&format!("distill-device {line} --resume"));
+    assert_eq!(report["blocks"].as_array().unwrap().len(), 9);
+    assert!(fs::read(desk.path("student.ndp")).unwrap() == whole);
+    fs::remove_file(desk.path("student.ndp")).unwrap();
+    assert_eq!(desk.files(), before);
+    // With nothing to go on with, it begins.
+    desk.json(&format!("distill-device {line} --resume"));
+    assert!(fs::read(desk.path("student.ndp")).unwrap() == whole);
+}
+
+#[test]
+fn a_plan_says_what_a_budget_does() {
+    let desk = Desk::new();
+    let options = "--width 0.5 --images 64 --blocks 8 --noise standard";
+    let error = desk.failure(&format!("distill inspect teacher.ndp {options} --budget 1KiB"), 1);
+    let smallest = error.split("needs ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    let plan = desk.json(&format!("distill inspect teacher.ndp {options} --budget {smallest}"));
+    assert_eq!(plan["planned_bytes"].to_string(), smallest);
+    let report = desk.json(&format!("distill-device run teacher.ndp -o s.ndp {options} --budget {smallest}"));
+    assert_eq!(report["planned_bytes"], plan["planned_bytes"]);
+    let peak = report["peak_bytes"].as_u64().unwrap();
+    assert!(peak <= smallest.parse().unwrap(), "{peak} bytes of {smallest}");
+    let less = smallest.parse::<u64>().unwrap() - 1;
+    desk.failure(&format!("distill-device run teacher.ndp -o s.ndp {options} --budget {less}"), 1);
+    let text = desk.run(&format!("distill inspect teacher.ndp {options} --budget 1GiB"));
+    assert!(String::from_utf8(text.stdout).unwrap().contains("layer3.2"));
+}
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, io};
 
 use distill_core::{
-    Block, BlockReport, Contents, Device, Encoding, Event, Noise, Pack, PackError, PlanError, ReadAt, RunError,
+    Block, BlockReport, Budget, Contents, Device, Encoding, Event, Noise, Pack, PackError, PlanError, ReadAt, RunError,
     Settings, Training, Width, WriteAt, fold_batch_norms, run,
 };
 
@@ -266,7 +266,8 @@ fn teacher_whose_blocks_do_not_fit_together_is_told() {
     );
 }
 
-/// Storage that fails after a number of operations: an unplugged card, or a full one.
+/// Storage that fails after a number of operations, a write after half of its bytes: an unplugged card, or a full one.
+#[derive(Debug)]
 struct Failing<S> {
     storage: S,
     remaining: usize,
@@ -306,8 +307,10 @@ impl ReadAt for Failing<Vec<u8>> {
 
 impl WriteAt for Failing<Vec<u8>> {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.operate()?;
-        self.storage.write_at(offset, bytes).map_err(io::Error::other)
+        let result = self.operate();
+        let written = if result.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
+        self.storage.write_at(offset, written).map_err(io::Error::other)?;
+        result
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -347,5 +350,82 @@ fn storage_that_fails_at_any_operation_fails_the_run_and_leaves_no_pack() {
         let (result, student, _) = run_failing(usize::MAX, allowed);
         assert!(matches!(result, Err(RunError::Student(PackError::Storage(_)))), "write {allowed}: {result:?}");
         assert!(Pack::open(student.as_slice()).is_err(), "write {allowed}");
+    }
+}
+
+#[test]
+fn run_that_was_cut_off_at_any_write_ends_in_the_same_bytes() {
+    for noise in SOURCES {
+        let settings = with_steps(noise, 2);
+        let teacher = pack(&teacher(), Encoding::F32);
+        let (reports, whole) = distilled(&settings);
+        // Blocks that are distilled, not read: each tells its steps.
+        let resumed = |student: &mut Failing<Vec<u8>>| {
+            let (mut pack, mut trained) = (Pack::open(teacher.as_slice()).unwrap(), 0);
+            let observe = |event: Event<'_>| trained += usize::from(matches!(event, Event::Stepped { step: 1, .. }));
+            let result = run(&mut pack, &mut *student, None, &settings, &Device::Cpu, observe);
+            (result.map(|(reports, _)| reports), trained)
+        };
+        let mut seen = Vec::new();
+        for allowed in 0.. {
+            let mut student = Failing { storage: Vec::new(), remaining: allowed };
+            let (result, first) = resumed(&mut student);
+            if result.is_ok() {
+                break;
+            }
+            student.remaining = usize::MAX;
+            let (result, second) = resumed(&mut student);
+            assert_eq!(result.unwrap(), reports, "{noise:?}, write {allowed}");
+            assert!(student.storage == whole, "{noise:?}, write {allowed}");
+            assert!(first + second <= 4, "{noise:?}, write {allowed}: a block that was kept is distilled again");
+            seen.push(second);
+        }
+        // From all three blocks to none, and never more than before.
+        assert!(seen.is_sorted_by(|a, b| a >= b) && seen[0] == 3 && seen.ends_with(&[0]), "{seen:?}");
+    }
+}
+
+#[test]
+fn unfinished_pack_of_another_run_is_not_gone_on_with() {
+    let settings = settings(Noise::Standard);
+    let (_, student, _) = run_failing(usize::MAX, 12);
+    assert!(matches!(Pack::open(student.as_slice()), Err(PackError::Unfinished)));
+    let teacher = pack(&teacher(), Encoding::F32);
+    let mut half = pack(&self::teacher(), Encoding::F16);
+    let attempt = |teacher: &[u8], settings: &Settings| {
+        let mut student = student.clone();
+        let result = run(&mut Pack::open(teacher).unwrap(), &mut student, None, settings, &Device::Cpu, |_| {});
+        let refused = matches!(result, Err(RunError::Student(PackError::OtherJob)));
+        assert!(result.is_ok() != refused);
+        refused
+    };
+    assert!(!attempt(&teacher, &settings));
+    assert!(attempt(&mut half, &settings), "another teacher");
+    assert!(attempt(&teacher, &Settings { seed: 4, ..settings.clone() }), "another seed");
+    assert!(attempt(&teacher, &Settings { blocks: vec![0, 1], ..settings.clone() }), "other blocks");
+    let budget = Budget { bytes: 1 << 20, used: 0 };
+    assert!(!attempt(&teacher, &Settings { budget, ..settings.clone() }), "a budget changes no result");
+}
+
+#[test]
+fn budget_does_not_change_the_student() {
+    for (noise, batch) in [(Noise::Standard, 40), (Noise::Propagated, 200)] {
+        let settings = changed(noise, |s| {
+            s.recipe.training = Training { steps: 3, batch, ..s.recipe.training };
+            s.images = 100;
+        });
+        let (reports, whole) = distilled(&settings);
+        let teacher = pack(&teacher(), Encoding::F32);
+        let attempt = |bytes: usize| {
+            let settings = Settings { budget: Budget { bytes, used: 0 }, ..settings.clone() };
+            let (mut pack, cache) = (Pack::open(teacher.as_slice()).unwrap(), Box::new(Vec::new()));
+            run(&mut pack, Vec::new(), Some(cache), &settings, &Device::Cpu, |_| {})
+        };
+        let Err(RunError::Plan(PlanError::Budget { budget: 1, smallest, .. })) = attempt(1) else { panic!("one byte") };
+        for bytes in [smallest, smallest + smallest / 8, smallest + smallest / 2, 2 * smallest, 4 * smallest] {
+            let (found, student) = attempt(bytes).unwrap();
+            assert_eq!(found, reports, "{noise:?}, {bytes} bytes");
+            assert!(student == whole, "{noise:?}, {bytes} bytes");
+        }
     }
 }

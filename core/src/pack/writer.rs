@@ -37,30 +37,27 @@ impl<W: WriteAt> PackWriter<W> {
         Ok(writer)
     }
 
-    /// Goes on with the unfinished pack that `storage` holds, or begins one. `job` is a checksum of everything that
-    /// determines the blocks, so that a pack of another job is not gone on with.
+    /// Goes on with the unfinished pack that `storage` holds, or begins one, of blocks at these positions of their network.
+    /// `job` is a checksum of everything that determines them, so that a pack of another job is not gone on with.
     ///
     /// # Errors
     /// [`PackError::OtherJob`], and as [`new`](Self::new).
-    pub fn resume(storage: W, manifest: &Manifest, blocks: usize, job: u32) -> Result<Self, PackError<W::Error>> {
-        let mut writer = Self::empty(storage, blocks, job)?;
+    pub fn resume(storage: W, manifest: &Manifest, positions: &[usize], job: u32) -> Result<Self, PackError<W::Error>> {
+        let mut writer = Self::empty(storage, positions.len(), job)?;
         let mut header = [0; HEADER_BYTES as usize];
         let length = writer.storage.length().map_err(PackError::Storage)?;
         if length >= HEADER_BYTES {
             writer.storage.read_at(0, &mut header).map_err(PackError::Storage)?;
         }
-        let known = [MAGIC, UNFINISHED].contains(&[header[0], header[1], header[2], header[3]]);
-        if !known || crc32fast::hash(&header[..28]) != u32_at(&header, 28) {
-            writer.write_header(UNFINISHED, 0, 0)?;
-            writer.add_manifest(manifest)?;
-            writer.checkpoint()?;
-            return Ok(writer);
-        }
-        if u32_at(&header, 24) != job || u32_at(&header, 8) != writer.blocks + 1 {
+        // What does not change when the pack is finished: that write may have been cut short.
+        let known = header[..3] == MAGIC[..3] && header[4..6] == VERSION.to_le_bytes();
+        if known && u32_at(&header, 24) == job && u32_at(&header, 8) == writer.blocks + 1 {
+            writer.find_entries(length, positions)?;
+        } else if known && crc32fast::hash(&header[..28]) == u32_at(&header, 28) {
             return Err(PackError::OtherJob);
         }
-        writer.find_entries(length)?;
         if writer.entries.is_empty() {
+            writer.write_header(UNFINISHED, 0, 0)?;
             writer.add_manifest(manifest)?;
             writer.checkpoint()?;
         }
@@ -83,8 +80,8 @@ impl<W: WriteAt> PackWriter<W> {
     }
 
     /// Takes the lines of the index that lie one behind the other with sections that are whole.
-    fn find_entries(&mut self, length: u64) -> Result<(), PackError<W::Error>> {
-        while self.entries.len() <= self.blocks as usize {
+    fn find_entries(&mut self, length: u64, positions: &[usize]) -> Result<(), PackError<W::Error>> {
+        for position in [0].iter().chain(positions) {
             let at = HEADER_BYTES + self.entries.len() as u64 * ENTRY_BYTES;
             let mut bytes = [0; ENTRY_BYTES as usize];
             if at + ENTRY_BYTES > length {
@@ -93,7 +90,9 @@ impl<W: WriteAt> PackWriter<W> {
             self.storage.read_at(at, &mut bytes).map_err(PackError::Storage)?;
             let entry = Entry::from_bytes(&bytes);
             let end = entry.end().filter(|&end| entry.offset == self.end && end <= length);
-            let Some(end) = end.filter(|_| entry.metadata_length <= MAX_METADATA_BYTES) else { break };
+            // A line may have been cut short, too.
+            let cut = entry.metadata_length == 0 || entry.position as usize != *position;
+            let Some(end) = end.filter(|_| !cut && entry.metadata_length <= MAX_METADATA_BYTES) else { break };
             let weights = entry.offset + u64::from(entry.metadata_length);
             let whole = self.checksum(entry.offset..weights)? == entry.metadata_crc
                 && self.checksum(weights..end)? == entry.weights_crc;
