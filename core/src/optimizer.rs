@@ -13,9 +13,22 @@ pub enum Update {
     Adam,
     /// `v ← μ·v + g; w ← w − η·v` (PyTorch's form, no Nesterov).
     Momentum {
-        /// μ, 0.9 in the paper.
+        /// μ.
         momentum: f32,
     },
+}
+
+impl Update {
+    /// Momentum of the paper.
+    pub const MOMENTUM: Self = Self::Momentum { momentum: 0.9 };
+
+    /// Peak learning rate after a solve, where none is asked for: the best on held-out noise that no block diverges with.
+    pub fn default_rate(self) -> f32 {
+        match self {
+            Self::Adam => 1e-3,
+            Self::Momentum { .. } => 3e-2,
+        }
+    }
 }
 
 /// How the learning rate changes over a block's steps.

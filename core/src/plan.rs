@@ -449,7 +449,9 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
                     f,
                     "a budget of {budget} bytes does not do: block {block} needs {smallest} bytes ({} KiB) at least",
                     smallest.div_ceil(1 << 10)
-                )
+                )?;
+                // The feature's groups are of four.
+                if LANES > 4 { f.write_str("; a build with --features small needs less") } else { Ok(()) }
             }
             Self::BudgetOfDevice => write!(f, "a budget can be planned for the cpu only: leave it out, or the device"),
             Self::Block(error) => write!(f, "{error}"),

@@ -56,7 +56,7 @@ impl Settings {
             batch: 64,
             update: Update::Adam,
             schedule: Schedule::Cosine,
-            rate: 1e-3,
+            rate: Update::Adam.default_rate(),
             weight_decay: 0.0,
         };
         let recipe = Recipe { width, solve_inputs: images, training };

@@ -55,7 +55,7 @@ pub struct WorkOptions {
     /// Update rule of the gradient steps
     #[arg(long, value_enum, default_value_t = OptimizerName::Adam)]
     pub optimizer: OptimizerName,
-    /// Peak learning rate [default: 1e-3 for adam, 1e-2 for sgd]
+    /// Peak learning rate [default: 1e-3 for adam, 3e-2 for sgd]
     #[arg(long, value_name = "RATE")]
     pub rate: Option<f32>,
     /// Learning-rate schedule
@@ -120,9 +120,9 @@ impl WorkOptions {
     /// # Errors
     /// A value out of its range, or a list of blocks that does not parse.
     pub fn settings(&self) -> Result<Settings> {
-        let (update, default_rate) = match self.optimizer {
-            OptimizerName::Adam => (Update::Adam, 1e-3),
-            OptimizerName::Sgd => (Update::Momentum { momentum: 0.9 }, 1e-2),
+        let update = match self.optimizer {
+            OptimizerName::Adam => Update::Adam,
+            OptimizerName::Sgd => Update::MOMENTUM,
         };
         let training = Training {
             steps: self.steps,
@@ -132,7 +132,7 @@ impl WorkOptions {
                 ScheduleName::Cosine => Schedule::Cosine,
                 ScheduleName::Step => Schedule::Step,
             },
-            rate: self.rate.unwrap_or(default_rate),
+            rate: self.rate.unwrap_or(update.default_rate()),
             weight_decay: self.weight_decay,
         };
         let recipe = Recipe {

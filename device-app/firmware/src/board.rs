@@ -1,13 +1,11 @@
-//! What a board brings: where its heap lies, and what runs first. `docs/port-a-board.md` says how to add one.
+//! What a board brings: where its heap lies, and what runs first. `build.rs` chooses one; `docs/port-a-board.md` says how to
+//! add another.
 
-#[cfg(target_arch = "arm")]
+#[cfg(board = "mps2_an500")]
 #[path = "board/mps2_an500.rs"]
-mod mps2_an500;
-#[cfg(target_arch = "riscv32")]
+mod chosen;
+#[cfg(board = "riscv_virt")]
 #[path = "board/riscv_virt.rs"]
-mod riscv_virt;
+mod chosen;
 
-#[cfg(target_arch = "arm")]
-pub use self::mps2_an500::HEAP;
-#[cfg(target_arch = "riscv32")]
-pub use self::riscv_virt::HEAP;
+pub use self::chosen::HEAP;

@@ -14,7 +14,7 @@ mod storage;
 use alloc::{boxed::Box, format, string::String};
 use core::{ffi::CStr, fmt::Display, str::FromStr};
 
-use distill_core::{Budget, Device, Event, Noise, Pack, Settings, Width, run};
+use distill_core::{Budget, Device, Event, Noise, Pack, Settings, Update, Width, run};
 use semihosting::{eprintln, experimental::env, fs, println, process};
 
 use self::storage::HostFile;
@@ -44,7 +44,7 @@ fn settings() -> Result<(Settings, bool), String> {
     (settings.images, settings.recipe.solve_inputs, settings.recipe.training.batch) = (64, 64, 16);
     // A first-fit heap has gaps.
     settings.budget = Budget { bytes: heap::SIZE / 8 * 7, used: 0 };
-    let mut resume = true;
+    let (mut resume, mut rate) = (true, None);
     let arguments = env::args::<256>().map_err(text)?;
     // The first is the program's name.
     for argument in (&arguments).skip(1) {
@@ -58,6 +58,9 @@ fn settings() -> Result<(Settings, bool), String> {
             }
             ("steps", value) => settings.recipe.training.steps = number(value)?,
             ("batch", value) => settings.recipe.training.batch = number(value)?,
+            ("optimizer", "adam") => settings.recipe.training.update = Update::Adam,
+            ("optimizer", "sgd") => settings.recipe.training.update = Update::MOMENTUM,
+            ("rate", value) => rate = Some(number(value)?),
             ("seed", value) => settings.seed = number(value)?,
             ("block", value) => settings.blocks.push(number(value)?),
             ("budget", value) => settings.budget.bytes = number(value)?,
@@ -65,12 +68,14 @@ fn settings() -> Result<(Settings, bool), String> {
             ("noise", "propagated") => settings.noise = Noise::Propagated,
             ("start", "again") => resume = false,
             _ => {
-                let known = "width=K, images=N, steps=N, batch=N, seed=S, block=I (more than once), budget=BYTES, \
-                             noise=standard|propagated, start=again";
+                let known = "width=K, images=N, steps=N, batch=N, optimizer=adam|sgd, rate=RATE, seed=S, \
+                             block=I (more than once), budget=BYTES, noise=standard|propagated, start=again";
                 return Err(format!("unknown argument {argument} (known: {known})"));
             }
         }
     }
+    let training = &mut settings.recipe.training;
+    training.rate = rate.unwrap_or(training.update.default_rate());
     Ok((settings, resume))
 }
 
