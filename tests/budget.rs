@@ -9,26 +9,26 @@ mod small_network;
 use std::alloc::System;
 
 use distill_core::{
-    Block, Budget, CountingAllocator, Device, Encoding, Event, Noise, Pack, PlanError, Purpose, RunError, Settings,
-    Shape, Stream, Training, Width, run,
+    Block, BlockBuilder, Budget, Conv, CountingAllocator, Device, Encoding, Event, Noise, Op, Pack, PlanError, Purpose,
+    Role, RunError, Settings, Shape, Stream, Training, Update, Width, run,
 };
 
-use crate::small_network::{pack, residual};
+use crate::small_network::{gaussian, norm_weights, pack, residual};
 
 #[global_allocator]
 static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
 
 /// A run's peak and plan in bytes, and its student.
 struct Done {
-    peak: usize,
-    planned: usize,
+    peak: u64,
+    planned: u64,
     student: Vec<u8>,
 }
 
-/// Runs with `bytes`; the smallest budget where they do not do.
-fn attempt(teacher: &[u8], settings: &Settings, bytes: usize) -> Result<Done, usize> {
+/// Runs with `bytes`, into storage that holds `student`; the smallest budget where they do not do.
+fn attempt(teacher: &[u8], settings: &Settings, bytes: u64, mut student: Vec<u8>) -> Result<Done, u64> {
     // Room for the student is not the run's.
-    let mut student = Vec::with_capacity(teacher.len());
+    student.reserve(teacher.len() + (1 << 20));
     let mut pack = Pack::open(teacher).unwrap();
     // A storage that takes nothing from this heap.
     let cache = Box::new(distill_device::scratch_file(&std::env::temp_dir().join("cache")).unwrap());
@@ -42,15 +42,18 @@ fn attempt(teacher: &[u8], settings: &Settings, bytes: usize) -> Result<Done, us
         }
     };
     let result = run(&mut pack, &mut student, Some(cache), &settings, &Device::Cpu, observe).map(|_| ());
-    let peak = HEAP.peak_bytes() - before;
+    let peak = (HEAP.peak_bytes() - before) as u64;
     match result {
         Ok(()) => Ok(Done { peak, planned, student }),
-        Err(RunError::Plan(PlanError::Budget { smallest, .. })) => Err(smallest),
+        Err(RunError::Plan(PlanError::Budget { smallest, .. })) => {
+            assert!(peak <= smallest, "planning took {peak} bytes, the leanest run {smallest}");
+            Err(smallest)
+        }
         Err(error) => panic!("{error}"),
     }
 }
 
-fn check(what: &str, done: &Done, budget: usize) {
+fn check(what: &str, done: &Done, budget: u64) {
     let Done { peak, planned, .. } = done;
     println!("{what}: peak {peak}, planned {planned} ({:.3}), budget {budget}", *planned as f64 / *peak as f64);
     assert!(peak <= planned, "{what}: took {peak} bytes, {planned} were planned");
@@ -58,31 +61,42 @@ fn check(what: &str, done: &Done, budget: usize) {
     assert!(4 * planned <= 5 * peak, "{what}: planned {planned} bytes, took {peak}");
 }
 
-/// Runs a network in all the memory there is, in half of what that takes, and in the least.
+/// Runs a network in all the memory there is, in half of what that takes, in the least, and once more where all is done.
 fn check_budgets(what: &str, teacher: &[u8], settings: &Settings) {
-    let free = attempt(teacher, settings, usize::MAX).unwrap_or_else(|_| panic!("{what}: no limit does not do"));
-    check(what, &free, usize::MAX);
-    let Err(smallest) = attempt(teacher, settings, 1) else { panic!("{what}: a run in one byte") };
-    assert!(attempt(teacher, settings, smallest - 1).is_err(), "{what}: {smallest} bytes are not the smallest budget");
+    let attempt = |bytes, student| attempt(teacher, settings, bytes, student);
+    let free = attempt(u64::MAX, Vec::new()).unwrap_or_else(|_| panic!("{what}: no limit does not do"));
+    check(what, &free, u64::MAX);
+    let Err(smallest) = attempt(1, Vec::new()) else { panic!("{what}: a run in one byte") };
+    assert!(attempt(smallest - 1, Vec::new()).is_err(), "{what}: {smallest} bytes are not the smallest budget");
     for budget in [smallest, (smallest + free.planned) / 2] {
-        let done = attempt(teacher, settings, budget).unwrap_or_else(|least| panic!("{what}: {budget} < {least}"));
+        let done = attempt(budget, Vec::new()).unwrap_or_else(|least| panic!("{what}: {budget} < {least}"));
         check(what, &done, budget);
-        assert_eq!(done.student, free.student, "{what}: the budget changed the student");
+        assert!(done.student == free.student, "{what}: the budget changed the student");
     }
+    let resumed = attempt(smallest, free.student.clone()).unwrap_or_else(|least| panic!("{what}: {least}"));
+    assert!(resumed.peak <= resumed.planned, "{what}: {} bytes of {} to go on", resumed.peak, resumed.planned);
+    assert!(resumed.student == free.student, "{what}: going on with a finished run changed it");
+}
+
+fn settings(k: f32, noise: Noise, steps: usize, batch: usize) -> Settings {
+    let mut settings = small_network::settings(noise);
+    settings.recipe.width = Width::new(k).unwrap();
+    settings.recipe.training = Training { steps, batch, ..settings.recipe.training };
+    settings
+}
+
+/// Two of the same kind: the cache passes the first.
+fn pair(block: Block, next: Block) -> Vec<u8> {
+    pack(&[block, next], Encoding::F32)
 }
 
 /// The first block of each stage of a CIFAR ResNet, with the stride, and the second of the first.
-fn blocks() -> [Block; 4] {
-    let stream = &mut Stream::new(3, Purpose::Images, 0);
-    [(16, 32, 16), (16, 32, 32), (32, 16, 32), (64, 8, 64)]
-        .map(|(from, size, to)| residual(stream, "block", Shape::new(from, size, size), to))
-}
-
 fn check_grid() {
-    for (index, block) in blocks().into_iter().enumerate() {
-        // Two of them: the cache passes the first.
-        let next = residual(&mut Stream::new(4, Purpose::Images, 0), "next", block.output(), block.output().channels);
-        let teacher = pack(&[block, next], Encoding::F32);
+    for (from, size, to) in [(16, 32, 16), (16, 32, 32), (32, 16, 32), (64, 8, 64)] {
+        let stream = &mut Stream::new(3, Purpose::Images, 0);
+        let block = residual(stream, "block", Shape::new(from, size, size), to);
+        let next = residual(stream, "next", block.output(), to);
+        let teacher = pair(block, next);
         for (k, noise, steps, batch) in [
             (0.5, Noise::Standard, 0, 64),
             (0.25, Noise::Standard, 2, 16),
@@ -91,10 +105,68 @@ fn check_grid() {
             (0.5, Noise::Propagated, 0, 64),
             (0.75, Noise::Propagated, 2, 64),
         ] {
-            let mut settings = small_network::settings(noise);
-            settings.recipe.width = Width::new(k).unwrap();
-            settings.recipe.training = Training { steps, batch, ..settings.recipe.training };
-            check_budgets(&format!("block {index}, k {k}, {noise:?}, {steps} steps of {batch}"), &teacher, &settings);
+            let what = format!("{from}x{size}x{size} to {to}, k {k}, {noise:?}, {steps} steps of {batch}");
+            check_budgets(&what, &teacher, &settings(k, noise, steps, batch));
+        }
+    }
+}
+
+/// Channels that a convolution writes, extent of its kernel, groups.
+type Layer = (usize, usize, usize);
+
+/// A chain of convolutions, each with its batch norm and a ReLU.
+fn chain(name: &str, input: Shape, convolutions: &[Layer]) -> Block {
+    let stream = &mut Stream::new(5, Purpose::Images, 0);
+    let mut builder = BlockBuilder::new(name, Role::Neighbourhood, input);
+    let (mut x, mut from) = (BlockBuilder::INPUT, input.channels);
+    for (index, &(to, extent, groups)) in convolutions.iter().enumerate() {
+        let conv = Op::Conv(Conv { stride: 1, padding: (extent / 2) as u16, groups: groups as u16 });
+        let kernel = gaussian(stream, &format!("conv{index}"), &[to, from / groups, extent, extent]);
+        x = builder.push(&format!("conv{index}"), conv, &[x], vec![kernel]).unwrap();
+        let norm = norm_weights(stream, &format!("norm{index}"), to);
+        x = builder.push(&format!("norm{index}"), Op::BatchNorm { epsilon: 1e-5 }, &[x], norm).unwrap();
+        x = builder.push(&format!("relu{index}"), Op::Relu, &[x], Vec::new()).unwrap();
+        from = to;
+    }
+    builder.finish().unwrap()
+}
+
+/// Blocks where something else than the images is large: kernels, batch norms, kernels that are shrunk on both sides.
+fn check_shapes() {
+    let shapes: [(&str, Shape, &[Layer]); 4] = [
+        ("bottleneck", Shape::new(64, 2, 2), &[(256, 1, 1), (256, 3, 1), (64, 1, 1)]),
+        ("inverted residual", Shape::new(16, 16, 16), &[(64, 1, 1), (64, 3, 64), (16, 1, 1)]),
+        ("growing batch norms", Shape::new(16, 2, 2), &[(704, 1, 16), (1408, 1, 704), (16, 1, 16)]),
+        ("one convolution", Shape::new(32, 8, 8), &[(32, 3, 1)]),
+    ];
+    for (name, input, convolutions) in shapes {
+        let teacher = pair(chain(name, input, convolutions), chain("next", input, convolutions));
+        for noise in [Noise::Standard, Noise::Propagated] {
+            for (solved, steps, batch) in [(true, 0, 64), (false, 0, 64), (true, 2, 1), (false, 1, 200)] {
+                let mut settings = settings(0.5, noise, steps, batch);
+                settings.recipe.solve_inputs *= usize::from(solved);
+                settings.recipe.training.update = Update::MOMENTUM;
+                let what = format!("{name}, {noise:?}, solve {solved}, {steps} steps of {batch}");
+                check_budgets(&what, &teacher, &settings);
+            }
+        }
+    }
+}
+
+/// Hundreds of small blocks: what is kept of each is planned, too.
+fn check_many() {
+    let blocks: Vec<Block> = (0..400)
+        .map(|index| chain(&format!("layer{index}.block"), Shape::new(8, 4, 4), &[(8, 1, 1), (8, 1, 1)]))
+        .collect();
+    let teacher = pack(&blocks, Encoding::F16);
+    drop(blocks);
+    for noise in [Noise::Standard, Noise::Propagated] {
+        let settings = settings(0.5, noise, 1, 2048);
+        let Err(smallest) = attempt(&teacher, &settings, 1, Vec::new()) else { panic!("a run in one byte") };
+        for budget in [u64::MAX, smallest] {
+            let done = attempt(&teacher, &settings, budget, Vec::new()).unwrap_or_else(|least| panic!("{least}"));
+            println!("400 blocks, {noise:?}: peak {}, planned {}", done.peak, done.planned);
+            assert!(done.peak <= done.planned, "400 blocks, {noise:?}: {} bytes of {}", done.peak, done.planned);
         }
     }
 }
@@ -115,7 +187,7 @@ fn check_depth() {
             .collect();
         let teacher = pack(&network, Encoding::F16);
         drop(network);
-        let done = attempt(&teacher, &small_network::settings(Noise::Propagated), 8 << 20);
+        let done = attempt(&teacher, &small_network::settings(Noise::Propagated), 8 << 20, Vec::new());
         let done = done.unwrap_or_else(|smallest| panic!("{smallest} bytes"));
         println!("ResNet-{}: peak {}, pack {} bytes", 6 * n + 2, done.peak, teacher.len());
         peaks.push(done.peak);
@@ -130,7 +202,9 @@ fn main() {
         // Threads make their queues when they first work, however late that is.
         pool.broadcast(|_| ());
         pool.install(check_grid);
+        pool.install(check_shapes);
     }
+    check_many();
     check_depth();
     println!("every run stayed inside its plan");
 }

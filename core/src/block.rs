@@ -20,8 +20,8 @@ use crate::heap::held;
 pub const MAX_NODES: usize = 32;
 /// Largest extent of a channel, height or width dimension; bounds what a shape from outside can cost.
 pub const MAX_EXTENT: usize = 1 << 16;
-/// Largest number of elements in one value of one image.
-pub const MAX_ELEMENTS: usize = 1 << 28;
+/// Largest number of elements in one value of one image: a group of images stays addressable on 32 bits, too.
+pub const MAX_ELEMENTS: usize = if usize::BITS > 32 { 1 << 28 } else { 1 << 22 };
 
 /// A neighbourhood `T_i` or its student `S_i` (Shao et al. 2020, section 3).
 #[derive(Clone, Debug, PartialEq)]
@@ -412,18 +412,20 @@ impl Weight {
         Self { name: name.into(), dims: dims.iter().map(|&d| d as u32).collect(), data }
     }
 
-    /// The slices at `keep` along dimension `axis`, in that order.
-    pub fn select(&self, axis: usize, keep: &[usize]) -> Self {
-        let extent = self.dims[axis] as usize;
-        let inner: usize = self.dims[axis + 1..].iter().map(|&d| d as usize).product();
-        let mut data = Vec::with_capacity(self.data.len() / extent * keep.len());
-        for outer in self.data.chunks_exact(extent * inner) {
-            for &index in keep {
-                data.extend_from_slice(&outer[index * inner..(index + 1) * inner]);
+    /// The slices at these places of the first two dimensions, in that order; all of them where there is no list.
+    pub fn select(&self, keep: [Option<&[usize]>; 2]) -> Self {
+        let extent = |axis: usize| self.dims.get(axis).map_or(1, |&d| d as usize);
+        let kept = |axis: usize| keep[axis].map_or(extent(axis), <[usize]>::len);
+        let places = |axis: usize| (0..kept(axis)).map(move |place| keep[axis].map_or(place, |keep| keep[place]));
+        let inner = self.data.len() / (extent(0) * extent(1));
+        let mut data = Vec::with_capacity(kept(0) * kept(1) * inner);
+        for outer in places(0) {
+            for index in places(1) {
+                data.extend_from_slice(&self.data[(outer * extent(1) + index) * inner..][..inner]);
             }
         }
         let mut dims = self.dims.clone();
-        dims[axis] = keep.len() as u32;
+        dims.iter_mut().take(2).enumerate().for_each(|(axis, extent)| *extent = kept(axis) as u32);
         Self { name: self.name.clone(), dims, data }
     }
 }

@@ -171,7 +171,7 @@ impl Cache {
             Self::Memory(halves) => Ok(&halves[images.start * elements..images.end * elements]),
             Self::Storage(storage) => {
                 let halves = staged(staging, images.len() * elements);
-                storage.read(2 * (images.start * elements) as u64, cast_slice_mut(halves))?;
+                storage.read(2 * images.start as u64 * elements as u64, cast_slice_mut(halves))?;
                 Ok(halves.reinterpret_cast())
             }
         }
@@ -197,7 +197,7 @@ impl Cache {
             Self::Storage(storage) => {
                 let halves = staged(staging, images.len() * elements);
                 fill(halves.reinterpret_cast_mut());
-                storage.write(2 * (images.start * elements) as u64, cast_slice_mut(halves))
+                storage.write(2 * images.start as u64 * elements as u64, cast_slice_mut(halves))
             }
         }
     }

@@ -119,8 +119,10 @@ impl CurrentPass {
     ) -> Result<(), E> {
         let (groups, held) = (self.count.div_ceil(LANES), arenas.len());
         let (kept, sets) = (held >= groups, groups.div_ceil(held.max(1)));
-        let mut found = Vec::new();
-        for nodes in program.segments() {
+        let segments = program.segments();
+        let most = segments.iter().map(|nodes| program.norm_channels(nodes.end)).max().unwrap_or(0);
+        let mut found = Vec::with_capacity(most.max(1) * groups);
+        for nodes in segments {
             let channels = program.norm_channels(nodes.end);
             // After the last node there are none; the places keep the arenas company all the same.
             found.resize(channels.max(1) * groups, Moments::default());

@@ -1,11 +1,16 @@
 //! How a run stays inside a memory budget, settled before anything large is allocated.
 //!
-//! What is in memory in each phase of a block is asked from the parts themselves, made from the real block: no size is
-//! written down a second time. A [`Plan`] then cuts the work into portions: fewer groups of images at a time, gradients
-//! accumulated over parts of a batch, the boundary cache in a storage. The student is the same to the bit in any budget.
+//! What is in memory in each phase of a block is asked from the parts themselves, made from the real block. A [`Plan`] then
+//! cuts the work into portions: fewer groups of images at a time, gradients accumulated over parts of a batch, the boundary
+//! cache in a storage. The student is the same to the bit in any budget.
+//!
+//! Planning reads each block's weights, so it takes some memory itself: less than the leanest run over the same block.
+//! Sizes are 64 bits wide, because a device of 32 bits must be able to say that it is asked for more than it can address.
 
 use alloc::{string::String, vec::Vec};
 use core::fmt;
+
+use half::f16;
 
 use crate::{
     block::{Block, BlockError, Role, Shape},
@@ -20,8 +25,8 @@ use crate::{
     },
     noise::Noise,
     optimizer::Optimizer,
-    pack::{Contents, Pack, PackError},
-    run::NOISE_BATCH,
+    pack::{Contents, Outline, Pack, PackError},
+    run::{BlockReport, NOISE_BATCH},
     settings::{Settings, SettingsError},
     shrink::shrink,
     solve::{NormalEquations, solvable_node},
@@ -29,23 +34,28 @@ use crate::{
     train::Training,
 };
 
-/// Small allocations that no part answers for: graphs being copied, a section's metadata, queues of threads.
+/// Small allocations that no part answers for: graphs being copied, a section's metadata.
 const SMALL_BYTES: usize = 8 << 10;
-/// The same for each block of the network: lines of an index, names, reports.
-const SMALL_BYTES_PER_BLOCK: usize = 256;
+/// A thread's queue and name.
+const THREAD_BYTES: usize = if cfg!(feature = "std") { 8 << 10 } else { 0 };
+/// What each block of the network takes for the whole run, without its names: plans (of two, one is taken), lines of an index
+/// being gathered, the report.
+const BYTES_PER_BLOCK: usize = size_of::<Passed>() + 2 * size_of::<BlockPlan>() + size_of::<BlockReport>() + 128;
+/// Copies of a block's name in them.
+const NAMES_PER_BLOCK: usize = 4;
 
 /// Memory that a run may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Most heap in use at any time, in bytes.
-    pub bytes: usize,
+    pub bytes: u64,
     /// What of it the program around the run has in use.
-    pub used: usize,
+    pub used: u64,
 }
 
 impl Budget {
     /// As much as there is.
-    pub const UNLIMITED: Self = Self { bytes: usize::MAX, used: 0 };
+    pub const UNLIMITED: Self = Self { bytes: u64::MAX, used: 0 };
 }
 
 /// How a run will go, and what it takes.
@@ -56,7 +66,7 @@ pub struct Plan {
     /// The cached activations, where the noise has any.
     pub cache: Option<CachePlan>,
     /// Most heap in use, in bytes, what the program around uses included.
-    pub bytes: usize,
+    pub bytes: u64,
 }
 
 /// How one block goes.
@@ -73,7 +83,7 @@ pub struct BlockPlan {
     /// Groups of images in memory while the cache passes it.
     pub arenas: usize,
     /// Most heap in use, in bytes, cache and program included.
-    pub bytes: usize,
+    pub bytes: u64,
 }
 
 /// Where cached activations lie.
@@ -89,8 +99,8 @@ pub struct CachePlan {
 
 impl CachePlan {
     /// Bytes in half precision.
-    pub fn bytes(&self) -> usize {
-        self.images * self.elements * 2
+    pub fn bytes(&self) -> u64 {
+        self.images as u64 * self.elements as u64 * size_of::<f16>() as u64
     }
 }
 
@@ -126,9 +136,9 @@ pub enum PlanError<R> {
     /// The budget does not do.
     Budget {
         /// Bytes there may be.
-        budget: usize,
+        budget: u64,
         /// The smallest budget that does.
-        smallest: usize,
+        smallest: u64,
         /// The block that needs it.
         block: String,
     },
@@ -149,48 +159,51 @@ pub fn plan<R: ReadAt>(
     storage: bool,
 ) -> Result<Plan, PlanError<R::Error>> {
     settings.check().map_err(PlanError::Settings)?;
-    if !matches!(device, Device::Cpu) && settings.budget.bytes != usize::MAX {
+    let budget = settings.budget.bytes;
+    if !matches!(device, Device::Cpu) && budget != u64::MAX {
         return Err(PlanError::BudgetOfDevice);
     }
     let passed = passed_blocks(teacher, settings)?;
-    let mut needs = Vec::with_capacity(passed.len());
-    let (mut given, mut elements) = (None, 0);
-    for &Passed { position, number } in &passed {
-        let block = teacher.block(position).map_err(PlanError::Teacher)?;
+    // Whole batches, so that held-out images share no statistics with the others.
+    let images = settings.images.next_multiple_of(NOISE_BATCH) + MEASURED_INPUTS;
+    let elements = passed.iter().map(|passed| passed.outline.input.elements()).max().unwrap_or(0);
+    let in_memory = CachePlan { images, elements, in_storage: false };
+    let in_storage = CachePlan { in_storage: true, ..in_memory };
+    let caches: &[Option<CachePlan>] = match settings.noise {
+        Noise::Standard => &[None],
+        Noise::Propagated if storage => &[Some(in_memory), Some(in_storage)],
+        Noise::Propagated => &[Some(in_memory)],
+    };
+    let names: usize = passed.iter().map(|passed| passed.outline.name.len()).sum();
+    let lines = BYTES_PER_BLOCK * teacher.blocks() + NAMES_PER_BLOCK * names;
+    let fixed = settings.budget.used + (SMALL_BYTES + THREAD_BYTES * threads() + lines) as u64;
+    let mut drafts: Vec<Draft> = caches.iter().map(|&cache| Draft::new(cache, fixed, passed.len())).collect();
+    let mut given = None;
+    for (place, Passed { position, number, .. }) in passed.iter().enumerate() {
+        let block = teacher.block(*position).map_err(PlanError::Teacher)?;
         if settings.noise == Noise::Propagated {
             if let Some(given) = given.filter(|&given| given != block.input()) {
                 return Err(PlanError::Misfit { block: block.name().into(), takes: block.input(), given });
             }
             given = Some(block.output());
-            elements = elements.max(block.input().elements());
         }
-        let last = passed.last().is_some_and(|last| last.position == position);
-        needs.push(Needs::of(block, position, number, last, settings).map_err(PlanError::Block)?);
+        let last = place + 1 == passed.len();
+        let needs = Needs::of(block, *position, *number, last, settings).map_err(PlanError::Block)?;
+        drafts.iter_mut().for_each(|draft| draft.add(&needs, budget));
     }
-    // Whole batches, so that held-out images share no statistics with the others.
-    let images = settings.images.next_multiple_of(NOISE_BATCH) + MEASURED_INPUTS;
-    let in_memory = CachePlan { images, elements, in_storage: false };
-    let in_storage = CachePlan { in_storage: true, ..in_memory };
-    let places: &[Option<CachePlan>] = match settings.noise {
-        Noise::Standard => &[None],
-        Noise::Propagated if storage => &[Some(in_memory), Some(in_storage)],
-        Noise::Propagated => &[Some(in_memory)],
-    };
-    let fixed = settings.budget.used + SMALL_BYTES + SMALL_BYTES_PER_BLOCK * teacher.blocks();
-    let candidates = places.iter().map(|&cache| Plan::fitting(&needs, cache, fixed, settings.budget.bytes));
-    let mut best: Option<Plan> = None;
-    let mut refused: Option<(usize, &str)> = None;
-    for candidate in candidates {
-        match candidate {
-            Ok(plan) if best.as_ref().is_none_or(|best| plan.idle_threads() < best.idle_threads()) => best = Some(plan),
-            Err(found) if refused.is_none_or(|refused| found.0 < refused.0) => refused = Some(found),
-            _ => {}
-        }
+    let smallest = drafts.iter().map(|draft| draft.smallest).min().unwrap_or(0);
+    if smallest > budget {
+        let draft = drafts.into_iter().find(|draft| draft.smallest == smallest);
+        return Err(PlanError::Budget {
+            budget,
+            smallest,
+            block: draft.map(|draft| draft.largest).unwrap_or_default(),
+        });
     }
-    best.ok_or_else(|| {
-        let (smallest, block) = refused.unwrap_or_default();
-        PlanError::Budget { budget: settings.budget.bytes, smallest, block: block.into() }
-    })
+    // Of equally fast ones the first, with the cache in memory.
+    let fitting = drafts.into_iter().filter(|draft| draft.smallest <= budget);
+    let plan = fitting.map(|draft| draft.plan).min_by_key(Plan::idle_threads);
+    Ok(plan.unwrap_or(Plan { blocks: Vec::new(), cache: None, bytes: fixed }))
 }
 
 /// A block that the run passes.
@@ -198,6 +211,7 @@ struct Passed {
     position: usize,
     /// Number among the neighbourhoods, if it is distilled.
     number: Option<usize>,
+    outline: Outline,
 }
 
 /// Every block that the run passes, in order.
@@ -213,11 +227,11 @@ fn passed_blocks<R: ReadAt>(teacher: &mut Pack<R>, settings: &Settings) -> Resul
         if number.is_some() {
             blocks += 1;
             if !outline.has_statistics {
-                without_statistics.get_or_insert(outline.name);
+                without_statistics.get_or_insert_with(|| outline.name.clone());
             }
         }
         let number = number.filter(|n| settings.blocks.is_empty() || settings.blocks.contains(n));
-        passed.push(Passed { position, number });
+        passed.push(Passed { position, number, outline });
     }
     if let Some(block) = without_statistics.filter(|_| settings.noise == Noise::Propagated) {
         return Err(PlanError::NoStatistics { block });
@@ -242,43 +256,55 @@ impl BlockPlan {
 }
 
 impl Plan {
-    /// The fastest plan inside `budget`, or the smallest budget and the block that needs it.
-    fn fitting(needs: &[Needs], cache: Option<CachePlan>, fixed: usize, budget: usize) -> Result<Self, (usize, &str)> {
-        let in_storage = cache.is_some_and(|cache| cache.in_storage);
-        let kept = fixed + cache.filter(|_| !in_storage).map_or(0, |cache| cache.bytes());
-        let (mut blocks, mut smallest) = (Vec::with_capacity(needs.len()), (0, ""));
-        for Needs { position, name, number, distil, advance } in needs {
-            // From the fastest to the leanest.
-            let bytes = |need: &Need| kept + if in_storage { need.with_staging } else { need.bytes };
-            let best = |options: &'_ [(Portions, Need)]| {
-                options.iter().find(|(_, need)| bytes(need) <= budget).map(|(p, need)| (*p, bytes(need)))
-            };
-            let (distilled, advanced) = (best(distil), best(advance));
-            let least = [distil, advance].into_iter().filter_map(|options| options.last()).map(|(_, n)| bytes(n)).max();
-            if least.is_some_and(|least| least > smallest.0) {
-                smallest = (least.unwrap_or(0), name);
-            }
-            let (portions, of_distil) = distilled.unwrap_or((Portions::default(), 0));
-            let (passing, of_advance) = advanced.unwrap_or((Portions::default(), 0));
-            blocks.push(BlockPlan {
-                position: *position,
-                name: name.clone(),
-                number: *number,
-                portions,
-                arenas: passing.workers,
-                bytes: of_distil.max(of_advance).max(kept),
-            });
-        }
-        if smallest.0 > budget {
-            return Err(smallest);
-        }
-        let bytes = blocks.iter().map(|block| block.bytes).max().unwrap_or(kept);
-        Ok(Self { blocks, cache, bytes })
-    }
-
     /// Threads without work, over the blocks.
     fn idle_threads(&self) -> usize {
         self.blocks.iter().map(|block| threads().saturating_sub(block.portions.workers)).sum()
+    }
+}
+
+/// A plan with its cache in one of the places there are.
+struct Draft {
+    plan: Plan,
+    /// What is in memory all the time.
+    kept: u64,
+    /// The smallest budget so far, and the block that needs it.
+    smallest: u64,
+    largest: String,
+}
+
+impl Draft {
+    fn new(cache: Option<CachePlan>, fixed: u64, blocks: usize) -> Self {
+        let kept = fixed + cache.filter(|cache| !cache.in_storage).map_or(0, |cache| cache.bytes());
+        let plan = Plan { blocks: Vec::with_capacity(blocks), cache, bytes: kept };
+        Self { plan, kept, smallest: kept, largest: String::new() }
+    }
+
+    /// Takes the fastest way for a block that the budget has room for.
+    fn add(&mut self, needs: &Needs, budget: u64) {
+        let in_storage = self.plan.cache.is_some_and(|cache| cache.in_storage);
+        let bytes = |need: &Need| self.kept + if in_storage { need.with_staging } else { need.bytes };
+        // From the fastest to the leanest; the leanest where none does.
+        let best = |options: &[(Portions, Need)]| {
+            let fitting = options.iter().find(|(_, need)| bytes(need) <= budget).or(options.last());
+            fitting.map_or((Portions::default(), self.kept), |(portions, need)| (*portions, bytes(need)))
+        };
+        let least = |options: &[(Portions, Need)]| options.last().map_or(self.kept, |(_, need)| bytes(need));
+        let (portions, to_distil) = best(&needs.distil);
+        let (passing, to_advance) = best(&needs.advance);
+        let smallest = least(&needs.distil).max(least(&needs.advance));
+        let block = BlockPlan {
+            position: needs.position,
+            name: needs.name.clone(),
+            number: needs.number,
+            portions,
+            arenas: passing.workers,
+            bytes: to_distil.max(to_advance),
+        };
+        if smallest > self.smallest {
+            (self.smallest, self.largest) = (smallest, block.name.clone());
+        }
+        self.plan.bytes = self.plan.bytes.max(block.bytes);
+        self.plan.blocks.push(block);
     }
 }
 
@@ -295,9 +321,9 @@ struct Needs {
 /// Heap bytes without the cache.
 #[derive(Clone, Copy)]
 struct Need {
-    bytes: usize,
+    bytes: u64,
     /// With images on their way from and to a storage.
-    with_staging: usize,
+    with_staging: u64,
 }
 
 impl Needs {
@@ -324,25 +350,42 @@ fn halves(most: usize) -> impl Iterator<Item = usize> {
     core::iter::successors(Some(most.max(1)), |&groups| (groups > 1).then_some(groups / 2))
 }
 
-fn images_bytes(shape: Shape, count: usize) -> usize {
-    count.div_ceil(LANES) * shape.elements() * size_of::<Lanes>()
+/// Bytes of groups of images.
+fn images_bytes(shapes: &[Shape], count: usize) -> u64 {
+    let elements: u64 = shapes.iter().map(|shape| shape.elements() as u64).sum();
+    count.div_ceil(LANES) as u64 * elements * size_of::<Lanes>() as u64
 }
 
-fn most(phases: &[usize]) -> usize {
-    phases.iter().copied().max().unwrap_or(0)
+/// Heap bytes of a program, and those of an arena it works in.
+fn program_bytes(program: &Program) -> [u64; 2] {
+    [program.heap_bytes() as u64, arena_bytes(program.arena())]
+}
+
+fn arena_bytes(vectors: usize) -> u64 {
+    vectors as u64 * size_of::<Lanes>() as u64
+}
+
+fn values_bytes<T>(count: usize) -> u64 {
+    count as u64 * size_of::<T>() as u64
+}
+
+fn most<const N: usize>(phases: [u64; N]) -> u64 {
+    phases.into_iter().max().unwrap_or(0)
 }
 
 fn advance_needs(block: &Block) -> Vec<(Portions, Need)> {
-    let held = block.heap_bytes();
+    let held = block.heap_bytes() as u64;
     let program = Program::new(block, block.nodes().len(), false);
     let channels = program.segments().iter().map(|nodes| program.norm_channels(nodes.end)).max().unwrap_or(0);
     let (groups, widest) = (NOISE_BATCH.div_ceil(LANES), block.input().elements().max(block.output().elements()));
-    let moments = (channels.max(1) * (groups + 1)) * size_of::<Moments>();
+    // Of each group, and of the batch.
+    let moments = values_bytes::<Moments>(channels.max(1) * (groups + 1));
+    let [program, arena] = program_bytes(&program);
     let option = |arenas: usize| {
-        let working = program.heap_bytes() + arenas * program.arena() * size_of::<Lanes>() + moments;
+        let working = program + arenas as u64 * arena + moments;
         // Noise at the network's input is drawn image by image.
-        let bytes = most(&[held + program.heap_bytes(), working, block.input().elements() * size_of::<f32>()]);
-        let staging = widest * arenas * LANES * size_of::<u16>();
+        let bytes = most([held + program, working, values_bytes::<f32>(block.input().elements())]);
+        let staging = (arenas * LANES) as u64 * values_bytes::<f16>(widest);
         (Portions { workers: arenas, ..Portions::default() }, Need { bytes, with_staging: bytes + staging })
     };
     halves(groups).map(option).collect()
@@ -355,30 +398,27 @@ fn distil_needs(
     propagated: bool,
 ) -> Result<Vec<(Portions, Need)>, BlockError> {
     let (input, output) = (block.input(), block.output());
-    let teacher = block.heap_bytes();
+    let teacher = block.heap_bytes() as u64;
     let folded_block = fold_batch_norms(&block)?;
     drop(block);
     let student_block = shrink(&folded_block, recipe.width)?;
-    let (folded, student) = (folded_block.heap_bytes(), student_block.heap_bytes());
-    let of_node = |node: usize| (0..4).filter_map(|slot| folded_block.weight(node, slot)).map(|w| w.data.len()).sum();
-    let largest_node: usize = (0..folded_block.nodes().len()).map(of_node).max().unwrap_or(0) * size_of::<f32>();
-    let size = |program: &Program| (program.heap_bytes(), program.arena() * size_of::<Lanes>());
-    // Heap and arena of what a solve needs.
+    let [folded, student] = [&folded_block, &student_block].map(|block| block.heap_bytes() as u64);
+    // Programs, arena and images of a solve.
     let node = solvable_node(&student_block, &folded_block).filter(|_| recipe.solve_inputs > 0);
     let solving = node.map(|node| {
         let read = usize::from(student_block.nodes()[node].inputs[0]);
-        let to_hidden = size(&Program::new(&student_block, read, false));
-        let to_target = size(&Program::new(&folded_block, node + 1, false));
+        let to_hidden = program_bytes(&Program::new(&student_block, read, false));
+        let to_target = program_bytes(&Program::new(&folded_block, node + 1, false));
         let shapes = [input, student_block.shape(read), folded_block.shape(node + 1)];
-        (node, to_hidden.0 + to_target.0, to_hidden.1.max(to_target.1), shapes)
+        (node, to_hidden[0] + to_target[0], to_hidden[1].max(to_target[1]), shapes)
     });
-    let target = size(&Program::new(&folded_block, folded_block.nodes().len(), false));
+    let [target, target_arena] = program_bytes(&Program::new(&folded_block, folded_block.nodes().len(), false));
     drop(folded_block);
-    let whole = size(&Program::new(&student_block, student_block.nodes().len(), false));
+    let [whole, whole_arena] = program_bytes(&Program::new(&student_block, student_block.nodes().len(), false));
     let trained = recipe.training.steps > 0;
     let gradients = trained.then(|| CpuGradients::new(&student_block));
     let optimizer =
-        Optimizer::heap_bytes(recipe.training.update, student_block.weights().len(), student_block.parameters());
+        Optimizer::heap_bytes(recipe.training.update, student_block.weights().len(), student_block.parameters()) as u64;
     let batch = if trained { recipe.training.batch } else { 1 };
     let option = |groups: usize| {
         let portions = Portions {
@@ -386,43 +426,32 @@ fn distil_needs(
             solving: MICRO_BATCH.next_multiple_of(LANES).min(groups * LANES),
             training: batch.next_multiple_of(LANES).min(groups * LANES),
         };
-        let arenas = |images: usize, arena: usize| portions.workers.min(images.div_ceil(LANES)) * arena;
+        let arenas = |images: usize, arena: u64| portions.workers.min(images.div_ceil(LANES)) as u64 * arena;
         // Numbers of a part's images, and either the cache's order or one image of fresh noise.
         let feed = |images: usize, order: usize| match propagated {
-            true => (2 * images + order) * size_of::<usize>(),
-            false => input.elements() * size_of::<f32>(),
+            true => values_bytes::<usize>(2 * images + order),
+            false => values_bytes::<f32>(input.elements()),
         };
-        let in_work = |shapes: &[Shape], count: usize| shapes.iter().map(|&s| images_bytes(s, count)).sum::<usize>();
         let solve = solving.map_or(0, |(node, programs, arena, shapes)| {
             let [gathering, solving] = NormalEquations::heap_bytes(&student_block, node, portions.workers);
-            let gathering = gathering
-                + programs
-                + in_work(&shapes, portions.solving)
-                + arenas(portions.solving, arena)
-                + feed(portions.solving, 0);
-            folded + student + gathering.max(solving)
+            let passing = programs + images_bytes(&shapes, portions.solving) + arenas(portions.solving, arena);
+            folded + student + solving.max(gathering + passing + feed(portions.solving, 0))
         });
         let train = gradients.as_ref().map_or(0, |gradients| {
-            let arena = target.1.max(gradients.arena() * size_of::<Lanes>());
             let part = portions.training.min(batch);
-            target.0
-                + 2 * student
-                + optimizer
-                + gradients.heap_bytes(batch, part)
-                + size_of::<CpuGradients>()
-                + in_work(&[input, output], part)
-                + arenas(part, arena)
-                + feed(part, images.next_multiple_of(NOISE_BATCH))
+            let held = (gradients.heap_bytes(batch, part) + size_of::<CpuGradients>()) as u64;
+            let arena = target_arena.max(arena_bytes(gradients.arena()));
+            // Weights and gradients, both as large as the student.
+            let trainer = 2 * student + optimizer + held;
+            let order = images.next_multiple_of(NOISE_BATCH);
+            target + trainer + images_bytes(&[input, output], part) + arenas(part, arena) + feed(part, order)
         });
-        let measure = target.0
-            + student
-            + whole.0
-            + in_work(&[input, output, output], portions.solving.min(MEASURED_INPUTS))
-            + arenas(portions.solving, target.1.max(whole.1))
+        let measured = images_bytes(&[input, output, output], portions.solving.min(MEASURED_INPUTS))
+            + arenas(portions.solving, target_arena.max(whole_arena))
             + feed(portions.solving, 0);
-        let shrinking = folded + student + largest_node;
-        let bytes = most(&[teacher + folded, shrinking, solve, folded + target.0 + student, train, measure]);
-        (portions, Need { bytes, with_staging: bytes + input.elements() * size_of::<u16>() })
+        let measure = target + student + whole + measured;
+        let bytes = most([teacher + folded, folded + student, solve, folded + target + student, train, measure]);
+        (portions, Need { bytes, with_staging: bytes + values_bytes::<f16>(input.elements()) })
     };
     Ok(halves(MICRO_BATCH.max(batch).div_ceil(LANES)).map(option).collect())
 }

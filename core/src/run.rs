@@ -17,6 +17,7 @@ use crate::{
     fold::fold_batch_norms,
     forward::DeviceBlock,
     inputs::{Inputs, Source},
+    kernels::plane::LANES,
     noise::{Purpose, Stream},
     pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
     plan::{BlockPlan, Plan, PlanError, plan},
@@ -74,8 +75,8 @@ pub enum Event<'a> {
         /// Its loss.
         loss: f32,
     },
-    /// A neighbourhood is distilled and written.
-    Finished(&'a BlockReport),
+    /// A neighbourhood is distilled and written, as planned.
+    Finished(&'a BlockReport, &'a BlockPlan),
 }
 
 /// Why a run failed.
@@ -126,12 +127,14 @@ pub fn run<R: ReadAt, W: WriteAt>(
     };
     let positions: Vec<usize> = plan.blocks.iter().filter(|b| b.number.is_some()).map(|b| b.position).collect();
     let total = positions.len();
-    let job = postcard::to_allocvec(&(settings, teacher.fingerprint())).map_or(0, |bytes| crc32fast::hash(&bytes));
+    let made_by = (settings, teacher.fingerprint(), device.name(), LANES as u32, env!("CARGO_PKG_VERSION"));
+    let job = postcard::to_allocvec(&made_by).map_or(0, |bytes| crc32fast::hash(&bytes));
     let mut writer = PackWriter::resume(student, &manifest, &positions, job).map_err(RunError::Student)?;
     drop(manifest);
     let mut reports: Vec<BlockReport> = Vec::with_capacity(total);
     let mut boundary = start_boundary(teacher, cache, settings, &plan)?;
-    for (place, BlockPlan { position, number, portions, arenas, .. }) in plan.blocks.iter().enumerate() {
+    for (place, planned) in plan.blocks.iter().enumerate() {
+        let BlockPlan { position, number, portions, arenas, .. } = planned;
         if let Some(index) = *number {
             let block = teacher.block(*position).map_err(RunError::Teacher)?;
             observe(Event::Started { index, total, name: block.name() });
@@ -143,8 +146,12 @@ pub fn run<R: ReadAt, W: WriteAt>(
             let mut report = outline_report(index, &block);
             let on = (device, *portions);
             let distilled = if reports.len() < writer.blocks() {
+                // One of the two in memory at a time: the student after its teacher's program is made.
+                let folded = fold_batch_norms(&block);
+                drop(block);
+                let target = folded.map(|folded| DeviceBlock::new(&folded, device));
                 let student = writer.block(reports.len()).map_err(RunError::Student)?;
-                measured(block, student, &mut inputs, on)
+                target.map_err(DistillError::Block).and_then(|target| measured(&target, student, &mut inputs, on))
             } else {
                 let step = |step, loss| observe(Event::Stepped { step, loss });
                 distill(block, &mut inputs, &settings.recipe, on, step)
@@ -165,7 +172,7 @@ pub fn run<R: ReadAt, W: WriteAt>(
             report.macs = distilled.block.macs();
             (report.relative_error, report.loss) = (distilled.relative_error, distilled.loss);
             reports.push(report);
-            observe(Event::Finished(&reports[reports.len() - 1]));
+            observe(Event::Finished(&reports[reports.len() - 1], planned));
         }
         if let Some(boundary) = boundary.as_mut().filter(|_| place + 1 < plan.blocks.len()) {
             let block = DeviceBlock::new(&teacher.block(*position).map_err(RunError::Teacher)?, device);
@@ -195,14 +202,12 @@ fn start_boundary<R: ReadAt, W>(
 
 /// A student that an earlier run finished.
 fn measured(
-    teacher: Block,
+    target: &DeviceBlock,
     student: Block,
     inputs: &mut Inputs<'_>,
     (device, portions): (&Device, Portions),
 ) -> Result<Distilled, DistillError> {
-    let target = DeviceBlock::new(&fold_batch_norms(&teacher)?, device);
-    drop(teacher);
-    let (relative_error, loss) = measure(&target, &DeviceBlock::new(&student, device), inputs, portions)?;
+    let (relative_error, loss) = measure(target, &DeviceBlock::new(&student, device), inputs, portions)?;
     Ok(Distilled { block: student, relative_error, loss })
 }
 

@@ -52,36 +52,20 @@ pub fn shrink(block: &Block, width: Width) -> Result<Block, BlockError> {
     let mut builder = BlockBuilder::new(block.name(), block.role(), block.input());
     for (index, node) in block.nodes().iter().enumerate() {
         let mut op = node.op.clone();
-        let mut weights: Vec<Weight> = node.weights.iter().map(|&w| block.weights()[usize::from(w)].clone()).collect();
-        let written = &kept[groups[index + 1]];
-        let read = &kept[groups[usize::from(node.inputs[0])]];
-        match &mut op {
-            Op::Conv(Conv { groups: conv_groups, .. }) => {
-                if let (Some(keep), true) = (read, *conv_groups == 1) {
-                    weights[0] = weights[0].select(1, keep);
-                }
-                if let Some(keep) = written {
-                    weights.iter_mut().for_each(|w| *w = w.select(0, keep));
-                    if *conv_groups > 1 {
-                        *conv_groups = keep.len() as u16;
-                    }
-                }
-            }
-            Op::Linear => {
-                if let Some(keep) = read {
-                    weights[0] = weights[0].select(1, keep);
-                }
-                if let Some(keep) = written {
-                    weights.iter_mut().for_each(|w| *w = w.select(0, keep));
-                }
-            }
-            Op::BatchNorm { .. } => {
-                if let Some(keep) = written {
-                    weights.iter_mut().for_each(|w| *w = w.select(0, keep));
-                }
-            }
-            Op::Relu | Op::Add | Op::Subsample { .. } | Op::PadChannels { .. } | Op::GlobalAveragePool => {}
+        let written = kept[groups[index + 1]].as_deref();
+        let read = kept[groups[usize::from(node.inputs[0])]].as_deref();
+        if let (Op::Conv(Conv { groups, .. }), Some(keep)) = (&mut op, written)
+            && *groups > 1
+        {
+            *groups = keep.len() as u16;
         }
+        // Only the kernel of a dense operator has a dimension for what it reads.
+        let dense = matches!(node.op, Op::Conv(Conv { groups: 1, .. }) | Op::Linear);
+        let narrowed = |(slot, &weight): (usize, &u8)| {
+            let weight = &block.weights()[usize::from(weight)];
+            weight.select([written, read.filter(|_| dense && slot == 0)])
+        };
+        let weights: Vec<Weight> = node.weights.iter().enumerate().map(narrowed).collect();
         builder.push(&node.name, op, &node.inputs, weights)?;
     }
     builder.finish()

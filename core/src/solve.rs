@@ -67,13 +67,12 @@ impl NormalEquations {
         let Op::Conv(conv) = student.nodes()[node].op else { panic!("a solvable node is a convolution") };
         let [outputs, inputs, rows, columns] = kernel_dims(student, node);
         let features = inputs * rows * columns + 1;
-        let chunk = |first: usize| vec![0.0; ROWS.min(features - first) * features.min(first + ROWS)];
         Self {
             node,
             conv,
             kernel: [rows, columns],
             features,
-            patches: (0..features).step_by(ROWS).map(chunk).collect(),
+            patches: chunks(features).map(|len| vec![0.0; len]).collect(),
             targets: vec![0.0; outputs * features],
             planes: Vec::new(),
             workers: vec![vec![0.0; ROWS * features]; threads().min(workers)],
@@ -81,21 +80,20 @@ impl NormalEquations {
     }
 
     /// Heap bytes while sums are gathered, and while they are solved.
-    pub(crate) fn heap_bytes(student: &Block, node: usize, workers: usize) -> [usize; 2] {
+    pub(crate) fn heap_bytes(student: &Block, node: usize, workers: usize) -> [u64; 2] {
         let Op::Conv(conv) = student.nodes()[node].op else { return [0; 2] };
         let [outputs, inputs, rows, columns] = kernel_dims(student, node);
         let features = inputs * rows * columns + 1;
-        let chunk = |first: usize| ROWS.min(features - first) * features.min(first + ROWS) * size_of::<f64>();
-        let triangle: usize = (0..features).step_by(ROWS).map(chunk).sum();
-        let targets = outputs * features * size_of::<f64>();
-        let hidden =
-            Plane { shape: student.shape(student.nodes()[node].inputs[0].into()), border: conv.padding.into() };
-        let planes = (hidden.len() + hidden.area()) * size_of::<Lanes>();
-        let scratch = threads().min(workers) * ROWS * features * size_of::<f32>();
+        let bytes = |count: usize, size: usize| count as u64 * size as u64;
+        let triangle: u64 = chunks(features).map(|len| bytes(len, size_of::<f64>())).sum();
+        let [targets, solution] = [size_of::<f64>(), size_of::<f32>()].map(|size| bytes(outputs * features, size));
+        let hidden = student.shape(student.nodes()[node].inputs[0].into());
+        let plane = Plane { shape: hidden, border: conv.padding.into() };
+        let planes = bytes(plane.len() + plane.area(), size_of::<Lanes>());
+        let scratch = bytes(threads().min(workers) * ROWS * features, size_of::<f32>());
         // The places of the patches' planes, and of the targets'.
-        let starts = (features + outputs) * size_of::<usize>();
-        let solution = outputs * features * size_of::<f32>();
-        let matrix = features * features * size_of::<f64>();
+        let starts = bytes(features + outputs, size_of::<usize>());
+        let matrix = features as u64 * bytes(features, size_of::<f64>());
         [triangle + targets + planes + scratch + starts, triangle + targets + matrix + solution]
     }
 
@@ -183,6 +181,11 @@ impl NormalEquations {
         }
         student.with_values(values)
     }
+}
+
+/// Lengths of the pieces of a lower triangle, [`ROWS`] rows each and as long as the last of them.
+fn chunks(features: usize) -> impl Iterator<Item = usize> {
+    (0..features).step_by(ROWS).map(move |first| ROWS.min(features - first) * features.min(first + ROWS))
 }
 
 /// Extents of a convolution's kernel: `[C_out, C_in / groups, K_h, K_w]`.

@@ -30,6 +30,12 @@ pub trait WriteAt: ReadAt {
     /// The storage's own, a full disk among them.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Self::Error>;
 
+    /// Forgets everything.
+    ///
+    /// # Errors
+    /// The storage's own.
+    fn clear(&mut self) -> Result<(), Self::Error>;
+
     /// Returns once everything written would survive a power cut.
     ///
     /// # Errors
@@ -73,6 +79,11 @@ impl WriteAt for Vec<u8> {
         Ok(())
     }
 
+    fn clear(&mut self) -> Result<(), Infallible> {
+        Vec::clear(self);
+        Ok(())
+    }
+
     fn sync(&mut self) -> Result<(), Infallible> {
         Ok(())
     }
@@ -93,6 +104,10 @@ impl<S: ReadAt> ReadAt for &mut S {
 impl<S: WriteAt> WriteAt for &mut S {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), S::Error> {
         (**self).write_at(offset, bytes)
+    }
+
+    fn clear(&mut self) -> Result<(), S::Error> {
+        (**self).clear()
     }
 
     fn sync(&mut self) -> Result<(), S::Error> {

@@ -3,8 +3,11 @@
 use std::{env, error::Error, fs, path::Path};
 
 /// The board of each target; the environment variable `BOARD` names another.
-const BOARDS: [(&str, &str); 2] =
-    [("thumbv7em-none-eabihf", "mps2_an500"), ("riscv32imafc-unknown-none-elf", "riscv_virt")];
+const BOARDS: &[(&str, &str)] = &[
+    // target, name
+    ("thumbv7em-none-eabihf", "mps2_an500"),
+    ("riscv32imafc-unknown-none-elf", "riscv_virt"),
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let target = env::var("TARGET")?;

@@ -51,6 +51,10 @@ impl WriteAt for DiskFile {
         self.0.write_all(bytes)
     }
 
+    fn clear(&mut self) -> io::Result<()> {
+        self.0.set_len(0)
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.0.sync_all()
     }
@@ -60,38 +64,54 @@ impl WriteAt for DiskFile {
 #[derive(Debug)]
 pub struct PartFile {
     file: DiskFile,
-    /// Whether what an earlier run left counts. If not, it stays all the same until there is something to write.
+    /// Whether this run goes on with what an earlier one left. If not, that stays, unseen, until this run begins to write.
     resume: bool,
+    /// Whether nothing of an earlier run is in the file.
+    begun: bool,
     path: PathBuf,
     target: PathBuf,
 }
 
 impl PartFile {
+    /// Where the pack for `target` is written.
+    ///
+    /// # Errors
+    /// `target` is something else than a file.
+    pub fn path(target: &Path) -> Result<PathBuf> {
+        let mut name = file_name(target)?.to_owned();
+        name.push(".part");
+        Ok(target.with_file_name(name))
+    }
+
     /// Opens the `.part` file beside `target`: what an earlier run left to `resume`, or empty.
     ///
     /// # Errors
     /// The folder is not there or not writable, `target` is something else than a file, or another run is writing it.
     pub fn open(target: &Path, resume: bool) -> Result<Self> {
-        let mut name = file_name(target)?.to_owned();
-        name.push(".part");
-        let path = target.with_file_name(name);
+        let path = Self::path(target)?;
         let context = || format!("cannot write {}", path.display());
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.with_context(context)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("another run is writing {}", path.display()),
-            Err(TryLockError::Error(error)) => log::debug!("{}: no lock: {error}", path.display()),
+        loop {
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+            let file = file.with_context(context)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => bail!("another run is writing {}", path.display()),
+                Err(TryLockError::Error(error)) => log::debug!("{}: no lock: {error}", path.display()),
+            }
+            // Another run may have renamed the file between the two calls: it is a whole student then.
+            if is_at(&file, &path).with_context(context)? {
+                let begun = file.metadata().with_context(context)?.len() == 0;
+                return Ok(Self { file: DiskFile(file), resume, begun, path, target: target.to_owned() });
+            }
         }
-        Ok(Self { file: DiskFile(file), resume, path, target: target.to_owned() })
     }
 
-    /// Removes the file, unless there is something in it.
+    /// Removes the file, unless something of an earlier run is in it.
     ///
     /// # Errors
     /// The storage's own.
-    pub fn remove_if_empty(self) -> io::Result<()> {
-        if self.file.0.metadata()?.len() == 0 { std::fs::remove_file(&self.path) } else { Ok(()) }
+    pub fn discard(self) -> io::Result<()> {
+        if self.begun { std::fs::remove_file(&self.path) } else { Ok(()) }
     }
 
     /// Makes the file durable under its final name: sync, rename, sync the folder.
@@ -112,7 +132,7 @@ impl ReadAt for PartFile {
     type Error = io::Error;
 
     fn length(&mut self) -> io::Result<u64> {
-        if self.resume { self.file.length() } else { Ok(0) }
+        if self.resume || self.begun { self.file.length() } else { Ok(0) }
     }
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
@@ -122,16 +142,35 @@ impl ReadAt for PartFile {
 
 impl WriteAt for PartFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if !self.resume {
-            self.file.0.set_len(0)?;
-            self.resume = true;
-        }
         self.file.write_at(offset, bytes)
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        self.begun = true;
+        self.file.clear()
     }
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync()
     }
+}
+
+/// Whether `path` names this open file.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    match std::fs::metadata(path) {
+        Ok(there) => Ok(identity(there) == identity(file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Elsewhere an open file is not renamed.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// A file being written beside its final place. Dropped without [`commit`](Self::commit), it vanishes.
@@ -230,6 +269,10 @@ impl WriteAt for NewFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.temporary.seek(SeekFrom::Start(offset))?;
         self.temporary.write_all(bytes)
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        self.temporary.as_file().set_len(0)
     }
 
     fn sync(&mut self) -> io::Result<()> {

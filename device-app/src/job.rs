@@ -3,14 +3,22 @@
 use std::{alloc::System, path::Path, time::Instant};
 
 use anyhow::{Context, Result};
-use distill_core::{BlockReport, CountingAllocator, Device, Event, Plan, Settings, run};
+use distill_core::{BlockPlan, BlockReport, Budget, CountingAllocator, Device, Event, Pack, ReadAt, Settings, run};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::file::{PartFile, check_distinct, open_pack, scratch_file};
 
-/// What the program takes beside a run, in bytes: arguments, progress bar, threads.
-pub const PROGRAM_BYTES: usize = 64 << 10;
+/// What the program takes beside a run over `teacher`, in bytes: arguments, progress bar, the manifest, what is told of each
+/// block.
+pub fn program_bytes<R: ReadAt>(teacher: &Pack<R>) -> u64 {
+    let manifest = teacher.manifest();
+    let classes: usize = manifest.classes.iter().map(|name| name.len() + size_of::<String>()).sum();
+    let told = teacher.blocks() * (size_of::<BlockOutcome>() + 64);
+    (PROGRAM_BYTES + classes + told) as u64
+}
+
+const PROGRAM_BYTES: usize = 64 << 10;
 
 /// A run over files.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +41,7 @@ pub struct Outcome {
     /// Most heap in use during the run, in bytes.
     pub peak_bytes: usize,
     /// The most the plan allows; `null` on devices whose memory is not planned.
-    pub planned_bytes: Option<usize>,
+    pub planned_bytes: Option<u64>,
 }
 
 /// One neighbourhood of a run.
@@ -47,7 +55,7 @@ pub struct BlockOutcome {
     /// Most heap in use during that time, in bytes.
     pub peak_bytes: usize,
     /// The most the plan allows for the block, passing the cache on included, in bytes.
-    pub planned_bytes: usize,
+    pub planned_bytes: u64,
     /// Inputs whose gradients or sums are taken at a time.
     pub micro_batch: usize,
 }
@@ -65,23 +73,29 @@ pub fn run_job(
     let start = Instant::now();
     heap.reset_peak();
     check_distinct(job.student, [job.teacher])?;
+    check_distinct(&PartFile::path(job.student)?, [job.teacher])?;
     let mut pack = open_pack(job.teacher)?;
+    let budget = Budget { used: program_bytes(&pack), ..settings.budget };
+    let settings = &Settings { budget, ..settings.clone() };
     let mut part = PartFile::open(job.student, job.resume)?;
     let cache = Box::new(scratch_file(job.student)?);
-    let mut blocks: Vec<BlockOutcome> = Vec::new();
-    let mut watch = BlockWatch { start, run_peak: 0, plan: None, bar: None };
+    let (mut blocks, mut planned_bytes) = (Vec::new(), 0);
+    let mut watch = BlockWatch { start, run_peak: 0, bar: None };
     let observe = |event: Event<'_>| match event {
-        Event::Planned(plan) => watch.plan = Some(plan.clone()),
+        Event::Planned(plan) => {
+            planned_bytes = plan.bytes;
+            blocks.reserve_exact(plan.blocks.len());
+        }
         Event::Started { index, total, name } => watch.begin((index, total), name, settings, heap),
         Event::Stepped { loss, .. } => watch.step(loss),
-        Event::Finished(report) => blocks.push(watch.end(report, settings, heap)),
+        Event::Finished(report, planned) => blocks.push(watch.end(report, planned, settings, heap)),
         _ => {}
     };
     let done = run(&mut pack, &mut part, Some(cache), settings, device, observe).map(|_| ());
-    if done.is_err() {
-        part.remove_if_empty()?;
-    } else {
-        part.commit()?;
+    match (&done, blocks.is_empty()) {
+        (Ok(()), _) => part.commit()?,
+        (Err(_), true) => part.discard()?,
+        (Err(_), false) => {}
     }
     done.with_context(|| {
         let (teacher, student) = (job.teacher.display(), job.student.display());
@@ -93,7 +107,7 @@ pub fn run_job(
         }
     })?;
     let peak_bytes = watch.run_peak.max(heap.peak_bytes());
-    let planned_bytes = watch.plan.filter(|_| matches!(device, Device::Cpu)).map(|plan| plan.bytes);
+    let planned_bytes = matches!(device, Device::Cpu).then_some(planned_bytes);
     Ok(Outcome { blocks, seconds: start.elapsed().as_secs_f64(), peak_bytes, planned_bytes })
 }
 
@@ -101,7 +115,6 @@ pub fn run_job(
 struct BlockWatch {
     start: Instant,
     run_peak: usize,
-    plan: Option<Plan>,
     bar: Option<ProgressBar>,
 }
 
@@ -130,14 +143,19 @@ impl BlockWatch {
         }
     }
 
-    fn end(&mut self, report: &BlockReport, settings: &Settings, heap: &CountingAllocator<System>) -> BlockOutcome {
-        let planned = self.plan.iter().flat_map(|plan| &plan.blocks).find(|block| block.number == Some(report.index));
+    fn end(
+        &mut self,
+        report: &BlockReport,
+        planned: &BlockPlan,
+        settings: &Settings,
+        heap: &CountingAllocator<System>,
+    ) -> BlockOutcome {
         let outcome = BlockOutcome {
             report: report.clone(),
             seconds: self.start.elapsed().as_secs_f64(),
             peak_bytes: heap.peak_bytes(),
-            planned_bytes: planned.map_or(0, |block| block.bytes),
-            micro_batch: planned.map_or(0, |block| block.micro_batch(settings)),
+            planned_bytes: planned.bytes,
+            micro_batch: planned.micro_batch(settings),
         };
         let line = format!(
             "block {} {}: relative error {:.4}, {} -> {} parameters, {:.1} s",

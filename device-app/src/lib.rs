@@ -6,6 +6,6 @@ mod options;
 mod terminal;
 
 pub use file::{DiskFile, NewFile, PartFile, check_distinct, open_pack, scratch_file, write_file};
-pub use job::{BlockOutcome, Job, Outcome, PROGRAM_BYTES, run_job};
+pub use job::{BlockOutcome, Job, Outcome, program_bytes, run_job};
 pub use options::{DeviceName, RunOptions, WorkOptions};
 pub use terminal::{Progress, exit_code, print, start_log};

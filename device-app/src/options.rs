@@ -7,8 +7,6 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use distill_core::{Budget, Device, Noise, Recipe, Schedule, Settings, Training, Update, Width};
 
-use crate::job::PROGRAM_BYTES;
-
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
@@ -64,7 +62,7 @@ pub struct WorkOptions {
     /// L2 regularisation of the gradient steps
     #[arg(long, default_value_t = 0.0, value_name = "L2")]
     pub weight_decay: f32,
-    /// Most memory to use, as in 4MiB: the work is cut to fit, and gives the same student [default: no limit]
+    /// Most heap to use, as in 8MiB: the work is cut to fit, and gives the same student [default: no limit]
     #[arg(long, value_name = "SIZE")]
     pub budget: Option<ByteSize>,
     /// Neighbourhoods to distil, as in 0-3,7 [default: all]
@@ -145,8 +143,7 @@ impl WorkOptions {
             NoiseName::Propagated => Noise::Propagated,
         };
         let blocks = self.blocks.as_deref().map(parse_blocks).transpose()?.unwrap_or_default();
-        let bytes = self.budget.map_or(usize::MAX, |size| usize::try_from(size.as_u64()).unwrap_or(usize::MAX));
-        let budget = Budget { bytes, used: PROGRAM_BYTES };
+        let budget = Budget { bytes: self.budget.map_or(u64::MAX, |size| size.as_u64()), used: 0 };
         let settings = Settings { recipe, noise, images: self.images, blocks, seed: self.seed, budget };
         settings.check()?;
         Ok(settings)

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use distill_core::{CountingAllocator, Device, Encoding};
 use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
@@ -59,7 +59,7 @@ enum Command {
     Import(ImportArgs),
     /// Show the blocks of a network
     #[command(
-        after_help = "Examples:\n  distill inspect teacher.ndp\n  distill inspect teacher.ndp --budget 4MiB --width 0.5 --steps 150"
+        after_help = "Examples:\n  distill inspect teacher.ndp\n  distill inspect teacher.ndp --budget 8MiB --width 0.5 --steps 150"
     )]
     Inspect(Box<InspectArgs>),
     /// Measure accuracy on labelled images
@@ -114,6 +114,7 @@ struct ImportArgs {
 }
 
 #[derive(Args)]
+#[command(mut_group("WorkOptions", |options| options.requires("budget")))]
 struct InspectArgs {
     /// .ndp, or .safetensors written by recompose
     file: PathBuf,
@@ -192,6 +193,7 @@ fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
 
 fn inspect_file(json: bool, InspectArgs { file, work }: &InspectArgs) -> Result<()> {
     if work.budget.is_some() {
+        ensure!(ending(file) == "ndp", "cannot plan a run over {}: a run takes a teacher pack (.ndp)", file.display());
         let plan = PlanTable::new(file, &work.settings()?)?;
         return print(json, &plan, || plan.table());
     }

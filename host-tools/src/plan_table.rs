@@ -5,19 +5,19 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
-use distill_core::{Device, Settings, plan};
-use distill_device::open_pack;
+use distill_core::{Budget, Device, Settings, plan};
+use distill_device::{open_pack, program_bytes};
 use serde::Serialize;
 
 /// The object `inspect --budget --json` prints.
 #[derive(Debug, Serialize)]
 pub struct PlanTable {
     /// What the run may take, in bytes.
-    pub budget_bytes: usize,
+    pub budget_bytes: u64,
     /// The most it would take.
-    pub planned_bytes: usize,
+    pub planned_bytes: u64,
     /// Cached activations, in bytes; none for standard noise.
-    pub cache_bytes: Option<usize>,
+    pub cache_bytes: Option<u64>,
     /// Whether they lie in a file.
     pub cache_in_file: bool,
     /// The blocks the run passes, in order.
@@ -36,7 +36,7 @@ pub struct PlanLine {
     /// Threads with work.
     pub workers: Option<usize>,
     /// The most the run would take there, in bytes.
-    pub planned_bytes: usize,
+    pub planned_bytes: u64,
 }
 
 impl PlanTable {
@@ -46,6 +46,8 @@ impl PlanTable {
     /// The file, or a budget that does not do.
     pub fn new(path: &Path, settings: &Settings) -> Result<Self> {
         let mut pack = open_pack(path)?;
+        let budget = Budget { used: program_bytes(&pack), ..settings.budget };
+        let settings = &Settings { budget, ..settings.clone() };
         let context = || format!("cannot plan a run over {}", path.display());
         let plan = plan(&mut pack, settings, &Device::Cpu, true).with_context(context)?;
         let line = |block: &distill_core::BlockPlan| PlanLine {
@@ -79,7 +81,7 @@ impl PlanTable {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        let size = |bytes: usize| ByteSize(bytes as u64).display().iec();
+        let size = |bytes: u64| ByteSize(bytes).display().iec();
         let cache = match self.cache_bytes {
             Some(bytes) => {
                 format!(

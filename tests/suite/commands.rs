@@ -241,9 +241,21 @@ fn a_run_that_was_cut_off_goes_on() {
     assert!(fs::read(desk.path("student.ndp")).unwrap() == whole);
     fs::remove_file(desk.path("student.ndp")).unwrap();
     assert_eq!(desk.files(), before);
-    // With nothing to go on with, it begins.
+    // With nothing to go on with, or something else in its place, it begins.
     desk.json(&format!("distill-device {line} --resume"));
     assert!(fs::read(desk.path("student.ndp")).unwrap() == whole);
+    fs::write(desk.path("student.ndp.part"), vec![7; 2 * whole.len()]).unwrap();
+    desk.json(&format!("distill-device {line} --resume"));
+    assert!(fs::read(desk.path("student.ndp")).unwrap() == whole);
+}
+
+#[test]
+fn a_teacher_in_the_place_of_the_unfinished_student_stays() {
+    let desk = Desk::new();
+    fs::copy(desk.path("teacher.ndp"), desk.path("student.ndp.part")).unwrap();
+    let error = desk.failure("distill-device run student.ndp.part -o student.ndp --noise standard --images 16", 1);
+    assert!(error.contains("would replace the file"), "{error}");
+    assert_eq!(fs::read(desk.path("teacher.ndp")).unwrap(), fs::read(desk.path("student.ndp.part")).unwrap());
 }
 
 #[test]
@@ -260,6 +272,8 @@ fn a_plan_says_what_a_budget_does() {
     assert!(peak <= smallest.parse().unwrap(), "{peak} bytes of {smallest}");
     let less = smallest.parse::<u64>().unwrap() - 1;
     desk.failure(&format!("distill-device run teacher.ndp -o s.ndp {options} --budget {less}"), 1);
+    // Without a budget there is no plan to make, and no option of one.
+    desk.failure(&format!("distill inspect teacher.ndp {options}"), 2);
     let text = desk.run(&format!("distill inspect teacher.ndp {options} --budget 1GiB"));
     assert!(String::from_utf8(text.stdout).unwrap().contains("layer3.2"));
 }

@@ -1,8 +1,8 @@
 //! What the options of `distill-device run` mean.
 
 use clap::Parser;
-use distill_core::{Budget, Noise, Schedule, Settings, Update, Width};
-use distill_device::{PROGRAM_BYTES, RunOptions};
+use distill_core::{Noise, Schedule, Settings, Update, Width};
+use distill_device::RunOptions;
 
 #[derive(Parser)]
 struct Command {
@@ -17,8 +17,7 @@ fn settings(line: &str) -> Settings {
 
 #[test]
 fn defaults_are_the_cores() {
-    let budget = Budget { used: PROGRAM_BYTES, ..Budget::UNLIMITED };
-    assert_eq!(settings(""), Settings { budget, ..Settings::new(Width::new(0.5).unwrap(), 0) });
+    assert_eq!(settings(""), Settings::new(Width::new(0.5).unwrap(), 0));
 }
 
 #[test]

@@ -104,6 +104,12 @@ impl ReadAt for FailingDisk {
 }
 
 impl WriteAt for FailingDisk {
+    fn clear(&mut self) -> io::Result<()> {
+        self.operate()?;
+        self.bytes.clear();
+        Ok(())
+    }
+
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let result = self.operate();
         let written = if result.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };

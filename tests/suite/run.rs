@@ -160,7 +160,7 @@ fn events_come_in_order() {
             Event::Planned(plan) => format!("plan {}", plan.blocks.len()),
             Event::Started { index, total, name } => format!("start {index}/{total} {name}"),
             Event::Stepped { step, loss } => format!("step {step} {}", loss.is_finite()),
-            Event::Finished(report) => format!("end {}", report.index),
+            Event::Finished(report, _) => format!("end {}", report.index),
             other => format!("{other:?}"),
         });
     };
@@ -306,6 +306,12 @@ impl ReadAt for Failing<Vec<u8>> {
 }
 
 impl WriteAt for Failing<Vec<u8>> {
+    fn clear(&mut self) -> io::Result<()> {
+        self.operate()?;
+        self.storage.clear();
+        Ok(())
+    }
+
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let result = self.operate();
         let written = if result.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
@@ -416,7 +422,7 @@ fn budget_does_not_change_the_student() {
         });
         let (reports, whole) = distilled(&settings);
         let teacher = pack(&teacher(), Encoding::F32);
-        let attempt = |bytes: usize| {
+        let attempt = |bytes: u64| {
             let settings = Settings { budget: Budget { bytes, used: 0 }, ..settings.clone() };
             let (mut pack, cache) = (Pack::open(teacher.as_slice()).unwrap(), Box::new(Vec::new()));
             run(&mut pack, Vec::new(), Some(cache), &settings, &Device::Cpu, |_| {})

@@ -37,7 +37,8 @@ impl<W: WriteAt> PackWriter<W> {
         Ok(writer)
     }
 
-    /// Goes on with the unfinished pack that `storage` holds, or begins one, of blocks at these positions of their network.
+    /// Goes on with the unfinished pack that `storage` holds, of blocks at these positions of their network. Anything else
+    /// that lies there is forgotten, and a pack begun.
     /// `job` is a checksum of everything that determines them, so that a pack of another job is not gone on with.
     ///
     /// # Errors
@@ -57,6 +58,7 @@ impl<W: WriteAt> PackWriter<W> {
             return Err(PackError::OtherJob);
         }
         if writer.entries.is_empty() {
+            writer.storage.clear().map_err(PackError::Storage)?;
             writer.write_header(UNFINISHED, 0, 0)?;
             writer.add_manifest(manifest)?;
             writer.checkpoint()?;
@@ -193,7 +195,8 @@ impl<W: WriteAt> PackWriter<W> {
             return Err(PackError::SectionCount { expected: self.blocks, found: added });
         }
         self.storage.sync().map_err(PackError::Storage)?;
-        let index: Vec<u8> = self.entries.iter().flat_map(|entry| entry.to_bytes()).collect();
+        let mut index = Vec::with_capacity(self.entries.len() * ENTRY_BYTES as usize);
+        index.extend(self.entries.iter().flat_map(|entry| entry.to_bytes()));
         self.storage.write_at(HEADER_BYTES, &index).map_err(PackError::Storage)?;
         self.write_header(MAGIC, crc32fast::hash(&index), self.end)?;
         self.storage.sync().map_err(PackError::Storage)?;

@@ -14,7 +14,7 @@ mod storage;
 use alloc::{boxed::Box, format, string::String};
 use core::{ffi::CStr, fmt::Display, str::FromStr};
 
-use distill_core::{Budget, Device, Event, Noise, Pack, Settings, Update, Width, run};
+use distill_core::{Budget, Device, Event, Noise, Pack, PackError, RunError, Settings, Update, Width, run};
 use semihosting::{eprintln, experimental::env, fs, println, process};
 
 use self::storage::HostFile;
@@ -43,7 +43,7 @@ fn settings() -> Result<(Settings, bool), String> {
     let mut settings = Settings::new(Width::new(0.5).map_err(text)?, 0);
     (settings.images, settings.recipe.solve_inputs, settings.recipe.training.batch) = (64, 64, 16);
     // A first-fit heap has gaps.
-    settings.budget = Budget { bytes: heap::SIZE / 8 * 7, used: 0 };
+    settings.budget = Budget { bytes: (heap::SIZE / 8 * 7) as u64, used: 0 };
     let (mut resume, mut rate) = (true, None);
     let arguments = env::args::<256>().map_err(text)?;
     // The first is the program's name.
@@ -86,14 +86,17 @@ fn distil(settings: &Settings, resume: bool) -> Result<(), String> {
     let mut planned = 0;
     let observe = |event: Event<'_>| match event {
         Event::Planned(plan) => planned = plan.bytes,
-        Event::Finished(report) => {
+        Event::Finished(report, _) => {
             let (name, error, loss) = (&report.name, report.relative_error, report.loss);
             println!("block {} {name} relative error {error:.6e} loss {loss:.6e}", report.index);
         }
         _ => {}
     };
     let done = run(&mut teacher, student, Some(cache), settings, &Device::Cpu, observe);
-    let (blocks, student) = done.map_err(text)?;
+    let (blocks, student) = done.map_err(|error| match error {
+        RunError::Student(PackError::OtherJob) => format!("{error}, by start=again"),
+        other => text(other),
+    })?;
     drop(student);
     fs::rename(UNFINISHED, STUDENT).map_err(text)?;
     fs::remove_file(CACHE).map_err(text)?;

@@ -10,7 +10,10 @@ use semihosting::{
 
 /// A file at the other end of the debugger.
 #[derive(Debug)]
-pub struct HostFile(File);
+pub struct HostFile {
+    file: File,
+    path: &'static CStr,
+}
 
 /// Why the other end refused.
 #[derive(Debug)]
@@ -18,38 +21,44 @@ pub struct HostError(io::Error);
 
 impl HostFile {
     /// An existing file, to read.
-    pub fn open(path: &CStr) -> Result<Self, HostError> {
-        File::open(path).map(Self).map_err(HostError)
+    pub fn open(path: &'static CStr) -> Result<Self, HostError> {
+        Ok(Self { file: File::open(path).map_err(HostError)?, path })
     }
 
     /// A file to write and to read again: what it holds is kept if it is there and `keep` says so.
-    pub fn writable(path: &CStr, keep: bool) -> Result<Self, HostError> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        if keep && let Ok(file) = options.open(path) {
-            return Ok(Self(file));
-        }
-        options.create(true).truncate(true).open(path).map(Self).map_err(HostError)
+    pub fn writable(path: &'static CStr, keep: bool) -> Result<Self, HostError> {
+        let kept = keep.then(|| OpenOptions::new().read(true).write(true).open(path));
+        let file = kept.and_then(Result::ok).map_or_else(|| empty(path), Ok)?;
+        Ok(Self { file, path })
     }
+}
+
+fn empty(path: &CStr) -> Result<File, HostError> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).map_err(HostError)
 }
 
 impl ReadAt for HostFile {
     type Error = HostError;
 
     fn length(&mut self) -> Result<u64, HostError> {
-        self.0.metadata().map(|metadata| metadata.len()).map_err(HostError)
+        self.file.metadata().map(|metadata| metadata.len()).map_err(HostError)
     }
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), HostError> {
-        self.0.seek(SeekFrom::Start(offset)).map_err(HostError)?;
-        self.0.read_exact(buffer).map_err(HostError)
+        self.file.seek(SeekFrom::Start(offset)).map_err(HostError)?;
+        self.file.read_exact(buffer).map_err(HostError)
     }
 }
 
 impl WriteAt for HostFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), HostError> {
-        self.0.seek(SeekFrom::Start(offset)).map_err(HostError)?;
-        self.0.write_all(bytes).map_err(HostError)
+        self.file.seek(SeekFrom::Start(offset)).map_err(HostError)?;
+        self.file.write_all(bytes).map_err(HostError)
+    }
+
+    fn clear(&mut self) -> Result<(), HostError> {
+        self.file = empty(self.path)?;
+        Ok(())
     }
 
     /// Semihosting has no such call: what is written is as durable as the other end makes it.
