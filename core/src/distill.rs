@@ -1,11 +1,9 @@
 //! One neighbourhood: fold, shrink, solve, train, measure.
 
-use core::fmt;
-
 use serde::Serialize;
 
 use crate::{
-    block::{Block, BlockError},
+    block::Block,
     cpu::Workspace,
     device::Device,
     fold::fold_batch_norms,
@@ -15,12 +13,10 @@ use crate::{
     noise::Purpose,
     shrink::{Width, shrink},
     solve::{NormalEquations, solvable_node},
+    stage::{DistillError, Portions},
     storage::ScratchError,
     train::{Training, train},
 };
-
-/// Inputs that the solve and the measurement push through a block at a time, where memory allows.
-pub const MICRO_BATCH: usize = 32;
 
 /// Inputs on which a block's error is measured.
 pub const MEASURED_INPUTS: usize = 64;
@@ -45,34 +41,6 @@ pub struct Distilled {
     pub relative_error: f64,
     /// Mean squared error per element over the same inputs (eq. 4).
     pub loss: f64,
-}
-
-/// How a block's work is cut to fit in memory. No result depends on it. Numbers of images are whole groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Portions {
-    /// Groups of images in work at the same time: most threads.
-    pub workers: usize,
-    /// Images of a solve or a measurement at a time.
-    pub solving: usize,
-    /// Images of a gradient step at a time; the gradients of a batch are accumulated.
-    pub training: usize,
-}
-
-impl Default for Portions {
-    /// As much as threads can use, and whole batches.
-    fn default() -> Self {
-        Self { workers: usize::MAX, solving: MICRO_BATCH, training: usize::MAX }
-    }
-}
-
-/// Why a block was not distilled.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum DistillError {
-    /// Training diverged, or a defect of this crate.
-    Block(BlockError),
-    /// The storage that holds the cached inputs.
-    Inputs(ScratchError),
 }
 
 /// Distils one neighbourhood.
@@ -152,26 +120,3 @@ pub(crate) fn measure(
     }
     Ok((libm::sqrt(error / energy.max(f64::MIN_POSITIVE)), error / elements.max(1) as f64))
 }
-
-impl From<BlockError> for DistillError {
-    fn from(error: BlockError) -> Self {
-        Self::Block(error)
-    }
-}
-
-impl From<ScratchError> for DistillError {
-    fn from(error: ScratchError) -> Self {
-        Self::Inputs(error)
-    }
-}
-
-impl fmt::Display for DistillError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Block(error) => write!(f, "{error}"),
-            Self::Inputs(error) => write!(f, "cannot use the cache of activations: {error}"),
-        }
-    }
-}
-
-impl core::error::Error for DistillError {}

@@ -15,6 +15,9 @@ use serde::Serialize;
 
 use crate::block::Shape;
 
+/// Images that share their current batch statistics: large enough for stable ones.
+pub const NOISE_BATCH: usize = 64;
+
 /// What the inputs of a neighbourhood are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Noise {

@@ -7,29 +7,24 @@
 //! Planning reads each block's weights, so it takes some memory itself: less than the leanest run over the same block.
 //! Sizes are 64 bits wide, because a device of 32 bits must be able to say that it is asked for more than it can address.
 
+mod needs;
+
 use alloc::{string::String, vec::Vec};
 use core::fmt;
 
 use half::f16;
 
+use self::needs::Way;
 use crate::{
-    block::{Block, BlockError, Role, Shape},
-    cpu::{CpuGradients, Program},
+    block::{BlockError, Role, Shape},
     device::Device,
-    distill::{MEASURED_INPUTS, MICRO_BATCH, Portions, Recipe},
-    fold::fold_batch_norms,
-    kernels::{
-        norm::Moments,
-        parallel::threads,
-        plane::{LANES, Lanes},
-    },
-    noise::Noise,
-    optimizer::Optimizer,
+    distill::MEASURED_INPUTS,
+    kernels::{parallel::threads, plane::LANES},
+    noise::{NOISE_BATCH, Noise},
     pack::{Contents, Outline, Pack, PackError},
-    run::{BlockReport, NOISE_BATCH},
+    report::BlockReport,
     settings::{Settings, SettingsError},
-    shrink::shrink,
-    solve::{NormalEquations, solvable_node},
+    stage::Portions,
     storage::ReadAt,
     train::Training,
 };
@@ -43,20 +38,6 @@ const THREAD_BYTES: usize = if cfg!(feature = "std") { 8 << 10 } else { 0 };
 const BYTES_PER_BLOCK: usize = size_of::<Passed>() + 2 * size_of::<BlockPlan>() + size_of::<BlockReport>() + 128;
 /// Copies of a block's name in them.
 const NAMES_PER_BLOCK: usize = 4;
-
-/// Memory that a run may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// Most heap in use at any time, in bytes.
-    pub bytes: u64,
-    /// What of it the program around the run has in use.
-    pub used: u64,
-}
-
-impl Budget {
-    /// As much as there is.
-    pub const UNLIMITED: Self = Self { bytes: u64::MAX, used: 0 };
-}
 
 /// How a run will go, and what it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,17 +160,21 @@ pub fn plan<R: ReadAt>(
     let fixed = settings.budget.used + (SMALL_BYTES + THREAD_BYTES * threads() + lines) as u64;
     let mut drafts: Vec<Draft> = caches.iter().map(|&cache| Draft::new(cache, fixed, passed.len())).collect();
     let mut given = None;
-    for (place, Passed { position, number, .. }) in passed.iter().enumerate() {
-        let block = teacher.block(*position).map_err(PlanError::Teacher)?;
+    for (place, here) in passed.iter().enumerate() {
+        let block = teacher.block(here.position).map_err(PlanError::Teacher)?;
         if settings.noise == Noise::Propagated {
             if let Some(given) = given.filter(|&given| given != block.input()) {
                 return Err(PlanError::Misfit { block: block.name().into(), takes: block.input(), given });
             }
             given = Some(block.output());
         }
-        let last = place + 1 == passed.len();
-        let needs = Needs::of(block, *position, *number, last, settings).map_err(PlanError::Block)?;
-        drafts.iter_mut().for_each(|draft| draft.add(&needs, budget));
+        let advanced = settings.noise == Noise::Propagated && place + 1 < passed.len();
+        let to_advance = if advanced { needs::advance(&block) } else { Vec::new() };
+        let to_distil = match here.number {
+            Some(_) => needs::distil(block, settings).map_err(PlanError::Block)?,
+            None => Vec::new(),
+        };
+        drafts.iter_mut().for_each(|draft| draft.add(here, [&to_distil, &to_advance], budget));
     }
     let smallest = drafts.iter().map(|draft| draft.smallest).min().unwrap_or(0);
     if smallest > budget {
@@ -279,23 +264,21 @@ impl Draft {
         Self { plan, kept, smallest: kept, largest: String::new() }
     }
 
-    /// Takes the fastest way for a block that the budget has room for.
-    fn add(&mut self, needs: &Needs, budget: u64) {
+    /// Takes the fastest ways to distil a block and to pass it that the budget has room for.
+    fn add(&mut self, passed: &Passed, ways: [&[Way]; 2], budget: u64) {
         let in_storage = self.plan.cache.is_some_and(|cache| cache.in_storage);
-        let bytes = |need: &Need| self.kept + if in_storage { need.with_staging } else { need.bytes };
-        // From the fastest to the leanest; the leanest where none does.
-        let best = |options: &[(Portions, Need)]| {
-            let fitting = options.iter().find(|(_, need)| bytes(need) <= budget).or(options.last());
-            fitting.map_or((Portions::default(), self.kept), |(portions, need)| (*portions, bytes(need)))
+        let bytes = |way: &Way| self.kept + if in_storage { way.with_staging } else { way.bytes };
+        // The leanest where none has room.
+        let best = |ways: &[Way]| {
+            let way = ways.iter().find(|way| bytes(way) <= budget).or(ways.last());
+            way.map_or((Portions::default(), self.kept), |way| (way.portions, bytes(way)))
         };
-        let least = |options: &[(Portions, Need)]| options.last().map_or(self.kept, |(_, need)| bytes(need));
-        let (portions, to_distil) = best(&needs.distil);
-        let (passing, to_advance) = best(&needs.advance);
-        let smallest = least(&needs.distil).max(least(&needs.advance));
+        let [(portions, to_distil), (passing, to_advance)] = ways.map(best);
+        let smallest = ways.into_iter().filter_map(|ways| ways.last()).map(bytes).max().unwrap_or(self.kept);
         let block = BlockPlan {
-            position: needs.position,
-            name: needs.name.clone(),
-            number: needs.number,
+            position: passed.position,
+            name: passed.outline.name.clone(),
+            number: passed.number,
             portions,
             arenas: passing.workers,
             bytes: to_distil.max(to_advance),
@@ -306,154 +289,6 @@ impl Draft {
         self.plan.bytes = self.plan.bytes.max(block.bytes);
         self.plan.blocks.push(block);
     }
-}
-
-/// What a block takes, for each way to cut its work, from the fastest to the leanest.
-struct Needs {
-    position: usize,
-    name: String,
-    number: Option<usize>,
-    distil: Vec<(Portions, Need)>,
-    /// `workers` are the arenas.
-    advance: Vec<(Portions, Need)>,
-}
-
-/// Heap bytes without the cache.
-#[derive(Clone, Copy)]
-struct Need {
-    bytes: u64,
-    /// With images on their way from and to a storage.
-    with_staging: u64,
-}
-
-impl Needs {
-    fn of(
-        block: Block,
-        position: usize,
-        number: Option<usize>,
-        last: bool,
-        settings: &Settings,
-    ) -> Result<Self, BlockError> {
-        let name = block.name().into();
-        let propagated = settings.noise == Noise::Propagated;
-        let advance = if propagated && !last { advance_needs(&block) } else { Vec::new() };
-        let distil = match number {
-            Some(_) => distil_needs(block, &settings.recipe, settings.images, propagated)?,
-            None => Vec::new(),
-        };
-        Ok(Self { position, name, number, distil, advance })
-    }
-}
-
-/// Numbers of groups in work at a time, from all to one.
-fn halves(most: usize) -> impl Iterator<Item = usize> {
-    core::iter::successors(Some(most.max(1)), |&groups| (groups > 1).then_some(groups / 2))
-}
-
-/// Bytes of groups of images.
-fn images_bytes(shapes: &[Shape], count: usize) -> u64 {
-    let elements: u64 = shapes.iter().map(|shape| shape.elements() as u64).sum();
-    count.div_ceil(LANES) as u64 * elements * size_of::<Lanes>() as u64
-}
-
-/// Heap bytes of a program, and those of an arena it works in.
-fn program_bytes(program: &Program) -> [u64; 2] {
-    [program.heap_bytes() as u64, arena_bytes(program.arena())]
-}
-
-fn arena_bytes(vectors: usize) -> u64 {
-    vectors as u64 * size_of::<Lanes>() as u64
-}
-
-fn values_bytes<T>(count: usize) -> u64 {
-    count as u64 * size_of::<T>() as u64
-}
-
-fn most<const N: usize>(phases: [u64; N]) -> u64 {
-    phases.into_iter().max().unwrap_or(0)
-}
-
-fn advance_needs(block: &Block) -> Vec<(Portions, Need)> {
-    let held = block.heap_bytes() as u64;
-    let program = Program::new(block, block.nodes().len(), false);
-    let channels = program.segments().iter().map(|nodes| program.norm_channels(nodes.end)).max().unwrap_or(0);
-    let (groups, widest) = (NOISE_BATCH.div_ceil(LANES), block.input().elements().max(block.output().elements()));
-    // Of each group, and of the batch.
-    let moments = values_bytes::<Moments>(channels.max(1) * (groups + 1));
-    let [program, arena] = program_bytes(&program);
-    let option = |arenas: usize| {
-        let working = program + arenas as u64 * arena + moments;
-        // Noise at the network's input is drawn image by image.
-        let bytes = most([held + program, working, values_bytes::<f32>(block.input().elements())]);
-        let staging = (arenas * LANES) as u64 * values_bytes::<f16>(widest);
-        (Portions { workers: arenas, ..Portions::default() }, Need { bytes, with_staging: bytes + staging })
-    };
-    halves(groups).map(option).collect()
-}
-
-fn distil_needs(
-    block: Block,
-    recipe: &Recipe,
-    images: usize,
-    propagated: bool,
-) -> Result<Vec<(Portions, Need)>, BlockError> {
-    let (input, output) = (block.input(), block.output());
-    let teacher = block.heap_bytes() as u64;
-    let folded_block = fold_batch_norms(&block)?;
-    drop(block);
-    let student_block = shrink(&folded_block, recipe.width)?;
-    let [folded, student] = [&folded_block, &student_block].map(|block| block.heap_bytes() as u64);
-    // Programs, arena and images of a solve.
-    let node = solvable_node(&student_block, &folded_block).filter(|_| recipe.solve_inputs > 0);
-    let solving = node.map(|node| {
-        let read = usize::from(student_block.nodes()[node].inputs[0]);
-        let to_hidden = program_bytes(&Program::new(&student_block, read, false));
-        let to_target = program_bytes(&Program::new(&folded_block, node + 1, false));
-        let shapes = [input, student_block.shape(read), folded_block.shape(node + 1)];
-        (node, to_hidden[0] + to_target[0], to_hidden[1].max(to_target[1]), shapes)
-    });
-    let [target, target_arena] = program_bytes(&Program::new(&folded_block, folded_block.nodes().len(), false));
-    drop(folded_block);
-    let [whole, whole_arena] = program_bytes(&Program::new(&student_block, student_block.nodes().len(), false));
-    let trained = recipe.training.steps > 0;
-    let gradients = trained.then(|| CpuGradients::new(&student_block));
-    let optimizer =
-        Optimizer::heap_bytes(recipe.training.update, student_block.weights().len(), student_block.parameters()) as u64;
-    let batch = if trained { recipe.training.batch } else { 1 };
-    let option = |groups: usize| {
-        let portions = Portions {
-            workers: threads().min(groups),
-            solving: MICRO_BATCH.next_multiple_of(LANES).min(groups * LANES),
-            training: batch.next_multiple_of(LANES).min(groups * LANES),
-        };
-        let arenas = |images: usize, arena: u64| portions.workers.min(images.div_ceil(LANES)) as u64 * arena;
-        // Numbers of a part's images, and either the cache's order or one image of fresh noise.
-        let feed = |images: usize, order: usize| match propagated {
-            true => values_bytes::<usize>(2 * images + order),
-            false => values_bytes::<f32>(input.elements()),
-        };
-        let solve = solving.map_or(0, |(node, programs, arena, shapes)| {
-            let [gathering, solving] = NormalEquations::heap_bytes(&student_block, node, portions.workers);
-            let passing = programs + images_bytes(&shapes, portions.solving) + arenas(portions.solving, arena);
-            folded + student + solving.max(gathering + passing + feed(portions.solving, 0))
-        });
-        let train = gradients.as_ref().map_or(0, |gradients| {
-            let part = portions.training.min(batch);
-            let held = (gradients.heap_bytes(batch, part) + size_of::<CpuGradients>()) as u64;
-            let arena = target_arena.max(arena_bytes(gradients.arena()));
-            // Weights and gradients, both as large as the student.
-            let trainer = 2 * student + optimizer + held;
-            let order = images.next_multiple_of(NOISE_BATCH);
-            target + trainer + images_bytes(&[input, output], part) + arenas(part, arena) + feed(part, order)
-        });
-        let measured = images_bytes(&[input, output, output], portions.solving.min(MEASURED_INPUTS))
-            + arenas(portions.solving, target_arena.max(whole_arena))
-            + feed(portions.solving, 0);
-        let measure = target + student + whole + measured;
-        let bytes = most([teacher + folded, folded + student, solve, folded + target + student, train, measure]);
-        (portions, Need { bytes, with_staging: bytes + values_bytes::<f16>(input.elements()) })
-    };
-    Ok(halves(MICRO_BATCH.max(batch).div_ceil(LANES)).map(option).collect())
 }
 
 impl<R: fmt::Display> fmt::Display for PlanError<R> {

@@ -7,51 +7,23 @@
 use alloc::{boxed::Box, string::String, vec::Vec};
 use core::fmt;
 
-use serde::Serialize;
-
 use crate::{
-    block::{Block, BlockError, Shape},
+    block::{Block, BlockError},
     boundary::{Boundary, Cache},
     device::Device,
-    distill::{DistillError, Distilled, MEASURED_INPUTS, Portions, distill, measure},
+    distill::{Distilled, MEASURED_INPUTS, distill, measure},
     fold::fold_batch_norms,
     forward::DeviceBlock,
     inputs::{Inputs, Source},
     kernels::plane::LANES,
-    noise::{Purpose, Stream},
+    noise::{NOISE_BATCH, Purpose, Stream},
     pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
     plan::{BlockPlan, Plan, PlanError, plan},
+    report::BlockReport,
     settings::Settings,
+    stage::{DistillError, Portions},
     storage::{ReadAt, Scratch, ScratchError, WriteAt},
 };
-
-/// Images that share their current batch statistics: large enough for stable ones.
-pub const NOISE_BATCH: usize = 64;
-
-/// What is known of a distilled neighbourhood.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct BlockReport {
-    /// Number among the neighbourhoods, from 0.
-    pub index: usize,
-    /// The teacher's name for it.
-    pub name: String,
-    /// Shape of its input.
-    pub input: Shape,
-    /// Shape of its output.
-    pub output: Shape,
-    /// Parameters of the teacher's block.
-    pub teacher_parameters: usize,
-    /// Parameters of the student's.
-    pub parameters: usize,
-    /// Multiply-accumulates of the teacher's block for one image.
-    pub teacher_macs: u64,
-    /// Those of the student's.
-    pub macs: u64,
-    /// `‖S_i(a) − T_i(a)‖ / ‖T_i(a)‖` on held-out inputs.
-    pub relative_error: f64,
-    /// Mean squared error per element on them.
-    pub loss: f64,
-}
 
 /// What a run is doing, for progress bars and clocks.
 #[derive(Debug)]
@@ -143,7 +115,7 @@ pub fn run<R: ReadAt, W: WriteAt>(
                 None => Source::Fresh(block.input()),
             };
             let mut inputs = Inputs { source, seed: settings.seed, index };
-            let mut report = outline_report(index, &block);
+            let mut report = BlockReport::new(index, &block);
             let on = (device, *portions);
             let distilled = if reports.len() < writer.blocks() {
                 // One of the two in memory at a time: the student after its teacher's program is made.
@@ -209,22 +181,6 @@ fn measured(
 ) -> Result<Distilled, DistillError> {
     let (relative_error, loss) = measure(target, &DeviceBlock::new(&student, device), inputs, portions)?;
     Ok(Distilled { block: student, relative_error, loss })
-}
-
-/// What is known before the block is distilled.
-fn outline_report(index: usize, teacher: &Block) -> BlockReport {
-    BlockReport {
-        index,
-        name: teacher.name().into(),
-        input: teacher.input(),
-        output: teacher.output(),
-        teacher_parameters: teacher.parameters(),
-        parameters: 0,
-        teacher_macs: teacher.macs(),
-        macs: 0,
-        relative_error: 0.0,
-        loss: 0.0,
-    }
 }
 
 impl<R: fmt::Display, W: fmt::Display> fmt::Display for RunError<R, W> {

@@ -9,7 +9,6 @@ use crate::{
     distill::Recipe,
     noise::Noise,
     optimizer::{Schedule, Update},
-    plan::Budget,
     shrink::Width,
     train::Training,
 };
@@ -35,6 +34,20 @@ pub struct Settings {
     /// Memory the run may take. It changes how the work is cut, not its result.
     #[serde(skip)]
     pub budget: Budget,
+}
+
+/// Memory that a run may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Most heap in use at any time, in bytes.
+    pub bytes: u64,
+    /// What of it the program around the run has in use.
+    pub used: u64,
+}
+
+impl Budget {
+    /// As much as there is.
+    pub const UNLIMITED: Self = Self { bytes: u64::MAX, used: 0 };
 }
 
 /// A setting outside its range.

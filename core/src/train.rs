@@ -10,11 +10,11 @@ use crate::{
     block::{Block, BlockError},
     cpu::{CpuGradients, Workspace},
     device::Device,
-    distill::{DistillError, Portions},
     forward::DeviceBlock,
     images::Images,
     inputs::Inputs,
     optimizer::{Optimizer, Schedule, Update},
+    stage::{DistillError, Portions},
 };
 
 /// How a block is trained after its start from the teacher.

@@ -1,0 +1,50 @@
+//! What a run tells of a distilled neighbourhood.
+
+use alloc::string::String;
+
+use serde::Serialize;
+
+use crate::block::{Block, Shape};
+
+/// What is known of a distilled neighbourhood.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BlockReport {
+    /// Number among the neighbourhoods, from 0.
+    pub index: usize,
+    /// The teacher's name for it.
+    pub name: String,
+    /// Shape of its input.
+    pub input: Shape,
+    /// Shape of its output.
+    pub output: Shape,
+    /// Parameters of the teacher's block.
+    pub teacher_parameters: usize,
+    /// Parameters of the student's.
+    pub parameters: usize,
+    /// Multiply-accumulates of the teacher's block for one image.
+    pub teacher_macs: u64,
+    /// Those of the student's.
+    pub macs: u64,
+    /// `‖S_i(a) − T_i(a)‖ / ‖T_i(a)‖` on held-out inputs.
+    pub relative_error: f64,
+    /// Mean squared error per element on them.
+    pub loss: f64,
+}
+
+impl BlockReport {
+    /// What is known before the block is distilled.
+    pub(crate) fn new(index: usize, teacher: &Block) -> Self {
+        Self {
+            index,
+            name: teacher.name().into(),
+            input: teacher.input(),
+            output: teacher.output(),
+            teacher_parameters: teacher.parameters(),
+            parameters: 0,
+            teacher_macs: teacher.macs(),
+            macs: 0,
+            relative_error: 0.0,
+            loss: 0.0,
+        }
+    }
+}
