@@ -102,7 +102,10 @@ impl PartFile {
             if is_at(&file, &path).with_context(context)? {
                 let begun = file.metadata().with_context(context)?.len() == 0;
                 if !resume && !begun {
-                    log::warn!("{} is of an earlier run, and will be replaced: --resume goes on with it", path.display());
+                    log::warn!(
+                        "{} is of an earlier run, and will be replaced: --resume goes on with it",
+                        path.display()
+                    );
                 }
                 return Ok(Self { file: DiskFile(file), resume, begun, path, target: target.to_owned() });
             }
