@@ -2,10 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
 
-#[path = "suite/small_network.rs"]
-#[allow(dead_code, reason = "the suite uses all of it")]
-mod small_network;
-
 use std::alloc::System;
 
 use distill_core::{
@@ -13,7 +9,7 @@ use distill_core::{
     Role, RunError, Settings, Shape, Stream, Training, Update, Width, run,
 };
 
-use crate::small_network::{gaussian, norm_weights, pack, residual};
+use distill_tests::{gaussian, norm_weights, pack, residual};
 
 #[global_allocator]
 static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
@@ -79,7 +75,7 @@ fn check_budgets(what: &str, teacher: &[u8], settings: &Settings) {
 }
 
 fn settings(k: f32, noise: Noise, steps: usize, batch: usize) -> Settings {
-    let mut settings = small_network::settings(noise);
+    let mut settings = distill_tests::settings(noise);
     settings.recipe.width = Width::new(k).unwrap();
     settings.recipe.training = Training { steps, batch, ..settings.recipe.training };
     settings
@@ -187,7 +183,7 @@ fn check_depth() {
             .collect();
         let teacher = pack(&network, Encoding::F16);
         drop(network);
-        let done = attempt(&teacher, &small_network::settings(Noise::Propagated), 8 << 20, Vec::new());
+        let done = attempt(&teacher, &distill_tests::settings(Noise::Propagated), 8 << 20, Vec::new());
         let done = done.unwrap_or_else(|smallest| panic!("{smallest} bytes"));
         println!("ResNet-{}: peak {}, pack {} bytes", 6 * n + 2, done.peak, teacher.len());
         peaks.push(done.peak);

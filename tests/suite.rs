@@ -4,8 +4,6 @@
 
 #[path = "suite/naive.rs"]
 mod naive;
-#[path = "suite/small_network.rs"]
-mod small_network;
 
 #[path = "suite/blocks.rs"]
 mod blocks;

@@ -176,19 +176,14 @@ pub fn plan<R: ReadAt>(
         };
         drafts.iter_mut().for_each(|draft| draft.add(here, [&to_distil, &to_advance], budget));
     }
-    let smallest = drafts.iter().map(|draft| draft.smallest).min().unwrap_or(0);
-    if smallest > budget {
-        let draft = drafts.into_iter().find(|draft| draft.smallest == smallest);
-        return Err(PlanError::Budget {
-            budget,
-            smallest,
-            block: draft.map(|draft| draft.largest).unwrap_or_default(),
-        });
-    }
+    let (fitting, refused): (Vec<Draft>, Vec<Draft>) = drafts.into_iter().partition(|draft| draft.smallest <= budget);
     // Of equally fast ones the first, with the cache in memory.
-    let fitting = drafts.into_iter().filter(|draft| draft.smallest <= budget);
-    let plan = fitting.map(|draft| draft.plan).min_by_key(Plan::idle_threads);
-    Ok(plan.unwrap_or(Plan { blocks: Vec::new(), cache: None, bytes: fixed }))
+    if let Some(draft) = fitting.into_iter().min_by_key(|draft| draft.plan.idle_threads()) {
+        return Ok(draft.plan);
+    }
+    let leanest = refused.into_iter().min_by_key(|draft| draft.smallest);
+    let (smallest, block) = leanest.map(|draft| (draft.smallest, draft.largest)).unwrap_or_default();
+    Err(PlanError::Budget { budget, smallest, block })
 }
 
 /// A block that the run passes.

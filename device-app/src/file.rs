@@ -295,3 +295,22 @@ fn file_name(target: &Path) -> Result<&std::ffi::OsStr> {
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_was_renamed_is_not_at_its_path() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (path, target) = (folder.path().join("a.part"), folder.path().join("a"));
+        let file = File::create(&path)?;
+        assert!(is_at(&file, &path)?);
+        std::fs::rename(&path, &target)?;
+        assert!(!is_at(&file, &path)?, "nothing is there");
+        File::create(&path)?;
+        assert!(!is_at(&file, &path)?, "another file is there");
+        assert!(is_at(&file, &target)?);
+        Ok(())
+    }
+}

@@ -5,10 +5,8 @@ use distill_core::{
     Purpose, Role, Shape, Statistics, Stream, Weight,
 };
 
-use crate::{
-    naive::{self, widen},
-    small_network::{gaussian, norm_weights, residual},
-};
+use crate::naive::{self, widen};
+use distill_tests::{gaussian, norm_weights, residual};
 
 const INPUT: Shape = Shape::new(4, 5, 6);
 

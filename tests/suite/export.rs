@@ -9,7 +9,7 @@ use distill_core::{Contents, Device, Encoding, Noise, Pack, PackWriter, run};
 use distill_host::{network::Network, quickstart::builtin_teacher, recompose::recompose, safetensors_file};
 use tempfile::TempDir;
 
-use crate::small_network::{manifest, pack, settings, teacher};
+use distill_tests::{manifest, pack, settings, teacher};
 
 /// Packs of the small teacher and of its students, in a folder.
 fn packs(folder: &TempDir) -> (PathBuf, PathBuf) {

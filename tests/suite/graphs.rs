@@ -8,8 +8,8 @@ use distill_core::{
 use crate::{
     kernels,
     naive::{self, widen},
-    small_network::{gaussian, norm_weights},
 };
+use distill_tests::{gaussian, norm_weights};
 
 /// A valid block of a few random operators over random values before them; every value is read.
 pub fn random_block(stream: &mut Stream) -> Block {

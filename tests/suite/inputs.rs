@@ -4,10 +4,8 @@ use distill_core::{
     Batches, Boundary, Cache, Device, DeviceBlock, Images, Inputs, Purpose, Source, Statistics, Stream,
 };
 
-use crate::{
-    naive::{self, widen},
-    small_network::{IMAGE, teacher},
-};
+use crate::naive::{self, widen};
+use distill_tests::{IMAGE, teacher};
 
 #[test]
 fn noise_is_propagated_with_the_statistics_of_its_batch() {

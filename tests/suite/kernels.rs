@@ -6,10 +6,8 @@ use distill_core::{
     Statistics, Stream, Training, Update, Weight,
 };
 
-use crate::{
-    naive::{self, widen},
-    small_network::gaussian,
-};
+use crate::naive::{self, widen};
+use distill_tests::gaussian;
 
 /// Gradients by one step that moves every weight by exactly minus its gradient.
 const BARE: Training = Training {

@@ -2,10 +2,8 @@
 
 use distill_core::{Block, Images, NetworkTrainer, Op, Purpose, Schedule, Statistics, Stream, Training, Update};
 
-use crate::{
-    naive::{self, widen},
-    small_network::{IMAGE, teacher},
-};
+use crate::naive::{self, widen};
+use distill_tests::{IMAGE, teacher};
 
 /// A group of images and part of one.
 const COUNT: usize = 21;

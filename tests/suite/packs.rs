@@ -7,7 +7,7 @@ use distill_core::{
     Weight, WriteAt,
 };
 
-use crate::{naive::widen, small_network};
+use crate::naive::widen;
 
 type Read = Result<(Manifest, Vec<Block>), PackError<Infallible>>;
 
@@ -41,16 +41,16 @@ pub fn example_pack() -> Vec<u8> {
 
 #[test]
 fn f32_weights_come_back_exactly() {
-    let blocks = small_network::teacher();
-    let (manifest, found) = read(&small_network::pack(&blocks, Encoding::F32)).unwrap();
-    assert_eq!(manifest, small_network::manifest());
+    let blocks = distill_tests::teacher();
+    let (manifest, found) = read(&distill_tests::pack(&blocks, Encoding::F32)).unwrap();
+    assert_eq!(manifest, distill_tests::manifest());
     assert_eq!(found, blocks);
 }
 
 #[test]
 fn f16_weights_come_back_rounded_to_nearest() {
-    let blocks = small_network::teacher();
-    let (_, found) = read(&small_network::pack(&blocks, Encoding::F16)).unwrap();
+    let blocks = distill_tests::teacher();
+    let (_, found) = read(&distill_tests::pack(&blocks, Encoding::F16)).unwrap();
     let weights = |blocks: &[Block]| -> Vec<f64> {
         blocks.iter().flat_map(Block::weights).flat_map(|weight| widen(&weight.data)).collect()
     };
@@ -64,17 +64,17 @@ fn f16_weights_come_back_rounded_to_nearest() {
 
 #[test]
 fn a_value_too_large_for_f16_keeps_its_weight_in_f32() {
-    let mut weights = small_network::teacher()[1].weights().to_vec();
+    let mut weights = distill_tests::teacher()[1].weights().to_vec();
     weights[1].data[0] = 1e5;
-    let block = small_network::teacher()[1].with_weights(weights).unwrap();
-    let (_, found) = read(&small_network::pack(std::slice::from_ref(&block), Encoding::F16)).unwrap();
+    let block = distill_tests::teacher()[1].with_weights(weights).unwrap();
+    let (_, found) = read(&distill_tests::pack(std::slice::from_ref(&block), Encoding::F16)).unwrap();
     assert_eq!(found[0].weights()[1], block.weights()[1]);
     assert_ne!(found[0].weights()[0], block.weights()[0], "the others are rounded");
 }
 
 #[test]
 fn same_input_gives_same_bytes() {
-    let write = || small_network::pack(&small_network::teacher(), Encoding::F32);
+    let write = || distill_tests::pack(&distill_tests::teacher(), Encoding::F32);
     assert_eq!(write(), write());
 }
 
@@ -124,9 +124,9 @@ impl WriteAt for FailingDisk {
 
 #[test]
 fn what_a_failing_disk_holds_is_no_pack() {
-    let blocks = small_network::teacher();
+    let blocks = distill_tests::teacher();
     let attempt = |disk: &mut FailingDisk| -> Result<(), PackError<io::Error>> {
-        let mut writer = PackWriter::new(disk, &small_network::manifest(), blocks.len())?;
+        let mut writer = PackWriter::new(disk, &distill_tests::manifest(), blocks.len())?;
         blocks.iter().enumerate().try_for_each(|(position, block)| writer.add(position, block, Encoding::F32))?;
         writer.finish().map(|_| ())
     };
@@ -144,14 +144,14 @@ fn what_a_failing_disk_holds_is_no_pack() {
 
 #[test]
 fn writer_refuses_another_number_of_blocks() {
-    let block = &small_network::teacher()[1];
+    let block = &distill_tests::teacher()[1];
     let mut bytes = Vec::new();
-    let writer = PackWriter::new(&mut bytes, &small_network::manifest(), 1).unwrap();
+    let writer = PackWriter::new(&mut bytes, &distill_tests::manifest(), 1).unwrap();
     assert!(matches!(writer.finish(), Err(PackError::SectionCount { expected: 1, found: 0 })));
-    let mut writer = PackWriter::new(&mut bytes, &small_network::manifest(), 1).unwrap();
+    let mut writer = PackWriter::new(&mut bytes, &distill_tests::manifest(), 1).unwrap();
     writer.add(0, block, Encoding::F32).unwrap();
     assert!(matches!(writer.add(1, block, Encoding::F32), Err(PackError::SectionCount { .. })));
-    let many = PackWriter::new(&mut bytes, &small_network::manifest(), 5000);
+    let many = PackWriter::new(&mut bytes, &distill_tests::manifest(), 5000);
     assert!(matches!(many, Err(PackError::SectionCount { .. })));
 }
 
@@ -160,7 +160,7 @@ fn student_pack_is_no_network() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("student.ndp");
     let mut bytes = Vec::new();
-    let manifest = Manifest { contents: Contents::Neighbourhoods { teacher: 1 }, ..small_network::manifest() };
+    let manifest = Manifest { contents: Contents::Neighbourhoods { teacher: 1 }, ..distill_tests::manifest() };
     PackWriter::new(&mut bytes, &manifest, 0).unwrap().finish().unwrap();
     std::fs::write(&path, bytes).unwrap();
     let error = distill_host::network::Network::read_pack(&path).unwrap_err();

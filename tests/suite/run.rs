@@ -7,7 +7,7 @@ use distill_core::{
     Settings, Training, Width, WriteAt, fold_batch_norms, run,
 };
 
-use crate::small_network::{pack, settings, teacher};
+use distill_tests::{pack, settings, teacher};
 
 const SOURCES: [Noise; 2] = [Noise::Standard, Noise::Propagated];
 

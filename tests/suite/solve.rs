@@ -5,10 +5,8 @@ use distill_core::{
     Stream, Weight, Width, fold_batch_norms, shrink, solvable_node,
 };
 
-use crate::{
-    naive::{self, mean_squared_error, widen},
-    small_network::{SAME, gaussian, residual},
-};
+use crate::naive::{self, mean_squared_error, widen};
+use distill_tests::{SAME, gaussian, residual};
 
 const INPUT: Shape = Shape::new(4, 6, 6);
 

@@ -7,9 +7,9 @@ use distill_core::{
 
 use crate::{
     naive::{self, mean_squared_error, widen},
-    small_network::residual,
     transforms::pre_activation,
 };
+use distill_tests::residual;
 
 const INPUT: Shape = Shape::new(2, 4, 4);
 

@@ -5,10 +5,8 @@ use distill_core::{
     inner_channels, shrink,
 };
 
-use crate::{
-    naive::{self, relative_error, widen},
-    small_network::{SAME, conv_norm, gaussian, norm_weights, residual, teacher},
-};
+use crate::naive::{self, relative_error, widen};
+use distill_tests::{SAME, conv_norm, gaussian, norm_weights, residual, teacher};
 
 const INPUT: Shape = Shape::new(4, 6, 6);
 const POINTWISE: Op = Op::Conv(Conv { stride: 1, padding: 0, groups: 1 });

@@ -9,9 +9,9 @@ use crate::{
     graphs::random_block,
     kernels::usual_blocks,
     naive::{relative_error, widen},
-    small_network::{residual, teacher},
     transforms::pre_activation,
 };
+use distill_tests::{residual, teacher};
 
 const COUNT: usize = 21;
 

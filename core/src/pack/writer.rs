@@ -37,9 +37,8 @@ impl<W: WriteAt> PackWriter<W> {
         Ok(writer)
     }
 
-    /// Goes on with the unfinished pack that `storage` holds, of blocks at these positions of their network. Anything else
-    /// that lies there is forgotten, and a pack begun.
-    /// `job` is a checksum of everything that determines them, so that a pack of another job is not gone on with.
+    /// Goes on with the unfinished pack that `storage` holds, of blocks at these positions of their network. What is no pack
+    /// is forgotten, and one begun. `job` is a checksum of everything that determines the blocks: a pack of another job stays.
     ///
     /// # Errors
     /// [`PackError::OtherJob`], and as [`new`](Self::new).

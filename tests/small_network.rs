@@ -3,6 +3,8 @@
 //! The same graph as a CIFAR ResNet with the same names, four to eight channels wide, with random
 //! weights and batch-norm statistics from a fixed seed.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics fails")]
+
 use distill_core::{
     Block, BlockBuilder, Budget, Contents, Conv, Encoding, Manifest, Noise, Op, PackWriter, Purpose, Recipe, Role,
     Schedule, Settings, Shape, Stream, Training, Update, Weight, Width,
