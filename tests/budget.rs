@@ -5,8 +5,8 @@
 use std::alloc::System;
 
 use distill_core::{
-    Block, BlockBuilder, Budget, Conv, CountingAllocator, Device, Encoding, Event, Noise, Op, Pack, PlanError, Purpose,
-    Role, RunError, Settings, Shape, Stream, Training, Update, Width, run,
+    BatchNorm, Block, BlockBuilder, Budget, Conv, CountingAllocator, Device, Encoding, Event, Noise, Op, Pack,
+    PlanError, Purpose, Role, RunError, Settings, Shape, Stream, Training, Update, Width, run,
 };
 
 use distill_tests::{gaussian, norm_weights, pack, residual};
@@ -116,12 +116,12 @@ fn chain(name: &str, input: Shape, convolutions: &[Layer]) -> Block {
     let mut builder = BlockBuilder::new(name, Role::Neighbourhood, input);
     let (mut x, mut from) = (BlockBuilder::INPUT, input.channels);
     for (index, &(to, extent, groups)) in convolutions.iter().enumerate() {
-        let conv = Op::Conv(Conv { stride: 1, padding: (extent / 2) as u16, groups: groups as u16 });
+        let conv = Op::Conv(Conv::square(1, (extent / 2) as u16).grouped(groups as u16));
         let kernel = gaussian(stream, &format!("conv{index}"), &[to, from / groups, extent, extent]);
         x = builder.push(&format!("conv{index}"), conv, &[x], vec![kernel]).unwrap();
         let norm = norm_weights(stream, &format!("norm{index}"), to);
-        x = builder.push(&format!("norm{index}"), Op::BatchNorm { epsilon: 1e-5 }, &[x], norm).unwrap();
-        x = builder.push(&format!("relu{index}"), Op::Relu, &[x], Vec::new()).unwrap();
+        x = builder.push(&format!("norm{index}"), Op::BatchNorm(BatchNorm { epsilon: 1e-5 }), &[x], norm).unwrap();
+        x = builder.push(&format!("relu{index}"), Op::RELU, &[x], Vec::new()).unwrap();
         from = to;
     }
     builder.finish().unwrap()

@@ -17,7 +17,7 @@ const INPUT: Shape = Shape::new(4, 8, 8);
 /// `relu(conv(relu(conv(x))) + x)`.
 fn block() -> Block {
     let stream = &mut Stream::new(1, Purpose::Images, 0);
-    let conv = Op::Conv(Conv { stride: 1, padding: 1, groups: 1 });
+    let conv = Op::Conv(Conv::square(1, 1));
     let mut weights = |name: &str| {
         let kernel = stream.gaussian(4 * 4 * 9).iter().map(|w| 0.1 * w).collect();
         vec![
@@ -27,10 +27,10 @@ fn block() -> Block {
     };
     let mut builder = BlockBuilder::new("block", Role::Neighbourhood, INPUT);
     let x = builder.push("conv1", conv.clone(), &[0], weights("conv1")).unwrap();
-    let x = builder.push("relu1", Op::Relu, &[x], vec![]).unwrap();
+    let x = builder.push("relu1", Op::RELU, &[x], vec![]).unwrap();
     let x = builder.push("conv2", conv, &[x], weights("conv2")).unwrap();
     let x = builder.push("add", Op::Add, &[x, 0], vec![]).unwrap();
-    builder.push("relu2", Op::Relu, &[x], vec![]).unwrap();
+    builder.push("relu2", Op::RELU, &[x], vec![]).unwrap();
     builder.finish().unwrap()
 }
 

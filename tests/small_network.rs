@@ -6,22 +6,22 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
 
 use distill_core::{
-    Block, BlockBuilder, Budget, Contents, Conv, Encoding, Manifest, Noise, Op, PackWriter, Purpose, Recipe, Role,
-    Schedule, Settings, Shape, Stream, Training, Update, Weight, Width,
+    BatchNorm, Block, BlockBuilder, Budget, Contents, Conv, Encoding, Manifest, Noise, Op, PackWriter, Pad, Purpose,
+    Recipe, Role, Schedule, Settings, Shape, Slice, Stream, Training, Update, Weight, Width,
 };
 
 /// What the network takes.
 pub const IMAGE: Shape = Shape::new(3, 8, 8);
 
 /// A dense 3×3 convolution that keeps the size.
-pub const SAME: Op = Op::Conv(Conv { stride: 1, padding: 1, groups: 1 });
+pub const SAME: Op = Op::Conv(Conv::square(1, 1));
 
 /// Stem, `layer1.0` (4 channels), `layer2.0` (4 to 8, stride 2), `layer2.1` (8), head.
 pub fn teacher() -> Vec<Block> {
     let stream = &mut Stream::new(20, Purpose::Images, 0);
     let mut stem = BlockBuilder::new("stem", Role::Stem, IMAGE);
     let x = conv_norm(&mut stem, stream, ("conv1", "bn1"), 0, [3, 4], 1);
-    stem.push("relu", Op::Relu, &[x], Vec::new()).unwrap();
+    stem.push("relu", Op::RELU, &[x], Vec::new()).unwrap();
     let mut head = BlockBuilder::new("head", Role::Head, Shape::new(8, 4, 4));
     let x = head.push("pool", Op::GlobalAveragePool, &[0], Vec::new()).unwrap();
     let weights = vec![gaussian(stream, "linear.weight", &[10, 8]), gaussian(stream, "linear.bias", &[10])];
@@ -42,17 +42,18 @@ pub fn residual(stream: &mut Stream, name: &str, input: Shape, channels: usize) 
     let stride = if input.channels == channels { 1 } else { 2 };
     let extents = [input.channels, channels];
     let x = conv_norm(&mut builder, stream, (&layer("conv1"), &layer("bn1")), 0, extents, stride);
-    let x = builder.push(&layer("relu1"), Op::Relu, &[x], Vec::new()).unwrap();
+    let x = builder.push(&layer("relu1"), Op::RELU, &[x], Vec::new()).unwrap();
     let x = conv_norm(&mut builder, stream, (&layer("conv2"), &layer("bn2")), x, [channels; 2], 1);
     let mut shortcut = 0;
     if stride == 2 {
         let pad = ((channels - input.channels) / 2) as u16;
-        shortcut = builder.push(&layer("subsample"), Op::Subsample { stride }, &[0], Vec::new()).unwrap();
-        let op = Op::PadChannels { before: pad, after: pad };
+        shortcut =
+            builder.push(&layer("subsample"), Op::Slice(Slice::strided(stride.into())), &[0], Vec::new()).unwrap();
+        let op = Op::Pad(Pad::channels(pad, pad));
         shortcut = builder.push(&layer("pad"), op, &[shortcut], Vec::new()).unwrap();
     }
     let x = builder.push(&layer("add"), Op::Add, &[x, shortcut], Vec::new()).unwrap();
-    builder.push(&layer("relu2"), Op::Relu, &[x], Vec::new()).unwrap();
+    builder.push(&layer("relu2"), Op::RELU, &[x], Vec::new()).unwrap();
     builder.finish().unwrap()
 }
 
@@ -66,8 +67,8 @@ pub fn conv_norm(
     stride: u16,
 ) -> u8 {
     let kernel = gaussian(stream, &format!("{conv}.weight"), &[to, from, 3, 3]);
-    let x = builder.push(conv, Op::Conv(Conv { stride, padding: 1, groups: 1 }), &[input], vec![kernel]).unwrap();
-    builder.push(norm, Op::BatchNorm { epsilon: 1e-5 }, &[x], norm_weights(stream, norm, to)).unwrap()
+    let x = builder.push(conv, Op::Conv(Conv::square(stride, 1)), &[input], vec![kernel]).unwrap();
+    builder.push(norm, Op::BatchNorm(BatchNorm { epsilon: 1e-5 }), &[x], norm_weights(stream, norm, to)).unwrap()
 }
 
 /// Scale and variance around 1, shift and mean around 0, by PyTorch's names.

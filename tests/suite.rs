@@ -25,6 +25,8 @@ mod inputs;
 mod kernels;
 #[path = "suite/network.rs"]
 mod network;
+#[path = "suite/onnx_import.rs"]
+mod onnx_import;
 #[path = "suite/options.rs"]
 mod options;
 #[path = "suite/packs.rs"]

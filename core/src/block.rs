@@ -14,10 +14,10 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::BlockError;
-use crate::heap::held;
+use crate::{heap::held, op::Op};
 
-/// Nodes a block can hold: an inverted residual with squeeze-and-excite needs about 20.
-pub const MAX_NODES: usize = 32;
+/// Nodes a block can hold: an inverted residual with squeeze-and-excite needs about 20, six bottlenecks as one 64.
+pub const MAX_NODES: usize = 64;
 /// Largest extent of a channel, height or width dimension; bounds what a shape from outside can cost.
 pub const MAX_EXTENT: usize = 1 << 16;
 /// Largest number of elements in one value of one image: a group of images stays addressable on 32 bits, too.
@@ -60,49 +60,6 @@ pub struct Node {
     pub inputs: heapless::Vec<u8, 2>,
     /// Indices into the block's weights, in the order the operator documents.
     pub weights: heapless::Vec<u8, 4>,
-}
-
-/// The operators. Values are `[N, C, H, W]`; the shapes below leave out the batch `N`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Op {
-    /// 2-D convolution; weights: kernel `[C_out, C_in / groups, K_h, K_w]`, then optionally bias `[C_out]`.
-    Conv(Conv),
-    /// Batch normalisation; weights: scale, shift, running mean, running variance, all `[C]`.
-    BatchNorm {
-        /// Added to the variance before the square root.
-        epsilon: f32,
-    },
-    /// `max(x, 0)`.
-    Relu,
-    /// Elementwise sum of two values of one shape.
-    Add,
-    /// Every `stride`-th row and column, from the first (the option-A shortcut of He et al. 2015).
-    Subsample {
-        /// Step in both directions.
-        stride: u16,
-    },
-    /// Zero channels before and after.
-    PadChannels {
-        /// Zero channels put in front.
-        before: u16,
-        /// Zero channels put behind.
-        after: u16,
-    },
-    /// Mean over height and width: `[C, H, W]` to `[C, 1, 1]`.
-    GlobalAveragePool,
-    /// Affine map of `[C, 1, 1]` to `[D, 1, 1]`; weights: `[D, C]`, bias `[D]`.
-    Linear,
-}
-
-/// Geometry of a convolution; padding and stride are the same in both directions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Conv {
-    /// Step between output positions.
-    pub stride: u16,
-    /// Zeros on each side.
-    pub padding: u16,
-    /// Channel groups: 1 is dense, `C_in` is depthwise.
-    pub groups: u16,
 }
 
 /// A named tensor.
@@ -166,12 +123,7 @@ impl Block {
         let mut shapes = Vec::with_capacity(nodes.len() + 1);
         shapes.push(input);
         for node in &nodes {
-            let shape = node.infer(&shapes, &weights)?;
-            if !shape.is_reasonable() {
-                let node = node.name.clone();
-                return Err(BlockError::ValueShape { node, found: shape });
-            }
-            shapes.push(shape);
+            shapes.push(node.infer(&shapes, &weights)?);
         }
         let unread = |value: usize| nodes.iter().all(|node| node.inputs.iter().all(|&read| usize::from(read) != value));
         let uses = |index: usize| {
@@ -232,11 +184,8 @@ impl Block {
 
     /// Whether training may move weight `index`: kernels, biases, batch-norm scales and shifts, not running statistics.
     pub fn is_trained(&self, index: usize) -> bool {
-        let statistic = |node: &Node| {
-            let slot = node.weights.iter().position(|&w| usize::from(w) == index);
-            matches!(node.op, Op::BatchNorm { .. }) && slot.is_some_and(|slot| slot >= 2)
-        };
-        !self.nodes.iter().any(statistic)
+        let slot = |node: &Node| node.weights.iter().position(|&weight| usize::from(weight) == index);
+        self.nodes.iter().all(|node| slot(node).is_none_or(|slot| node.op.operator().is_trained(slot)))
     }
 
     /// Trained scalars.
@@ -247,20 +196,23 @@ impl Block {
 
     /// Multiply-accumulates of the convolutions and linear layers for one image.
     pub fn macs(&self) -> u64 {
-        let per_node = |(index, node): (usize, &Node)| match node.op {
-            Op::Conv(_) => {
-                let positions = self.shape(index + 1).height * self.shape(index + 1).width;
-                self.weight(index, 0).map_or(0, |kernel| kernel.data.len() * positions)
-            }
-            Op::Linear => self.weight(index, 0).map_or(0, |matrix| matrix.data.len()),
-            _ => 0,
-        };
-        self.nodes.iter().enumerate().map(|pair| per_node(pair) as u64).sum()
+        let per_node = |(index, node): (usize, &Node)| node.op.macs(&self.weights_of(index), self.shape(index + 1));
+        self.nodes.iter().enumerate().map(per_node).sum()
+    }
+
+    /// The weights of node `node`, in the order its operator documents.
+    pub fn weights_of(&self, node: usize) -> Vec<&Weight> {
+        self.nodes[node].weights.iter().map(|&index| &self.weights[usize::from(index)]).collect()
+    }
+
+    /// Shapes of the values that node `node` reads.
+    pub fn inputs_of(&self, node: usize) -> Vec<Shape> {
+        self.nodes[node].inputs.iter().map(|&value| self.shape(value.into())).collect()
     }
 
     /// Whether a batch norm with its running statistics is in it: propagated noise needs them.
     pub fn has_statistics(&self) -> bool {
-        self.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm { .. }))
+        self.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm(_)))
     }
 
     /// Heap bytes: weights, names and shapes.
@@ -304,105 +256,10 @@ impl Node {
     /// Shape of this node's output, given the values before it.
     fn infer(&self, shapes: &[Shape], weights: &[Weight]) -> Result<Shape, BlockError> {
         let dangling = || BlockError::DanglingReference { node: self.name.clone() };
-        let arity = || BlockError::WrongArity { node: self.name.clone() };
-        let input = |slot: usize| -> Result<Shape, BlockError> {
-            let value = usize::from(*self.inputs.get(slot).ok_or_else(arity)?);
-            shapes.get(value).copied().ok_or_else(dangling)
-        };
-        let expect = |slot: usize, expected: &[usize]| -> Result<(), BlockError> {
-            let index = usize::from(*self.weights.get(slot).ok_or_else(arity)?);
-            let weight = weights.get(index).ok_or_else(dangling)?;
-            let expected: Dims = expected.iter().map(|&d| d as u32).collect();
-            if weight.dims == expected {
-                return Ok(());
-            }
-            Err(BlockError::WeightShape { weight: weight.name.clone(), expected, found: weight.dims.clone() })
-        };
-        let (inputs, least, most) = match self.op {
-            Op::Conv(_) => (1, 1, 2),
-            Op::BatchNorm { .. } => (1, 4, 4),
-            Op::Add => (2, 0, 0),
-            Op::Linear => (1, 2, 2),
-            Op::Relu | Op::Subsample { .. } | Op::PadChannels { .. } | Op::GlobalAveragePool => (1, 0, 0),
-        };
-        if self.inputs.len() != inputs || !(least..=most).contains(&self.weights.len()) {
-            return Err(arity());
-        }
-        let x = input(0)?;
-        let misfit = || BlockError::ValueShape { node: self.name.clone(), found: x };
-        match &self.op {
-            Op::Conv(conv) => {
-                let index = usize::from(self.weights[0]);
-                let kernel = &weights.get(index).ok_or_else(dangling)?.dims;
-                let [out, _, kernel_h, kernel_w] = kernel.as_slice() else {
-                    return Err(BlockError::WeightShape {
-                        weight: weights[index].name.clone(),
-                        expected: [0, 0, 0, 0].into_iter().collect(),
-                        found: kernel.clone(),
-                    });
-                };
-                let (out, kernel_h, kernel_w) = (*out as usize, *kernel_h as usize, *kernel_w as usize);
-                let (stride, groups) = (usize::from(conv.stride), usize::from(conv.groups));
-                // An output position that sees padding only means nothing, and could be made to cost any amount of memory.
-                let idle = usize::from(conv.padding) >= kernel_h.min(kernel_w).max(1);
-                if idle || stride == 0 || groups == 0 || x.channels % groups != 0 || out % groups != 0 {
-                    return Err(misfit());
-                }
-                expect(0, &[out, x.channels / groups, kernel_h, kernel_w])?;
-                if self.weights.len() == 2 {
-                    expect(1, &[out])?;
-                }
-                let padded = 2 * usize::from(conv.padding);
-                let extent = |size: usize, kernel: usize| {
-                    (size + padded).checked_sub(kernel).filter(|_| kernel > 0).map(|room| room / stride + 1)
-                };
-                Ok(Shape {
-                    channels: out,
-                    height: extent(x.height, kernel_h).ok_or_else(misfit)?,
-                    width: extent(x.width, kernel_w).ok_or_else(misfit)?,
-                })
-            }
-            Op::BatchNorm { epsilon } => {
-                for slot in 0..4 {
-                    expect(slot, &[x.channels])?;
-                }
-                let variance = &weights[usize::from(self.weights[3])];
-                if variance.data.iter().any(|&value| value < 0.0) {
-                    return Err(BlockError::WeightValue { weight: variance.name.clone() });
-                }
-                if !epsilon.is_finite() || *epsilon < 0.0 {
-                    return Err(misfit());
-                }
-                Ok(x)
-            }
-            Op::Relu => Ok(x),
-            Op::Add => {
-                if input(1)? == x {
-                    Ok(x)
-                } else {
-                    Err(BlockError::ValueShape { node: self.name.clone(), found: input(1)? })
-                }
-            }
-            Op::Subsample { stride: 0 } => Err(misfit()),
-            Op::Subsample { stride } => {
-                let stride = usize::from(*stride);
-                Ok(Shape { height: x.height.div_ceil(stride), width: x.width.div_ceil(stride), ..x })
-            }
-            Op::PadChannels { before, after } => {
-                Ok(Shape { channels: x.channels + usize::from(*before) + usize::from(*after), ..x })
-            }
-            Op::GlobalAveragePool => Ok(Shape { height: 1, width: 1, ..x }),
-            Op::Linear => {
-                if x.height != 1 || x.width != 1 {
-                    return Err(misfit());
-                }
-                let index = usize::from(self.weights[0]);
-                let out = weights.get(index).ok_or_else(dangling)?.dims.first().copied().unwrap_or(0) as usize;
-                expect(0, &[out, x.channels])?;
-                expect(1, &[out])?;
-                Ok(Shape { channels: out, ..x })
-            }
-        }
+        let inputs: Option<Vec<Shape>> =
+            self.inputs.iter().map(|&value| shapes.get(usize::from(value)).copied()).collect();
+        let weights: Option<Vec<&Weight>> = self.weights.iter().map(|&index| weights.get(usize::from(index))).collect();
+        self.op.shape(&self.name, &inputs.ok_or_else(dangling)?, &weights.ok_or_else(dangling)?)
     }
 }
 
@@ -450,7 +307,7 @@ impl Shape {
         self.channels * self.height * self.width
     }
 
-    fn is_reasonable(self) -> bool {
+    pub(crate) fn is_reasonable(self) -> bool {
         let dims = [self.channels, self.height, self.width].map(|d| u32::try_from(d).unwrap_or(u32::MAX));
         element_count(&dims).is_some()
     }

@@ -2,7 +2,10 @@
 
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 
-use crate::block::{Block, BlockError, Node, Nodes, Op, Role, Shape, Weight};
+use crate::{
+    block::{Block, BlockError, Node, Nodes, Role, Shape, Weight},
+    op::Op,
+};
 
 /// A block under construction. Value 0 is its input; [`push`](Self::push) returns the values after it.
 #[derive(Debug)]

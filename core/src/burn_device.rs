@@ -2,10 +2,10 @@
 
 use alloc::{vec, vec::Vec};
 
-use burn::tensor::{Device, Tensor, TensorData, activation, module, ops::ConvOptions, s};
+use burn::tensor::{Device, Tensor, TensorData, ops::PadMode};
 
 use crate::{
-    block::{Block, Conv, Op},
+    block::{Block, Dims},
     device::Statistics,
     images::Images,
 };
@@ -97,55 +97,63 @@ fn apply(
     block: &Block,
     index: usize,
     weights: &[Tensor<1>],
-    mut inputs: Vec<Tensor<4>>,
+    inputs: Vec<Tensor<4>>,
     statistics: Statistics,
 ) -> Tensor<4> {
     let node = &block.nodes()[index];
-    let weight = |slot: usize| node.weights.get(slot).map(|&weight| weights[usize::from(weight)].clone());
-    let x = inputs.swap_remove(0);
-    let [n, c, h, w] = x.dims();
-    match &node.op {
-        Op::Conv(Conv { stride, padding, groups }) => {
-            let [stride, padding, groups] = [*stride, *padding, *groups].map(usize::from);
-            let dims = &block.weight(index, 0).expect("a convolution has a kernel").dims;
-            let kernel = weight(0).map(|kernel| kernel.reshape([0, 1, 2, 3].map(|d| dims[d] as usize)));
-            let options = ConvOptions::new([stride; 2], [padding; 2], [1; 2], groups);
-            module::conv2d(x, kernel.expect("a convolution has a kernel"), weight(1), options)
-        }
-        Op::BatchNorm { epsilon } => {
-            let statistic = |slot: usize| weight(slot).expect("a batch norm has four weights");
-            let (mean, variance) = match statistics {
-                Statistics::Running => (statistic(2), statistic(3)),
-                Statistics::Current => {
-                    let rows = x.clone().swap_dims(0, 1).reshape([c, n * h * w]);
-                    let mean = rows.clone().mean_dim(1);
-                    let variance = (rows - mean.clone()).square().mean_dim(1);
-                    (mean.reshape([c]), variance.reshape([c]))
-                }
-            };
-            let gain = statistic(0) / (variance + *epsilon).sqrt();
-            let offset = statistic(1) - mean * gain.clone();
-            x * gain.reshape([1, c, 1, 1]) + offset.reshape([1, c, 1, 1])
-        }
-        Op::Relu => activation::relu(x),
-        Op::Add => x + inputs.swap_remove(0),
-        Op::Subsample { stride } => {
-            let stride = isize::try_from(*stride).expect("a stride fits");
-            x.slice(s![.., .., ..;stride, ..;stride])
-        }
-        Op::PadChannels { before, after } => {
-            let zeros = |channels: u16| Tensor::zeros([n, usize::from(channels), h, w], &x.device());
-            let parts = [(*before > 0).then(|| zeros(*before)), Some(x.clone()), (*after > 0).then(|| zeros(*after))];
-            Tensor::cat(parts.into_iter().flatten().collect(), 1)
-        }
-        Op::GlobalAveragePool => module::adaptive_avg_pool2d(x, [1, 1]),
-        Op::Linear => {
-            let out = block.shape(index + 1).channels;
-            let [matrix, bias] = [0, 1].map(|slot| weight(slot).expect("a linear layer has two weights"));
-            let y = x.reshape([n, c]).matmul(matrix.reshape([out, c]).transpose()) + bias.reshape([1, out]);
-            y.reshape([n, out, 1, 1])
-        }
+    let weights = node.weights.iter().map(|&weight| weights[usize::from(weight)].clone()).collect();
+    let dims = block.weights_of(index).into_iter().map(|weight| weight.dims.clone()).collect();
+    node.op.operator().on_burn(BurnOperands { inputs, weights, dims, statistics })
+}
+
+/// A value of a batch on a device.
+pub type Tensor4 = Tensor<4>;
+
+/// What an operator is given on a device.
+pub struct BurnOperands {
+    inputs: Vec<Tensor<4>>,
+    /// Flat.
+    weights: Vec<Tensor<1>>,
+    dims: Vec<Dims>,
+    /// Of its batch norm.
+    pub statistics: Statistics,
+}
+
+impl BurnOperands {
+    /// A value it reads.
+    pub fn input(&self, which: usize) -> Tensor<4> {
+        self.inputs[which].clone()
     }
+
+    /// Weight `slot` in one row, if it has as many.
+    pub fn weight(&self, slot: usize) -> Option<Tensor<1>> {
+        self.weights.get(slot).cloned()
+    }
+
+    /// Extents of weight `slot`.
+    pub fn dims(&self, slot: usize) -> [usize; 4] {
+        core::array::from_fn(|axis| self.dims[slot].get(axis).map_or(1, |&extent| extent as usize))
+    }
+
+    /// Weight `slot` as a convolution's kernel.
+    pub fn kernel(&self, slot: usize) -> Tensor<4> {
+        self.weights[slot].clone().reshape(self.dims(slot))
+    }
+
+    /// Weight `slot` as a matrix.
+    pub fn matrix(&self, slot: usize) -> Tensor<2> {
+        let [rows, columns, ..] = self.dims(slot);
+        self.weights[slot].clone().reshape([rows, columns])
+    }
+}
+
+/// A value with so much of `filling` at its top, left, bottom and right.
+pub fn padded(x: Tensor<4>, padding: [u16; 4], filling: f32) -> Tensor<4> {
+    let [top, left, bottom, right] = padding.map(usize::from);
+    if padding == [0; 4] {
+        return x;
+    }
+    x.pad([(0, 0), (0, 0), (top, bottom), (left, right)], PadMode::Constant(filling))
 }
 
 fn upload(images: &Images, device: &Device) -> Tensor<4> {

@@ -7,8 +7,9 @@
 use alloc::{borrow::ToOwned, format, string::String, vec, vec::Vec};
 
 use crate::{
-    block::{Block, BlockError, Op, Weight},
+    block::{Block, BlockError, Weight},
     builder::BlockBuilder,
+    op::{BatchNorm, Op},
 };
 
 /// Folds every batch norm that is the only reader of a convolution.
@@ -47,13 +48,13 @@ fn norm_of(block: &Block, index: usize) -> Option<usize> {
     let reads = |node: usize| block.nodes()[node].inputs.iter().any(|&v| usize::from(v) == index + 1);
     let mut readers = (0..block.nodes().len()).filter(|&node| reads(node));
     let norm = readers.next()?;
-    (readers.next().is_none() && matches!(block.nodes()[norm].op, Op::BatchNorm { .. })).then_some(norm)
+    (readers.next().is_none() && matches!(block.nodes()[norm].op, Op::BatchNorm(_))).then_some(norm)
 }
 
 fn folded_weights(block: &Block, conv: usize, norm: usize) -> Vec<Weight> {
     let values = |slot: usize| block.weight(norm, slot).map_or(&[][..], |w| &w.data);
     let (scale, shift, mean, variance) = (values(0), values(1), values(2), values(3));
-    let Op::BatchNorm { epsilon } = block.nodes()[norm].op else { return Vec::new() };
+    let Op::BatchNorm(BatchNorm { epsilon }) = block.nodes()[norm].op else { return Vec::new() };
     let gain: Vec<f32> = scale.iter().zip(variance).map(|(s, v)| s / libm::sqrtf(v + epsilon)).collect();
     let Some(mut kernel) = block.weight(conv, 0).cloned() else { return Vec::new() };
     let per_filter = kernel.data.len() / gain.len();

@@ -32,6 +32,9 @@ mod inputs;
 mod kernels;
 mod network;
 mod noise;
+#[cfg(feature = "onnx")]
+pub mod onnx;
+mod op;
 mod optimizer;
 mod pack;
 mod plan;
@@ -44,9 +47,7 @@ mod stage;
 mod storage;
 mod train;
 
-pub use block::{
-    Block, BlockError, Conv, Dims, MAX_ELEMENTS, MAX_EXTENT, MAX_NODES, Node, Nodes, Op, Role, Shape, Weight,
-};
+pub use block::{Block, BlockError, Dims, MAX_ELEMENTS, MAX_EXTENT, MAX_NODES, Node, Nodes, Role, Shape, Weight};
 pub use boundary::{Boundary, Cache};
 pub use builder::BlockBuilder;
 pub use chain::Chain;
@@ -59,6 +60,7 @@ pub use images::Images;
 pub use inputs::{Batches, Inputs, Source};
 pub use network::NetworkTrainer;
 pub use noise::{NOISE_BATCH, Noise, Purpose, Stream};
+pub use op::{Activation, AveragePool, BatchNorm, Conv, MaxPool, Op, Pad, Slice, Window};
 pub use optimizer::{Optimizer, Schedule, Update};
 pub use pack::{Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION};
 pub use plan::{BlockPlan, CachePlan, Plan, PlanError, plan};

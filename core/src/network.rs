@@ -3,7 +3,7 @@
 use alloc::{vec, vec::Vec};
 
 use crate::{
-    block::{Block, BlockError, Op},
+    block::{Block, BlockError},
     cpu::{Backward, PIECES, Program, add},
     images::Images,
     kernels::{
@@ -12,6 +12,7 @@ use crate::{
         parallel::each,
         plane::{LANES, Lanes},
     },
+    op::Op,
     optimizer::Optimizer,
     train::Training,
 };
@@ -258,7 +259,7 @@ impl<'a> NetworkTrainer<'a> {
 
 /// Moves a batch norm's running mean and (unbiased) variance towards the batch's.
 fn update_running_statistics(block: &Block, node: usize, moments: &[Moments], weights: &mut [Vec<f32>]) {
-    let Some(node) = block.nodes().get(node).filter(|node| matches!(node.op, Op::BatchNorm { .. })) else { return };
+    let Some(node) = block.nodes().get(node).filter(|node| matches!(node.op, Op::BatchNorm(_))) else { return };
     let mut update = |slot: usize, value: &dyn Fn(&Moments) -> f64| {
         for (running, moments) in weights[usize::from(node.weights[slot])].iter_mut().zip(moments) {
             *running += STATISTICS_RATE * (value(moments) as f32 - *running);

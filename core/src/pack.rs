@@ -25,7 +25,7 @@ pub const MAGIC: [u8; 4] = *b"NDP\x1A";
 /// Those of a pack that is not finished: its blocks so far can be gone on with.
 pub const UNFINISHED: [u8; 4] = *b"NDP\x1B";
 /// The version this code writes, and the newest it reads.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 const HEADER_BYTES: u64 = 32;
 const ENTRY_BYTES: u64 = 32;

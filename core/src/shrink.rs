@@ -1,8 +1,9 @@
 //! A narrower student of a block: the bottleneck multiplier `k` of the paper (section 3).
 //!
-//! Channel dimensions that must agree (through additions, pointwise operators and depthwise
-//! convolutions) form a group. Groups that reach the block's input or output stay; every other
-//! group keeps its strongest `max(1, ⌊k·C⌋)` channels, so the block's boundary never changes.
+//! Channels that must agree (through additions, pointwise operators, depthwise convolutions, gates, slices and
+//! concatenations) are one class. The classes that a layer's outputs belong to form a group, together with those of other
+//! layers they are tied to. Groups that reach the block's input or output stay; every other group keeps its strongest
+//! `max(1, ⌊k·C⌋)` classes, so the block's boundary never changes.
 
 use alloc::{vec, vec::Vec};
 use core::fmt;
@@ -10,8 +11,9 @@ use core::fmt;
 use serde::Serialize;
 
 use crate::{
-    block::{Block, BlockError, Conv, Op, Weight},
+    block::{Block, BlockError, Weight},
     builder::BlockBuilder,
+    op::{Channels, Operands},
 };
 
 /// The bottleneck multiplier: above 0, at most 1.
@@ -47,119 +49,165 @@ impl Width {
 /// # Errors
 /// As [`Block::new`]; a valid block shrinks to a valid block.
 pub fn shrink(block: &Block, width: Width) -> Result<Block, BlockError> {
-    let groups = channel_groups(block);
-    let kept = kept_channels(block, &groups, width);
+    let classes = ChannelClasses::of(block);
+    let keeps = classes.strongest(block, width);
+    let kept = |value: usize| -> Vec<usize> {
+        let of_value = &classes.of_value[value];
+        (0..of_value.len()).filter(|&channel| keeps[of_value[channel]]).collect()
+    };
     let mut builder = BlockBuilder::new(block.name(), block.role(), block.input());
     for (index, node) in block.nodes().iter().enumerate() {
-        let mut op = node.op.clone();
-        let written = kept[groups[index + 1]].as_deref();
-        let read = kept[groups[usize::from(node.inputs[0])]].as_deref();
-        if let (Op::Conv(Conv { groups, .. }), Some(keep)) = (&mut op, written)
-            && *groups > 1
-        {
-            *groups = keep.len() as u16;
-        }
-        // Only the kernel of a dense operator has a dimension for what it reads.
-        let dense = matches!(node.op, Op::Conv(Conv { groups: 1, .. }) | Op::Linear);
-        let narrowed = |(slot, &weight): (usize, &u8)| {
-            let weight = &block.weights()[usize::from(weight)];
-            weight.select([written, read.filter(|_| dense && slot == 0)])
+        let input = usize::from(node.inputs[0]);
+        let (read, written) = (kept(input), kept(index + 1));
+        let narrower = read.len() < block.shape(input).channels || written.len() < block.shape(index + 1).channels;
+        let op = node.op.operator().narrowed(&read, &written).filter(|_| narrower);
+        // Only the kernel of a dense layer has a dimension for what it reads.
+        let dense = channels(block, index) == Channels::New;
+        let narrowed = |(slot, weight): (usize, &Weight)| {
+            weight.select([Some(&written), Some(read.as_slice()).filter(|_| dense && slot == 0)])
         };
-        let weights: Vec<Weight> = node.weights.iter().enumerate().map(narrowed).collect();
-        builder.push(&node.name, op, &node.inputs, weights)?;
+        let weights = block.weights_of(index).into_iter().enumerate().map(narrowed).collect();
+        builder.push(&node.name, op.unwrap_or_else(|| node.op.clone()), &node.inputs, weights)?;
     }
     builder.finish()
 }
 
 /// Channels of each group that a width below 1 takes from, in the graph's order.
 pub fn inner_channels(block: &Block) -> Vec<usize> {
-    let groups = channel_groups(block);
-    let inner = |&group: &usize| groups[group] == group && group != groups[0];
-    (0..groups.len()).filter(inner).map(|group| block.shape(group).channels).collect()
+    ChannelClasses::of(block).inner_groups().map(|group| group.len()).collect()
 }
 
-/// For every value the group its channels belong to, named by the group's first value.
-/// Groups tied to the block's boundary are the input's and the output's.
-fn channel_groups(block: &Block) -> Vec<usize> {
-    let values = block.nodes().len() + 1;
-    let mut group: Vec<usize> = (0..values).collect();
-    let mut tie = |a: usize, b: usize| {
-        let (from, to) = (group[a].max(group[b]), group[a].min(group[b]));
-        group.iter_mut().filter(|g| **g == from).for_each(|g| *g = to);
-    };
-    for (index, node) in block.nodes().iter().enumerate() {
-        let read = usize::from(node.inputs[0]);
-        match node.op {
-            // A depthwise convolution keeps its channels apart; a dense one starts a new group.
-            Op::Conv(conv)
-                if conv.groups > 1
-                    && [read, index + 1].iter().all(|&v| block.shape(v).channels == usize::from(conv.groups)) =>
-            {
-                tie(read, index + 1);
-            }
-            // Neither side of any other grouped convolution can shrink channel by channel: tie both to the boundary.
-            Op::Conv(conv) if conv.groups > 1 => {
-                tie(0, read);
-                tie(0, index + 1);
-            }
-            Op::Conv(_) | Op::Linear => {}
-            Op::BatchNorm { .. } | Op::Relu | Op::Subsample { .. } | Op::GlobalAveragePool => tie(read, index + 1),
-            Op::Add => {
-                tie(read, index + 1);
-                tie(usize::from(node.inputs[1]), index + 1);
-            }
-            Op::PadChannels { .. } => {
-                tie(0, read);
-                tie(0, index + 1);
+/// Where the channels of node `index`'s value come from.
+fn channels(block: &Block, index: usize) -> Channels {
+    let (inputs, weights) = (block.inputs_of(index), block.weights_of(index));
+    block.nodes()[index].op.operator().channels(&Operands { node: "", inputs: &inputs, weights: &weights })
+}
+
+/// Which channels shrink as one.
+struct ChannelClasses {
+    /// The class of every channel of every value.
+    of_value: Vec<Vec<usize>>,
+    /// For each class its group; of a class that is another's, or one that stays, `None`.
+    group: Vec<Option<usize>>,
+}
+
+impl ChannelClasses {
+    fn of(block: &Block) -> Self {
+        // A set for each channel that a layer makes, and one for each value whose layer makes some.
+        let (mut classes, mut origins) = (Sets::default(), Sets::default());
+        let (mut origin_of, mut stays) = (Vec::new(), Vec::new());
+        let mut make = |classes: &mut Sets, origin: usize, count: usize| -> Vec<usize> {
+            origin_of.resize(origin_of.len() + count, origin);
+            (0..count).map(|_| classes.add()).collect()
+        };
+        origins.add();
+        let mut of_value = vec![make(&mut classes, 0, block.input().channels)];
+        stays.extend(of_value[0].iter().copied());
+        for (index, node) in block.nodes().iter().enumerate() {
+            let (origin, count) = (origins.add(), block.shape(index + 1).channels);
+            let mut inputs = node.inputs.iter().map(|&value| &of_value[usize::from(value)]);
+            let Some(first) = inputs.next() else { continue };
+            let found = match channels(block, index) {
+                Channels::New => make(&mut classes, origin, count),
+                Channels::Same => {
+                    inputs.for_each(|other| first.iter().zip(other).for_each(|(&a, &b)| classes.join(a, b)));
+                    first.clone()
+                }
+                Channels::Joined => first.iter().chain(inputs.flatten()).copied().collect(),
+                Channels::Selected { first: start, count } => first[start..start + count].to_vec(),
+                Channels::Padded { before, after } => {
+                    let mut padded = make(&mut classes, origin, before);
+                    padded.extend(first);
+                    padded.extend(make(&mut classes, origin, after));
+                    stays.extend(padded.iter().take(before).chain(padded.iter().rev().take(after)));
+                    padded
+                }
+                Channels::Repeated(times) => {
+                    first.iter().flat_map(|&class| core::iter::repeat_n(class, times)).collect()
+                }
+                Channels::Fixed => {
+                    let made = make(&mut classes, origin, count);
+                    stays.extend(first.iter().chain(&made));
+                    made
+                }
+            };
+            of_value.push(found);
+        }
+        stays.extend(of_value.iter().last().into_iter().flatten());
+        of_value.iter_mut().flatten().for_each(|class| *class = classes.first(*class));
+        (0..origin_of.len()).for_each(|class| origins.join(origin_of[class], origin_of[classes.first(class)]));
+        // With one channel a whole group stays.
+        let mut fixed = vec![false; origins.0.len()];
+        stays.into_iter().for_each(|class| fixed[origins.first(origin_of[class])] = true);
+        let group = |class: usize| {
+            let origin = origins.first(origin_of[class]);
+            (classes.first(class) == class && !fixed[origin]).then_some(origin)
+        };
+        Self { of_value, group: (0..origin_of.len()).map(group).collect() }
+    }
+
+    /// The classes of each group that may shrink.
+    fn inner_groups(&self) -> impl Iterator<Item = Vec<usize>> {
+        let members = move |group| (0..self.group.len()).filter(|&class| self.group[class] == Some(group)).collect();
+        (0..self.of_value.len()).map(members).filter(|group: &Vec<usize>| !group.is_empty())
+    }
+
+    /// Whether each class is kept.
+    fn strongest(&self, block: &Block, width: Width) -> Vec<bool> {
+        let mut keeps = vec![true; self.group.len()];
+        let strength = self.strengths(block);
+        for mut group in self.inner_groups() {
+            group.sort_by(|&a, &b| strength[b].total_cmp(&strength[a]).then(a.cmp(&b)));
+            group[width.of(group.len())..].iter().for_each(|&class| keeps[class] = false);
+        }
+        keeps
+    }
+
+    /// ‖w_in‖·‖w_out‖ of each class (squared; the order is the same).
+    fn strengths(&self, block: &Block) -> Vec<f32> {
+        let (mut written, mut read) = (vec![0.0f32; self.group.len()], vec![0.0f32; self.group.len()]);
+        for (index, node) in block.nodes().iter().enumerate() {
+            let Some(kernel) = block.weight(index, 0).filter(|weight| weight.dims.len() >= 2) else { continue };
+            let inputs = kernel.dims[1] as usize;
+            let area = kernel.data.len() / (kernel.dims[0] as usize * inputs);
+            let dense = channels(block, index) == Channels::New;
+            let (from, to) = (&self.of_value[usize::from(node.inputs[0])], &self.of_value[index + 1]);
+            for (position, tap) in kernel.data.chunks_exact(area).enumerate() {
+                let energy: f32 = tap.iter().map(|w| w * w).sum();
+                written[to[position / inputs]] += energy;
+                if dense {
+                    read[from[position % inputs]] += energy;
+                }
             }
         }
+        written.iter().zip(&read).map(|(w, r)| w * r).collect()
     }
-    tie(0, values - 1);
-    group
 }
 
-/// For every group (by its first value) the channels it keeps, ascending; `None` where it stays whole.
-fn kept_channels(block: &Block, groups: &[usize], width: Width) -> Vec<Option<Vec<usize>>> {
-    let fixed = groups[0];
-    (0..groups.len())
-        .map(|group| {
-            if groups[group] != group || group == fixed {
-                return None;
-            }
-            let channels = block.shape(group).channels;
-            let keep = width.of(channels);
-            if keep == channels {
-                return None;
-            }
-            let strength = channel_strength(block, groups, group);
-            let mut order: Vec<usize> = (0..channels).collect();
-            order.sort_by(|&a, &b| strength[b].total_cmp(&strength[a]).then(a.cmp(&b)));
-            order.truncate(keep);
-            order.sort_unstable();
-            Some(order)
-        })
-        .collect()
-}
+/// Disjoint sets of numbers, each known by its smallest.
+#[derive(Default)]
+struct Sets(Vec<usize>);
 
-/// ‖w_in‖·‖w_out‖ per channel of a group (squared; the order is the same).
-fn channel_strength(block: &Block, groups: &[usize], group: usize) -> Vec<f32> {
-    let channels = block.shape(group).channels;
-    let (mut written, mut read) = (vec![0.0f32; channels], vec![0.0f32; channels]);
-    for (index, node) in block.nodes().iter().enumerate() {
-        let Some(kernel) = block.weight(index, 0).filter(|w| w.dims.len() >= 2) else { continue };
-        let outputs = kernel.dims[0] as usize;
-        let inputs = kernel.dims[1] as usize;
-        let area = kernel.data.len() / (outputs * inputs);
-        for (position, tap) in kernel.data.chunks_exact(area).enumerate() {
-            let energy: f32 = tap.iter().map(|w| w * w).sum();
-            if groups[index + 1] == group {
-                written[position / inputs] += energy;
-            } else if groups[usize::from(node.inputs[0])] == group {
-                read[position % inputs] += energy;
-            }
+impl Sets {
+    /// A set of one number.
+    fn add(&mut self) -> usize {
+        self.0.push(self.0.len());
+        self.0.len() - 1
+    }
+
+    /// The smallest number of a set.
+    fn first(&self, mut member: usize) -> usize {
+        while self.0[member] != member {
+            member = self.0[member];
         }
+        member
     }
-    written.iter().zip(&read).map(|(w, r)| w * r).collect()
+
+    /// Makes two sets one.
+    fn join(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.first(a), self.first(b));
+        self.0[a.max(b)] = a.min(b);
+    }
 }
 
 impl fmt::Display for WidthError {

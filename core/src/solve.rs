@@ -10,7 +10,7 @@ use alloc::{vec, vec::Vec};
 use nalgebra::{Cholesky, DMatrix};
 
 use crate::{
-    block::{Block, BlockError, Conv, Op},
+    block::{Block, BlockError},
     images::Images,
     kernels::{
         conv::patch_starts,
@@ -20,6 +20,7 @@ use crate::{
         plane::{Lanes, Plane},
         products::{Side, products},
     },
+    op::{Conv, Op},
 };
 
 /// Ridge strength relative to the mean of the Gram matrix's diagonal; our probe's choice, flat from 1e-5 to 1e-3.
@@ -88,7 +89,7 @@ impl NormalEquations {
         let triangle: u64 = chunks(features).map(|len| bytes(len, size_of::<f64>())).sum();
         let [targets, solution] = [size_of::<f64>(), size_of::<f32>()].map(|size| bytes(outputs * features, size));
         let hidden = student.shape(student.nodes()[node].inputs[0].into());
-        let plane = Plane { shape: hidden, border: conv.padding.into() };
+        let plane = Plane { shape: hidden, border: conv.border() };
         let planes = bytes(plane.len() + plane.area(), size_of::<Lanes>());
         let scratch = bytes(threads().min(workers) * ROWS * features, size_of::<f32>());
         // The places of the patches' planes, and of the targets'.
@@ -102,8 +103,8 @@ impl NormalEquations {
     /// # Shapes
     /// - hidden `[N, C_in, H, W]`, target `[N, C_out, H', W']`
     pub fn add(&mut self, hidden: &Images, target: &Images) {
-        let (arch, features, stride) = (Arch::new(), self.features, usize::from(self.conv.stride));
-        let plane = Plane { shape: hidden.shape(), border: self.conv.padding.into() };
+        let (arch, features, stride) = (Arch::new(), self.features, self.conv.stride.map(usize::from));
+        let plane = Plane { shape: hidden.shape(), border: self.conv.border() };
         let flat = |shape| Plane { shape, border: 0 };
         let extent = [target.shape().height, target.shape().width];
         let mut patches = Vec::with_capacity(features);
@@ -116,7 +117,8 @@ impl NormalEquations {
             let mut one = Lanes::splat(1.0);
             one.0[hidden.lanes(index)..].fill(0.0);
             self.planes[plane.len()..].fill(one);
-            let right = |starts| Side { values: &self.planes, starts, pitch: plane.pitch() * stride, step: stride };
+            let right =
+                |starts| Side { values: &self.planes, starts, pitch: plane.pitch() * stride[0], step: stride[1] };
             let of_targets = |starts| Side { values: target_group, starts, pitch: extent[1], step: 1 };
             // The longest rows of the triangle first, so that no thread is left with one at the end.
             let rows = self.patches.iter_mut().enumerate().rev();

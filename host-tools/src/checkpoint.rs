@@ -70,26 +70,20 @@ impl Checkpoint {
         Ok(Self { tensors, metadata })
     }
 
-    /// Values of `name` if they have the extents `dims`.
+    /// Takes the tensor `name`.
     ///
     /// # Errors
-    /// Names the tensor, both shapes, and for a missing one the nearest name there is.
-    pub fn take(&mut self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
-        let Some(tensor) = self.tensors.remove(name) else {
-            // Another shape counts as one more wrong letter.
-            let distance =
-                |other: &str, shape: &[usize]| strsim::osa_distance(name, other) + usize::from(shape != dims);
-            let nearest = self.tensors.iter().min_by_key(|(other, tensor)| distance(other, &tensor.dims));
-            match nearest {
-                Some((other, tensor)) => bail!(
-                    "tensor {name} with shape {dims:?} is missing; the nearest name in the file is {other} with shape {:?}",
-                    tensor.dims
-                ),
-                None => bail!("tensor {name} with shape {dims:?} is missing; the file has no tensors left"),
+    /// It is missing: names the nearest there is.
+    pub fn take(&mut self, name: &str) -> Result<TensorValues> {
+        if let Some(tensor) = self.tensors.remove(name) {
+            return Ok(tensor);
+        }
+        match self.tensors.iter().min_by_key(|(other, _)| strsim::osa_distance(name, other)) {
+            Some((other, tensor)) => {
+                bail!("tensor {name} is missing; the nearest name in the file is {other} with shape {:?}", tensor.dims)
             }
-        };
-        ensure!(tensor.dims == dims, "tensor {name} should have shape {dims:?}, but has {:?}", tensor.dims);
-        Ok(tensor.data)
+            None => bail!("tensor {name} is missing; the file has no tensors left"),
+        }
     }
 }
 

@@ -9,13 +9,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
-use distill_core::{CountingAllocator, Device, Encoding};
+use distill_core::{CountingAllocator, Device, Encoding, Shape};
 use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
 use distill_host::{
     cifar10::{self, LabelledImages},
     evaluate::evaluate,
     fetch,
-    import::{Normalisation, import},
+    import::{ImportOptions, Normalisation, import},
     inspect::{inspect, inspect_pack},
     network::Network,
     onnx,
@@ -23,6 +23,7 @@ use distill_host::{
     quickstart::quickstart,
     recompose::recompose,
     safetensors_file,
+    split::Split,
 };
 use serde_json::json;
 
@@ -97,14 +98,21 @@ enum DataCommand {
 
 #[derive(Args)]
 struct ImportArgs {
-    /// .th, .pth, .pt or .safetensors
+    /// .onnx, .th, .pth, .pt or .safetensors
     file: PathBuf,
-    /// Architecture, such as resnet20 [default: told from the tensors' names]
+    /// Architecture that the tensors must be of, such as resnet20 [default: told from their names]
     #[arg(long, value_name = "A")]
     arch: Option<String>,
-    /// How pixels in 0..1 are normalised: imagenet, cifar10 or M,M,M/S,S,S [default: what the file says, else imagenet]
+    /// How pixels in 0..1 are normalised: imagenet, cifar10, efficientnet-lite or M,M,M/S,S,S [default: what the file or
+    /// its architecture says, else imagenet]
     #[arg(long, value_name = "N")]
     normalise: Option<String>,
+    /// Shape of an image, such as 3x224x224 [default: what the file says, or usual for its architecture]
+    #[arg(long, value_name = "CxHxW")]
+    input: Option<String>,
+    /// How large a neighbourhood is: unit, layer or a number of layers
+    #[arg(long, value_name = "S", default_value_t = Split::Unit)]
+    split: Split,
     /// Store the weights in half precision
     #[arg(long)]
     half: bool,
@@ -174,7 +182,13 @@ fn fetch_data(json: bool, name: &str, dir: Option<PathBuf>, from: Option<&str>) 
 fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
     check_distinct(&args.output, [args.file.as_path()])?;
     let normalisation = args.normalise.as_deref().map(Normalisation::parse).transpose()?;
-    let network = import(&args.file, args.arch.as_deref(), normalisation)?;
+    let options = ImportOptions {
+        architecture: args.arch.clone(),
+        normalisation,
+        input: args.input.as_deref().map(image_shape).transpose()?,
+        split: args.split,
+    };
+    let network = import(&args.file, &options)?;
     network.write_pack(&args.output, if args.half { Encoding::F16 } else { Encoding::F32 })?;
     let inspection = inspect(&network.manifest, &network.blocks);
     print(json, &inspection, || {
@@ -245,14 +259,20 @@ fn read_network(path: &Path) -> Result<Network> {
             format!("{} does not describe its blocks: turn it into a pack with `distill import`", path.display())
         }),
         "ndp" => Network::read_pack(path),
-        "onnx" => bail!(
-            "cannot read {}: .onnx is written, but not read yet; take the .ndp or .safetensors of the same network",
-            path.display()
-        ),
+        "onnx" => import(path, &ImportOptions::default()),
         other => bail!(
-            "cannot read {}: unknown ending {other:?} (known: ndp, and safetensors written by recompose)",
+            "cannot read {}: unknown ending {other:?} (known: ndp, onnx, and safetensors written by recompose)",
             path.display()
         ),
+    }
+}
+
+/// `3x224x224`.
+fn image_shape(text: &str) -> Result<Shape> {
+    let extents: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
+    match extents.as_deref() {
+        Ok(&[channels, height, width]) => Ok(Shape::new(channels, height, width)),
+        _ => bail!("{text} is no shape of an image, such as 3x224x224"),
     }
 }
 

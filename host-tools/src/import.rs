@@ -1,12 +1,14 @@
-//! A file of weights becomes a network of blocks.
+//! A file of a trained network becomes a network of blocks.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
-use distill_core::{Contents, Manifest};
+use anyhow::{Context, Result, ensure};
+use distill_core::{Contents, Manifest, Shape};
 use sha2::{Digest, Sha256};
 
-use crate::{checkpoint::Checkpoint, cifar_resnet, cifar10, network::Network};
+use crate::{
+    checkpoint::Checkpoint, cifar10, network::Network, onnx, pytorch, simplify::simplify, split, split::Split,
+};
 
 /// Mean and deviation of pixels in 0..1 that a network was trained with.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,18 +25,24 @@ impl Normalisation {
         Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
     }
 
-    /// `imagenet`, `cifar10`, or `M,M,M/S,S,S`.
+    /// That of the EfficientNet-Lite networks: `(x − 127) / 128` of pixels from 0 to 255.
+    pub fn efficientnet_lite() -> Self {
+        Self { mean: vec![127.0 / 255.0; 3], std: vec![128.0 / 255.0; 3] }
+    }
+
+    /// `imagenet`, `cifar10`, `efficientnet-lite`, or `M,M,M/S,S,S`.
     ///
     /// # Errors
-    /// None of the three.
+    /// None of them.
     pub fn parse(text: &str) -> Result<Self> {
         match text {
             "imagenet" => Ok(Self::imagenet()),
+            "efficientnet-lite" => Ok(Self::efficientnet_lite()),
             "cifar10" => Ok(Self { mean: vec![0.4914, 0.4822, 0.4465], std: vec![0.2470, 0.2435, 0.2616] }),
             other => {
-                let (mean, std) = other
-                    .split_once('/')
-                    .with_context(|| format!("normalisation {other} is neither imagenet, cifar10 nor M,M,M/S,S,S"))?;
+                let (mean, std) = other.split_once('/').with_context(|| {
+                    format!("normalisation {other} is neither imagenet, cifar10, efficientnet-lite nor M,M,M/S,S,S")
+                })?;
                 Ok(Self { mean: numbers(mean)?, std: numbers(std)? })
             }
         }
@@ -49,65 +57,85 @@ impl Normalisation {
     }
 }
 
-/// Imports a checkpoint.
-///
-/// `architecture` is `resnet20`, `resnet32`, … or `None` to tell it from the tensors' names.
-/// `normalisation` is what the file says, else ImageNet's, unless given.
+/// What the file does not tell, or what is wanted otherwise.
+#[derive(Clone, Debug)]
+pub struct ImportOptions {
+    /// Architecture that a checkpoint must be of; `None`: told from its tensors' names.
+    pub architecture: Option<String>,
+    /// `None`: what the file or its architecture says, else ImageNet's.
+    pub normalisation: Option<Normalisation>,
+    /// Shape of an image; `None`: what the file says, or its architecture's usual one.
+    pub input: Option<Shape>,
+    /// How large a neighbourhood is.
+    pub split: Split,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        Self { architecture: None, normalisation: None, input: None, split: Split::Unit }
+    }
+}
+
+/// Imports a file by its ending: `.onnx`, or a checkpoint of PyTorch's or of `.safetensors`.
 ///
 /// # Errors
-/// The file, an unknown architecture, or tensors that do not fit it.
-pub fn import(path: &Path, architecture: Option<&str>, normalisation: Option<Normalisation>) -> Result<Network> {
-    let asked = architecture.map(resnet_blocks_per_stage).transpose()?;
-    let checkpoint = Checkpoint::read(path)?;
-    let bytes = std::fs::read(path).with_context(|| format!("cannot import {}", path.display()))?;
+/// The file, an unknown architecture, tensors that do not fit it, or an operator we do not know.
+pub fn import(path: &Path, options: &ImportOptions) -> Result<Network> {
+    let context = || format!("cannot import {}", path.display());
+    let bytes = std::fs::read(path).with_context(context)?;
     let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    network(checkpoint, asked, normalisation, (&name, &bytes))
-        .with_context(|| format!("cannot import {}", path.display()))
+    if path.extension().is_some_and(|ending| ending == "onnx") {
+        ensure!(options.architecture.is_none(), "an ONNX file tells its architecture itself: leave --arch out");
+        let folder = path.parent().unwrap_or(Path::new("."));
+        return onnx_network(&bytes, folder, options, &name).with_context(context);
+    }
+    network(Checkpoint::read(path)?, options, (&name, &bytes)).with_context(context)
 }
 
 /// Imports a checkpoint that is already read; `source` is its file name and bytes.
 ///
 /// # Errors
 /// As [`import`].
-pub fn network(
-    mut checkpoint: Checkpoint,
-    per_stage: Option<usize>,
-    normalisation: Option<Normalisation>,
-    source: (&str, &[u8]),
-) -> Result<Network> {
-    let per_stage = match per_stage {
-        Some(count) => count,
-        None => cifar_resnet::blocks_per_stage(&checkpoint)?,
-    };
-    let normalisation = match normalisation {
-        Some(given) => given,
-        None => Normalisation::from_metadata(&checkpoint)?.unwrap_or_else(|| {
-            log::warn!("the file does not say how its inputs were normalised: taking ImageNet's way (see --normalise)");
-            Normalisation::imagenet()
-        }),
-    };
-    let blocks = cifar_resnet::blocks(&mut checkpoint, per_stage)?;
+pub fn network(mut checkpoint: Checkpoint, options: &ImportOptions, source: (&str, &[u8])) -> Result<Network> {
+    let of_file = Normalisation::from_metadata(&checkpoint)?;
+    let built = pytorch::build(&mut checkpoint, options.architecture.as_deref(), options.input)?;
+    let normalisation = of_file.or(built.normalisation);
+    let blocks = split::split(&built.graph, options.split)?;
     let classes = blocks.last().map_or(0, |head| head.output().channels);
-    let manifest = Manifest {
-        contents: Contents::Network,
-        architecture: format!("resnet{}-cifar", 6 * per_stage + 2),
-        mean: normalisation.mean,
-        std: normalisation.std,
-        classes: if classes == 10 { cifar10::CLASSES.map(str::to_owned).to_vec() } else { Vec::new() },
-        source: source.0.to_owned(),
-        source_sha256: Sha256::digest(source.1).into(),
-    };
+    let small = built.graph.shape(0) == Shape::new(3, 32, 32);
+    let names = if classes == 10 && small { cifar10::CLASSES.map(str::to_owned).to_vec() } else { Vec::new() };
+    let manifest = manifest(built.architecture, options, normalisation, (names, source));
     Network::new(manifest, blocks)
 }
 
-/// `resnet20` as 3 residual blocks a stage.
-fn resnet_blocks_per_stage(architecture: &str) -> Result<usize> {
-    let layers = architecture.trim_end_matches("-cifar").strip_prefix("resnet").and_then(|n| n.parse::<usize>().ok());
-    match layers {
-        Some(layers) if (8..=1202).contains(&layers) && layers % 6 == 2 => Ok((layers - 2) / 6),
-        _ => bail!(
-            "unknown architecture {architecture} (known: resnet20, resnet32, resnet44, resnet56, resnet110 for CIFAR)"
-        ),
+fn onnx_network(bytes: &[u8], folder: &Path, options: &ImportOptions, name: &str) -> Result<Network> {
+    let model = onnx::read(bytes, folder, options.input)?;
+    let normalisation =
+        model.normalisation.map(|[mean, std]| Normalisation::parse(&format!("{mean}/{std}"))).transpose()?;
+    let blocks = split::split(&simplify(model.graph)?, options.split)?;
+    let architecture = Path::new(name).file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+    let manifest = manifest(architecture, options, normalisation, (model.classes, (name, bytes)));
+    Network::new(manifest, blocks)
+}
+
+fn manifest(
+    architecture: String,
+    options: &ImportOptions,
+    of_file: Option<Normalisation>,
+    (classes, (source, bytes)): (Vec<String>, (&str, &[u8])),
+) -> Manifest {
+    let normalisation = options.normalisation.clone().or(of_file).unwrap_or_else(|| {
+        log::warn!("the file does not say how its inputs were normalised: taking ImageNet's way (see --normalise)");
+        Normalisation::imagenet()
+    });
+    Manifest {
+        contents: Contents::Network,
+        architecture,
+        mean: normalisation.mean,
+        std: normalisation.std,
+        classes,
+        source: source.to_owned(),
+        source_sha256: Sha256::digest(bytes).into(),
     }
 }
 

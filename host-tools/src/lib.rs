@@ -2,15 +2,17 @@
 
 // In data-flow order.
 pub mod checkpoint;
-pub mod cifar_resnet;
+mod graph;
 pub mod import;
 pub mod inspect;
 pub mod network;
 pub mod onnx;
-mod onnx_messages;
 pub mod plan_table;
+mod pytorch;
 pub mod recompose;
 pub mod safetensors_file;
+mod simplify;
+pub mod split;
 
 pub mod cifar10;
 pub mod download;

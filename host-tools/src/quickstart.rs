@@ -58,7 +58,8 @@ pub struct Line {
 /// Only a damaged build.
 pub fn builtin_teacher() -> Result<Network> {
     let checkpoint = Checkpoint::from_safetensors(TEACHER)?;
-    import::network(checkpoint, None, None, (TEACHER_NAME, TEACHER)).context("the built-in teacher")
+    import::network(checkpoint, &import::ImportOptions::default(), (TEACHER_NAME, TEACHER))
+        .context("the built-in teacher")
 }
 
 /// Distils the built-in teacher at three widths into `folder`.

@@ -12,7 +12,10 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{checkpoint::Checkpoint, network::Network};
+use crate::{
+    checkpoint::{Checkpoint, TensorValues},
+    network::Network,
+};
 
 /// Key of the description in the file's metadata.
 const KEY: &str = "distill";
@@ -78,8 +81,7 @@ pub fn read(path: &Path) -> Result<Option<Network>> {
     let description: Description = serde_json::from_str(description).with_context(context)?;
     let mut build = |block: BlockDescription| -> Result<Block> {
         let take = |name: String| -> Result<Weight> {
-            let dims = checkpoint.tensors.get(&name).map(|t| t.dims.clone()).unwrap_or_default();
-            let data = checkpoint.take(&name, &dims)?;
+            let TensorValues { dims, data } = checkpoint.take(&name)?;
             ensure!((1..=4).contains(&dims.len()), "tensor {name} has {} dimensions", dims.len());
             Ok(Weight::new(name, &dims, data))
         };

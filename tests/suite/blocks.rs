@@ -1,8 +1,8 @@
 //! Blocks: what is refused, and the forward pass of every operator against plain loops.
 
 use distill_core::{
-    Block, BlockBuilder, BlockError, Conv, Device, DeviceBlock, Dims, Images, MAX_EXTENT, MAX_NODES, Node, Nodes, Op,
-    Purpose, Role, Shape, Statistics, Stream, Weight,
+    BatchNorm, Block, BlockBuilder, BlockError, Conv, Device, DeviceBlock, Dims, Images, MAX_EXTENT, MAX_NODES, Node,
+    Nodes, Op, Pad, Purpose, Role, Shape, Slice, Statistics, Stream, Weight,
 };
 
 use crate::naive::{self, widen};
@@ -11,7 +11,7 @@ use distill_tests::{gaussian, norm_weights, residual};
 const INPUT: Shape = Shape::new(4, 5, 6);
 
 fn conv(stride: u16, padding: u16, groups: u16) -> Op {
-    Op::Conv(Conv { stride, padding, groups })
+    Op::Conv(Conv::square(stride, padding).grouped(groups))
 }
 
 fn zeros(name: &str, dims: &[usize]) -> Weight {
@@ -30,7 +30,7 @@ fn single(op: Op, input: Shape, weights: Vec<Weight>) -> Result<Block, BlockErro
 fn check(op: Op, input: Shape, weights: &[&[usize]], expected: Shape, statistics: Statistics) {
     let stream = &mut Stream::new(1, Purpose::Images, 0);
     let weights = match op {
-        Op::BatchNorm { .. } => norm_weights(stream, "norm", input.channels),
+        Op::BatchNorm(_) => norm_weights(stream, "norm", input.channels),
         _ => weights.iter().enumerate().map(|(i, dims)| gaussian(stream, &format!("w{i}"), dims)).collect(),
     };
     let block = single(op, input, weights).unwrap();
@@ -71,19 +71,19 @@ fn grouped_and_depthwise_convolutions_match_loops() {
 
 #[test]
 fn batch_norm_takes_running_or_current_statistics() {
-    check(Op::BatchNorm { epsilon: 1e-5 }, INPUT, &[], INPUT, Statistics::Running);
-    check(Op::BatchNorm { epsilon: 1e-5 }, INPUT, &[], INPUT, Statistics::Current);
-    check(Op::BatchNorm { epsilon: 0.5 }, INPUT, &[], INPUT, Statistics::Running); // ε outside the root is off by > 0.1
+    check(Op::BatchNorm(BatchNorm { epsilon: 1e-5 }), INPUT, &[], INPUT, Statistics::Running);
+    check(Op::BatchNorm(BatchNorm { epsilon: 1e-5 }), INPUT, &[], INPUT, Statistics::Current);
+    check(Op::BatchNorm(BatchNorm { epsilon: 0.5 }), INPUT, &[], INPUT, Statistics::Running); // ε outside the root is off by > 0.1
 }
 
 #[test]
 fn operators_without_weights_match_loops() {
-    check_running(Op::Relu, INPUT, &[], INPUT);
+    check_running(Op::RELU, INPUT, &[], INPUT);
     check_running(Op::Add, INPUT, &[], INPUT); // one value read twice
-    check_running(Op::Subsample { stride: 2 }, INPUT, &[], Shape::new(4, 3, 3)); // rounds up on the odd side
-    check_running(Op::Subsample { stride: 4 }, INPUT, &[], Shape::new(4, 2, 2));
-    check_running(Op::PadChannels { before: 1, after: 2 }, INPUT, &[], Shape::new(7, 5, 6));
-    check_running(Op::PadChannels { before: 0, after: 0 }, INPUT, &[], INPUT);
+    check_running(Op::Slice(Slice::strided(2)), INPUT, &[], Shape::new(4, 3, 3)); // rounds up on the odd side
+    check_running(Op::Slice(Slice::strided(4)), INPUT, &[], Shape::new(4, 2, 2));
+    check_running(Op::Pad(Pad::channels(1, 2)), INPUT, &[], Shape::new(7, 5, 6));
+    check_running(Op::Pad(Pad::channels(0, 0)), INPUT, &[], INPUT);
     check_running(Op::GlobalAveragePool, INPUT, &[], Shape::new(4, 1, 1));
 }
 
@@ -132,7 +132,7 @@ fn weight_of_wrong_shape_is_named_with_both_shapes() {
     let shape = |e: &BlockError| matches!(e, BlockError::WeightShape { .. });
     check_refused(conv(1, 1, 1), INPUT, vec![zeros("k", &[8, 4, 3])], shape);
     check_refused(conv(1, 1, 1), INPUT, vec![zeros("k", &[8, 4, 3, 3]), zeros("b", &[7])], shape);
-    check_refused(Op::BatchNorm { epsilon: 1e-5 }, INPUT, (0..4).map(|_| zeros("n", &[3])).collect(), shape);
+    check_refused(Op::BatchNorm(BatchNorm { epsilon: 1e-5 }), INPUT, (0..4).map(|_| zeros("n", &[3])).collect(), shape);
     check_refused(Op::Linear, Shape::new(4, 1, 1), vec![zeros("m", &[2, 3]), zeros("b", &[2])], shape);
 }
 
@@ -147,9 +147,9 @@ fn weight_with_too_few_values_is_refused() {
 #[test]
 fn wrong_number_of_weights_is_refused() {
     check_refused(conv(1, 1, 1), INPUT, vec![], wrong_arity);
-    check_refused(Op::Relu, INPUT, vec![zeros("w", &[4])], wrong_arity);
-    check_refused(Op::BatchNorm { epsilon: 1e-5 }, INPUT, vec![zeros("w", &[4])], wrong_arity);
-    check_refused(Op::Relu, INPUT, (0..5).map(|_| zeros("w", &[1])).collect(), wrong_arity);
+    check_refused(Op::RELU, INPUT, vec![zeros("w", &[4])], wrong_arity);
+    check_refused(Op::BatchNorm(BatchNorm { epsilon: 1e-5 }), INPUT, vec![zeros("w", &[4])], wrong_arity);
+    check_refused(Op::RELU, INPUT, (0..5).map(|_| zeros("w", &[1])).collect(), wrong_arity);
 }
 
 #[test]
@@ -159,26 +159,36 @@ fn geometry_that_cannot_work_is_refused() {
     check_refused(conv(1, 1, 0), INPUT, kernel(), misfit);
     check_refused(conv(1, 1, 3), INPUT, kernel(), misfit);
     check_refused(conv(1, 0, 1), Shape::new(4, 2, 6), kernel(), misfit); // kernel taller than the image
-    check_refused(Op::Subsample { stride: 0 }, INPUT, vec![], misfit);
+    check_refused(Op::Slice(Slice::strided(0)), INPUT, vec![], misfit);
     check_refused(Op::Linear, INPUT, vec![zeros("m", &[2, 4]), zeros("b", &[2])], misfit);
-    check_refused(Op::BatchNorm { epsilon: f32::NAN }, INPUT, (0..4).map(|_| zeros("n", &[4])).collect(), misfit);
-    check_refused(Op::BatchNorm { epsilon: -1e-5 }, INPUT, (0..4).map(|_| zeros("n", &[4])).collect(), misfit);
+    check_refused(
+        Op::BatchNorm(BatchNorm { epsilon: f32::NAN }),
+        INPUT,
+        (0..4).map(|_| zeros("n", &[4])).collect(),
+        misfit,
+    );
+    check_refused(
+        Op::BatchNorm(BatchNorm { epsilon: -1e-5 }),
+        INPUT,
+        (0..4).map(|_| zeros("n", &[4])).collect(),
+        misfit,
+    );
 }
 
 #[test]
 fn extents_that_overflow_are_refused() {
-    check_refused(Op::Relu, Shape::new(0, 5, 5), vec![], misfit);
-    check_refused(Op::Relu, Shape::new(MAX_EXTENT + 1, 1, 1), vec![], misfit);
-    check_refused(Op::Relu, Shape::new(MAX_EXTENT, MAX_EXTENT, MAX_EXTENT), vec![], misfit);
-    check_refused(Op::Relu, Shape::new(usize::MAX, usize::MAX, 2), vec![], misfit);
-    check_refused(Op::PadChannels { before: u16::MAX, after: u16::MAX }, Shape::new(4, 1, 1), vec![], misfit);
+    check_refused(Op::RELU, Shape::new(0, 5, 5), vec![], misfit);
+    check_refused(Op::RELU, Shape::new(MAX_EXTENT + 1, 1, 1), vec![], misfit);
+    check_refused(Op::RELU, Shape::new(MAX_EXTENT, MAX_EXTENT, MAX_EXTENT), vec![], misfit);
+    check_refused(Op::RELU, Shape::new(usize::MAX, usize::MAX, 2), vec![], misfit);
+    check_refused(Op::Pad(Pad::channels(u16::MAX, u16::MAX)), Shape::new(4, 1, 1), vec![], misfit);
     check_refused(conv(1, u16::MAX, 1), INPUT, vec![zeros("k", &[1, 4, 1, 1])], misfit);
 }
 
 #[test]
 fn addition_of_two_shapes_is_refused() {
     let mut builder = BlockBuilder::new("block", Role::Neighbourhood, INPUT);
-    let padded = builder.push("pad", Op::PadChannels { before: 1, after: 0 }, &[0], vec![]).unwrap();
+    let padded = builder.push("pad", Op::Pad(Pad::channels(1, 0)), &[0], vec![]).unwrap();
     builder.push("add", Op::Add, &[0, padded], vec![]).unwrap();
     assert!(misfit(&builder.finish().unwrap_err()));
 }
@@ -192,8 +202,8 @@ fn value_or_weight_that_is_not_there_is_refused() {
         let error = Block::new("block", Role::Stem, INPUT, nodes, vec![zeros("k", &[4, 4, 1, 1])]).unwrap_err();
         assert!(matches!(&error, BlockError::DanglingReference { node } if node == "node"), "{error:?}");
     };
-    refused(Op::Relu, &[1], &[]); // its own output
-    refused(Op::Relu, &[255], &[]);
+    refused(Op::RELU, &[1], &[]); // its own output
+    refused(Op::RELU, &[255], &[]);
     refused(Op::Add, &[0, 2], &[]);
     refused(conv(1, 0, 1), &[0], &[1]);
     refused(conv(1, 0, 1), &[0], &[0, 9]);
@@ -219,12 +229,12 @@ fn value_or_weight_that_nothing_reads_is_refused() {
         assert!(matches!(&error, BlockError::Unused { name } if name == expected), "{error:?}");
     };
     let mut builder = BlockBuilder::new("block", Role::Stem, INPUT);
-    builder.push("dead", Op::Relu, &[0], vec![]).unwrap();
-    builder.push("relu", Op::Relu, &[0], vec![]).unwrap();
+    builder.push("dead", Op::RELU, &[0], vec![]).unwrap();
+    builder.push("relu", Op::RELU, &[0], vec![]).unwrap();
     unused(builder, "dead");
     let node = Node {
         name: "relu".into(),
-        op: Op::Relu,
+        op: Op::RELU,
         inputs: [0].into_iter().collect(),
         weights: [0u8; 0].into_iter().collect(),
     };
@@ -239,7 +249,7 @@ fn weight_that_two_slots_read_is_refused() {
     // The shift is also the running mean: training one would move the other.
     let node = Node {
         name: "bn".into(),
-        op: Op::BatchNorm { epsilon: 1e-5 },
+        op: Op::BatchNorm(BatchNorm { epsilon: 1e-5 }),
         inputs: [0].into_iter().collect(),
         weights: [0, 1, 1, 2].into_iter().collect(),
     };
@@ -254,7 +264,7 @@ fn graph_without_nodes_or_with_too_many_is_refused() {
     let empty = BlockBuilder::new("block", Role::Stem, INPUT).finish();
     assert!(matches!(empty, Err(BlockError::Empty { .. })));
     let mut builder = BlockBuilder::new("block", Role::Stem, INPUT);
-    let mut push = |input: usize| builder.push("relu", Op::Relu, &[input as u8], vec![]);
+    let mut push = |input: usize| builder.push("relu", Op::RELU, &[input as u8], vec![]);
     (0..MAX_NODES).for_each(|node| assert_eq!(push(node).unwrap(), node as u8 + 1));
     assert!(matches!(push(MAX_NODES), Err(BlockError::TooManyNodes { .. })));
 }

@@ -174,7 +174,10 @@ fn bad_input_is_one_clear_sentence_and_exit_1() {
         ("distill import missing.pth -o t.ndp", "cannot import missing.pth"),
         ("distill import cut.th -o t.ndp", "cannot import cut.th"),
         ("distill import tiny.pth -o t.ndp", "cannot import tiny.pth"),
-        ("distill import tiny.pth --arch vgg16 -o t.ndp", "unknown architecture vgg16 (known: resnet20"),
+        (
+            "distill import tiny.pth --arch vgg16 -o t.ndp",
+            "no known architecture has these tensors (known: EfficientNet-Lite",
+        ),
         ("distill evaluate teacher.ndp --data nowhere", "distill data fetch cifar10"),
         ("distill recompose teacher.ndp teacher.ndp -o s.ndp", "not students"),
         (

@@ -97,9 +97,11 @@ fn appended_byte_is_told() {
 
 #[test]
 fn future_version_is_told_before_anything_else_is_believed() {
+    for other in [VERSION - 1, VERSION + 1] {
+        check(&edited(4, &other.to_le_bytes()), |e| matches!(e, PackError::OtherVersion(v) if *v == other));
+    }
     let future = (VERSION + 1).to_le_bytes();
-    check(&edited(4, &future), |e| matches!(e, PackError::FutureVersion(v) if *v == VERSION + 1));
-    check(&resealed(edited(4, &future)), |e| matches!(e, PackError::FutureVersion(_)));
+    check(&resealed(edited(4, &future)), |e| matches!(e, PackError::OtherVersion(_)));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Random graphs of every operator: what may lie in one place, which gradients meet, and what a batch's statistics are.
 
 use distill_core::{
-    Block, BlockBuilder, BlockError, Conv, Device, DeviceBlock, Images, Op, Purpose, Role, Shape, Statistics, Stream,
-    Weight,
+    Activation, AveragePool, BatchNorm, Block, BlockBuilder, BlockError, Conv, Device, DeviceBlock, Images, MaxPool,
+    Op, Pad, Purpose, Role, Shape, Slice, Statistics, Stream, Weight, Window,
 };
 
 use crate::{
@@ -30,48 +30,98 @@ fn try_random_block(stream: &mut Stream) -> Result<Block, BlockError> {
         // Mostly the newest value, sometimes an older one.
         let read = if stream.below(3) > 0 { shapes.len() - 1 } else { stream.below(shapes.len()) };
         let x = shapes[read];
-        let outputs = 1 + stream.below(5);
-        let (op, weights, shape) = match stream.below(10) {
-            0..=2 => {
-                let conv = Conv { stride: 1, padding: 1, groups: 1 };
-                let kernel = gaussian(stream, &format!("{name}.k"), &[outputs, x.channels, 3, 3]);
-                let bias = Weight::new(format!("{name}.b"), &[outputs], stream.gaussian(outputs));
-                (Op::Conv(conv), vec![kernel, bias], Shape { channels: outputs, ..x })
+        let mut inputs = vec![read];
+        let (op, weights) = match stream.below(18) {
+            0..=2 => random_convolution(stream, &name, x, 1),
+            3 => random_convolution(stream, &name, x, x.channels),
+            4 | 5 => (Op::RELU, vec![]),
+            6 | 7 => (Op::Activation(ACTIVATIONS[stream.below(ACTIVATIONS.len())]), vec![]),
+            8 | 9 => (Op::BatchNorm(BatchNorm { epsilon: 1e-3 }), norm_weights(stream, &name, x.channels)),
+            10 => {
+                let mut zeros = || [0; 3].map(|_: u16| stream.below(2) as u16);
+                (Op::Pad(Pad { before: zeros(), after: zeros() }), vec![])
             }
-            3 => {
-                let conv = Conv { stride: 1, padding: 0, groups: x.channels as u16 };
-                let kernel = gaussian(stream, &format!("{name}.k"), &[x.channels, 1, 1, 1]);
-                (Op::Conv(conv), vec![kernel], x)
+            11 => {
+                let step = [0; 3].map(|_| 1 + stream.below(2) as u32);
+                let start = [0; 3].map(|_| stream.below(2) as u32);
+                (Op::Slice(Slice { start, step, ..Slice::ALL }), vec![])
             }
-            4 | 5 => (Op::Relu, vec![], x),
-            6 => (Op::BatchNorm { epsilon: 1e-3 }, norm_weights(stream, &name, x.channels), x),
-            7 => {
-                let (before, after) = (stream.below(2) as u16, stream.below(2) as u16);
-                let channels = x.channels + usize::from(before + after);
-                (Op::PadChannels { before, after }, vec![], Shape { channels, ..x })
+            12 => {
+                let mut small = |least: usize| [0; 2].map(|_: u16| (least + stream.below(2)) as u16);
+                let [kernel, stride, [top, left], [bottom, right]] = [small(2), small(1), small(0), small(0)];
+                let window = Window { kernel, stride, padding: [top, left, bottom, right] };
+                match stream.below(3) {
+                    0 => (Op::MaxPool(MaxPool { window }), vec![]),
+                    kind => (Op::AveragePool(AveragePool { window, counts_padding: kind == 1 }), vec![]),
+                }
             }
-            8 => {
-                let half = |extent: usize| extent.div_ceil(2);
-                (Op::Subsample { stride: 2 }, vec![], Shape::new(x.channels, half(x.height), half(x.width)))
+            13 => {
+                // A gate, once in a while.
+                let gates = |shape: Shape| shape == x || shape == Shape::new(x.channels, 1, 1);
+                inputs.push(random_value(stream, &shapes, gates));
+                (Op::Mul, vec![])
             }
+            14 => {
+                let beside = |shape: Shape| Shape { channels: x.channels, ..shape } == x;
+                inputs.push(random_value(stream, &shapes, beside));
+                (Op::Concat, vec![])
+            }
+            15 => (Op::GlobalAveragePool, vec![]),
             _ => {
-                let same: Vec<usize> = (0..shapes.len()).filter(|&value| shapes[value] == x).collect();
-                let other = same[stream.below(same.len())];
-                builder.push(&name, Op::Add, &[read as u8, other as u8], vec![])?;
-                shapes.push(x);
-                continue;
+                inputs.push(random_value(stream, &shapes, |shape| shape == x));
+                (Op::Add, vec![])
             }
         };
-        builder.push(&name, op, &[read as u8], weights)?;
+        let given: Vec<Shape> = inputs.iter().map(|&value| shapes[value]).collect();
+        let shape = op.shape(&name, &given, &weights.iter().collect::<Vec<_>>())?;
+        let inputs: Vec<u8> = inputs.into_iter().map(|value| value as u8).collect();
+        builder.push(&name, op, &inputs, weights)?;
         shapes.push(shape);
     }
     let last = shapes[nodes];
     if stream.below(4) == 0 {
-        let x = builder.push("pool", Op::GlobalAveragePool, &[nodes as u8], vec![])?;
+        let (op, inputs) = match stream.below(2) {
+            0 => (Op::GlobalAveragePool, last.channels),
+            _ => (Op::Flatten, last.elements()),
+        };
+        let x = builder.push("vector", op, &[nodes as u8], vec![])?;
         let bias = Weight::new("linear.b", &[3], stream.gaussian(3));
-        builder.push("linear", Op::Linear, &[x], vec![gaussian(stream, "linear.w", &[3, last.channels]), bias])?;
+        builder.push("linear", Op::Linear, &[x], vec![gaussian(stream, "linear.w", &[3, inputs]), bias])?;
     }
     builder.finish()
+}
+
+/// Every one that is not a ReLU.
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::RELU6,
+    Activation::Clip { low: -0.5, high: 0.7 },
+    Activation::Sigmoid,
+    Activation::Silu,
+    Activation::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 },
+    Activation::HardSwish,
+];
+
+/// One of the values of such a shape; the newest where there is none, which may not fit.
+fn random_value(stream: &mut Stream, shapes: &[Shape], fits: impl Fn(Shape) -> bool) -> usize {
+    let fitting: Vec<usize> = (0..shapes.len()).filter(|&value| fits(shapes[value])).collect();
+    if fitting.is_empty() { shapes.len() - 1 } else { fitting[stream.below(fitting.len())] }
+}
+
+/// Any stride, padding, dilation and kernel of one to three taps; mostly the usual 3x3.
+fn random_convolution(stream: &mut Stream, name: &str, x: Shape, groups: usize) -> (Op, Vec<Weight>) {
+    let outputs = if groups == 1 { 1 + stream.below(5) } else { groups };
+    let (mut conv, mut taps) = (Conv::square(1, 1).grouped(groups as u16), [3, 3]);
+    if stream.below(2) == 0 {
+        taps = taps.map(|_| 1 + stream.below(3));
+        conv.stride = [0; 2].map(|_| 1 + stream.below(2) as u16);
+        conv.dilation = [0; 2].map(|_| 1 + stream.below(3) as u16);
+        conv.padding = [0; 4].map(|_| stream.below(3) as u16);
+    }
+    let mut weights = vec![gaussian(stream, &format!("{name}.k"), &[outputs, x.channels / groups, taps[0], taps[1]])];
+    if stream.below(2) == 0 {
+        weights.push(Weight::new(format!("{name}.b"), &[outputs], stream.gaussian(outputs)));
+    }
+    (Op::Conv(conv), weights)
 }
 
 #[test]
@@ -90,8 +140,8 @@ fn block_of(stream: &mut Stream, nodes: &[(&str, &[u8])]) -> Block {
     for (index, (op, inputs)) in nodes.iter().enumerate() {
         let kernel = gaussian(stream, &format!("k{index}"), &[3, 3, 3, 3]);
         let (op, weights) = match *op {
-            "conv" => (Op::Conv(Conv { stride: 1, padding: 1, groups: 1 }), vec![kernel]),
-            "relu" => (Op::Relu, vec![]),
+            "conv" => (Op::Conv(Conv::square(1, 1)), vec![kernel]),
+            "relu" => (Op::RELU, vec![]),
             _ => (Op::Add, vec![]),
         };
         builder.push(&format!("n{index}"), op, inputs, weights).unwrap();
@@ -122,16 +172,16 @@ fn values_that_meet_again_keep_their_gradients() {
 #[test]
 fn operators_without_weights_pass_gradients_on_in_the_middle() {
     let stream = &mut Stream::new(10, Purpose::Images, 0);
-    let same = |groups| Op::Conv(Conv { stride: 1, padding: 1, groups });
+    let same = |groups| Op::Conv(Conv::square(1, 1).grouped(groups));
     for count in [5, 37] {
         let mut builder = BlockBuilder::new("block", Role::Neighbourhood, Shape::new(3, 5, 7));
         let mut push = |op, inputs: &[u8], weights| builder.push("node", op, inputs, weights).unwrap();
         let x = push(same(1), &[0], vec![gaussian(stream, "first", &[4, 3, 3, 3])]);
-        let x = push(Op::Subsample { stride: 2 }, &[x], vec![]);
-        let padded = push(Op::PadChannels { before: 1, after: 2 }, &[x], vec![]);
+        let x = push(Op::Slice(Slice::strided(2)), &[x], vec![]);
+        let padded = push(Op::Pad(Pad::channels(1, 2)), &[x], vec![]);
         let x = push(same(7), &[padded], vec![gaussian(stream, "depthwise", &[7, 1, 3, 3])]);
         let x = push(Op::Add, &[x, padded], vec![]);
-        let x = push(Op::Relu, &[x], vec![]);
+        let x = push(Op::RELU, &[x], vec![]);
         let mean = push(Op::GlobalAveragePool, &[x], vec![]);
         let bias = Weight::new("linear.b", &[7], stream.gaussian(7));
         let x = push(Op::Linear, &[mean], vec![gaussian(stream, "linear.w", &[7, 7]), bias]);

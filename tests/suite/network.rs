@@ -73,7 +73,7 @@ fn running_statistics_follow_the_batches_and_the_loss_falls() {
     assert!(losses[29] < 0.75 * losses[0], "{losses:?}");
     let moved = trainer.finish().unwrap();
     // The first batch norm sees the same images each time, through a convolution that hardly moves.
-    let norm = blocks[0].nodes().iter().position(|node| matches!(node.op, Op::BatchNorm { .. })).unwrap();
+    let norm = blocks[0].nodes().iter().position(|node| matches!(node.op, Op::BatchNorm(_))).unwrap();
     let value = naive::values(&moved[0], &widen(&input), Statistics::Running).swap_remove(norm);
     let channels = blocks[0].shape(norm).channels;
     let plane = IMAGE.height * IMAGE.width;

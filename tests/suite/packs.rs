@@ -22,7 +22,7 @@ pub fn read(bytes: &[u8]) -> Read {
 pub fn example_pack() -> Vec<u8> {
     let mut builder = BlockBuilder::new("halve", Role::Neighbourhood, Shape::new(1, 2, 2));
     let kernel = Weight::new("w", &[1, 1, 1, 1], vec![0.5]);
-    builder.push("conv", Op::Conv(Conv { stride: 1, padding: 0, groups: 1 }), &[0], vec![kernel]).unwrap();
+    builder.push("conv", Op::Conv(Conv::square(1, 0)), &[0], vec![kernel]).unwrap();
     let manifest = Manifest {
         contents: Contents::Network,
         architecture: "example".into(),

@@ -48,7 +48,7 @@ fn redundant_teacher(second: Conv) -> (Block, Weight, Weight) {
     let mut builder = BlockBuilder::new("redundant", Role::Neighbourhood, INPUT);
     let weights = vec![Weight::new("conv1.weight", &[8, 4, 3, 3], kernel), Weight::new("conv1.bias", &[8], bias)];
     let x = builder.push("conv1", SAME, &[0], weights).unwrap();
-    let x = builder.push("relu", Op::Relu, &[x], vec![]).unwrap();
+    let x = builder.push("relu", Op::RELU, &[x], vec![]).unwrap();
     let weights = vec![Weight::new("conv2.weight", &[4, 8, 3, 3], read), read_bias.clone()];
     builder.push("conv2", Op::Conv(second), &[x], weights).unwrap();
     (builder.finish().unwrap(), Weight::new("conv2.weight", &[4, 4, 3, 3], merged), read_bias)
@@ -75,10 +75,10 @@ fn check_recovers(second: Conv) {
 
 #[test]
 fn solve_recovers_a_representable_teacher() {
-    check_recovers(Conv { stride: 1, padding: 1, groups: 1 });
-    check_recovers(Conv { stride: 2, padding: 1, groups: 1 });
-    check_recovers(Conv { stride: 1, padding: 0, groups: 1 });
-    check_recovers(Conv { stride: 3, padding: 2, groups: 1 });
+    check_recovers(Conv::square(1, 1));
+    check_recovers(Conv::square(2, 1));
+    check_recovers(Conv::square(1, 0));
+    check_recovers(Conv::square(3, 2));
 }
 
 /// Asserts that the solve lowers the error at its convolution on the inputs it saw.
@@ -118,7 +118,7 @@ fn nothing_to_solve_where_nothing_was_shrunk() {
 
 #[test]
 fn activations_that_are_not_finite_leave_the_pruned_weights() {
-    let (teacher, ..) = redundant_teacher(Conv { stride: 1, padding: 1, groups: 1 });
+    let (teacher, ..) = redundant_teacher(Conv::square(1, 1));
     let student = shrink(&teacher, Width::new(0.5).unwrap()).unwrap();
     let values = vec![f32::NAN; 4 * INPUT.elements()];
     assert_eq!(solved(&teacher, &student, 2, &values), student);

@@ -163,7 +163,7 @@ fn one_step_moves_weights_by_the_gradient() {
 #[test]
 fn loss_is_told_where_nothing_is_trained() {
     let mut builder = BlockBuilder::new("relu", Role::Neighbourhood, INPUT);
-    builder.push("relu", Op::Relu, &[0], vec![]).unwrap();
+    builder.push("relu", Op::RELU, &[0], vec![]).unwrap();
     let block = builder.finish().unwrap();
     let (input, target) = (Images::from_values(&[-1.0; 64], INPUT), Images::from_values(&[3.0; 64], INPUT));
     let training = one_step(1.0);

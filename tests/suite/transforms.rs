@@ -1,15 +1,15 @@
 //! Fold and shrink: what they must keep, and which channels go.
 
 use distill_core::{
-    Block, BlockBuilder, Conv, Op, Purpose, Role, Shape, Statistics, Stream, Weight, Width, fold_batch_norms,
-    inner_channels, shrink,
+    BatchNorm, Block, BlockBuilder, Conv, Op, Purpose, Role, Shape, Statistics, Stream, Weight, Width,
+    fold_batch_norms, inner_channels, shrink,
 };
 
 use crate::naive::{self, relative_error, widen};
 use distill_tests::{SAME, conv_norm, gaussian, norm_weights, residual, teacher};
 
 const INPUT: Shape = Shape::new(4, 6, 6);
-const POINTWISE: Op = Op::Conv(Conv { stride: 1, padding: 0, groups: 1 });
+const POINTWISE: Op = Op::Conv(Conv::square(1, 0));
 
 fn stream() -> Stream {
     Stream::new(5, Purpose::Images, 0)
@@ -22,7 +22,7 @@ fn width(k: f32) -> Width {
 /// Asserts that the folded block has `norms` batch norms left and computes what the block computes.
 fn check_fold(block: &Block, norms: usize) {
     let folded = fold_batch_norms(block).unwrap();
-    let is_norm = |op: &Op| matches!(op, Op::BatchNorm { .. });
+    let is_norm = |op: &Op| matches!(op, Op::BatchNorm(_));
     assert_eq!(folded.nodes().iter().filter(|node| is_norm(&node.op)).count(), norms, "{}", block.name());
     let input = widen(&stream().images(2, block.input()));
     let error = relative_error(&naive::forward(&folded, &input), &naive::forward(block, &input));
@@ -41,7 +41,7 @@ fn fold_keeps_a_convolutions_own_bias() {
     let mut builder = BlockBuilder::new("bias", Role::Neighbourhood, INPUT);
     let weights = vec![gaussian(stream, "conv.weight", &[5, 4, 3, 3]), gaussian(stream, "conv.bias", &[5])];
     let x = builder.push("conv", SAME, &[0], weights).unwrap();
-    builder.push("bn", Op::BatchNorm { epsilon: 1e-3 }, &[x], norm_weights(stream, "bn", 5)).unwrap();
+    builder.push("bn", Op::BatchNorm(BatchNorm { epsilon: 1e-3 }), &[x], norm_weights(stream, "bn", 5)).unwrap();
     check_fold(&builder.finish().unwrap(), 0);
 }
 
@@ -49,8 +49,9 @@ fn fold_keeps_a_convolutions_own_bias() {
 pub fn pre_activation() -> Block {
     let stream = &mut stream();
     let mut builder = BlockBuilder::new("pre-activation", Role::Neighbourhood, INPUT);
-    let x = builder.push("bn", Op::BatchNorm { epsilon: 1e-5 }, &[0], norm_weights(stream, "bn", 4)).unwrap();
-    let x = builder.push("relu", Op::Relu, &[x], vec![]).unwrap();
+    let x =
+        builder.push("bn", Op::BatchNorm(BatchNorm { epsilon: 1e-5 }), &[0], norm_weights(stream, "bn", 4)).unwrap();
+    let x = builder.push("relu", Op::RELU, &[x], vec![]).unwrap();
     let x = builder.push("conv", SAME, &[x], vec![gaussian(stream, "conv.weight", &[4, 4, 3, 3])]).unwrap();
     builder.push("add", Op::Add, &[x, 0], vec![]).unwrap();
     builder.finish().unwrap()
@@ -97,7 +98,7 @@ fn two_convolutions(written: Vec<f32>, bias: Vec<f32>, read: Vec<f32>) -> Block 
     let mut builder = BlockBuilder::new("hand-made", Role::Neighbourhood, Shape::new(1, 2, 2));
     let weights = vec![Weight::new("a.weight", &[hidden, 1, 1, 1], written), Weight::new("a.bias", &[hidden], bias)];
     let x = builder.push("a", POINTWISE, &[0], weights).unwrap();
-    let x = builder.push("relu", Op::Relu, &[x], vec![]).unwrap();
+    let x = builder.push("relu", Op::RELU, &[x], vec![]).unwrap();
     let weights = vec![Weight::new("b.weight", &[1, hidden, 1, 1], read), Weight::new("b.bias", &[1], vec![0.25])];
     let x = builder.push("b", POINTWISE, &[x], weights).unwrap();
     builder.push("add", Op::Add, &[x, 0], vec![]).unwrap();
@@ -150,13 +151,13 @@ fn inverted_residual(multiplier: usize) -> Block {
     }
     let mut builder = BlockBuilder::new("inverted residual", Role::Neighbourhood, INPUT);
     let x = builder.push("expand", POINTWISE, &[0], vec![expand, gaussian(stream, "expand.bias", &[8])]).unwrap();
-    let x = builder.push("relu1", Op::Relu, &[x], vec![]).unwrap();
+    let x = builder.push("relu1", Op::RELU, &[x], vec![]).unwrap();
     let out = 8 * multiplier;
     let weights =
         vec![gaussian(stream, "depthwise.weight", &[out, 1, 3, 3]), gaussian(stream, "depthwise.bias", &[out])];
-    let depthwise = Op::Conv(Conv { stride: 1, padding: 1, groups: 8 });
+    let depthwise = Op::Conv(Conv::square(1, 1).grouped(8));
     let x = builder.push("depthwise", depthwise, &[x], weights).unwrap();
-    let x = builder.push("relu2", Op::Relu, &[x], vec![]).unwrap();
+    let x = builder.push("relu2", Op::RELU, &[x], vec![]).unwrap();
     let weights = vec![gaussian(stream, "project.weight", &[4, out, 1, 1]), gaussian(stream, "project.bias", &[4])];
     let x = builder.push("project", POINTWISE, &[x], weights).unwrap();
     builder.push("add", Op::Add, &[x, 0], vec![]).unwrap();
@@ -169,7 +170,7 @@ fn depthwise_inverted_residual_shrinks_as_one_group() {
     assert_eq!(inner_channels(&block), [8]);
     check_silenced(&block, (4, &[1, 2, 4, 7]));
     let student = shrink(&block, width(0.5)).unwrap();
-    assert_eq!(student.nodes()[2].op, Op::Conv(Conv { stride: 1, padding: 1, groups: 4 }));
+    assert_eq!(student.nodes()[2].op, Op::Conv(Conv::square(1, 1).grouped(4)));
 }
 
 #[test]

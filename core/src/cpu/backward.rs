@@ -6,17 +6,19 @@ use core::ops::Range;
 use super::{
     clear_absent,
     layout::Slots,
-    program::{Kernel, Program},
+    program::{Kernel, Program, plain},
 };
 use crate::{
-    block::{Block, Op},
+    block::Block,
     heap::held,
     kernels::{
         conv::{InputGradient, WeightGradient},
         elementwise::{self, Read, Write},
+        instructions::Arch,
         norm::{combine, gradient_sums},
         plane::{LANES, Lanes, Plane},
     },
+    op::{Op, Values},
 };
 
 /// The backward pass of a [`Program`] for training. Its gradients lie in an arena of their own.
@@ -224,10 +226,11 @@ impl Backward {
         let (arch, step, forward) = (program.arch, &self.steps[node], &program.steps[node]);
         let Some(gradient) = step.gradient else { return };
         let value = |slot: usize| program.layout.slots.get(values, slot);
-        if let (Kernel::Relu | Kernel::Done, None) = (&forward.kernel, step.inputs[0]) {
-            elementwise::mask(arch, self.slots.get_mut(gradients, gradient), value(forward.output));
+        if let (Kernel::Clamp(bounds) | Kernel::Done(bounds), None) = (&forward.kernel, step.inputs[0]) {
+            elementwise::mask(arch, self.slots.get_mut(gradients, gradient), value(forward.output), *bounds);
         }
-        for (target, add) in step.inputs.into_iter().flatten() {
+        let inputs = step.inputs.into_iter().enumerate();
+        for (which, (target, add)) in inputs.filter_map(|(which, input)| Some((which, input?))) {
             let ((target, to), (gradient, of)) = self.slots.pair(gradients, [target, gradient]);
             match (&forward.kernel, &step.weights) {
                 (Kernel::Conv { .. }, Some(Weights::Conv { by_input: Some(by_input), .. })) => {
@@ -241,7 +244,8 @@ impl Backward {
                     if !add {
                         to.rows().for_each(|row| target[row..row + to.shape.width].fill(Lanes::ZERO));
                     }
-                    spread(program, node, (target, to), (gradient, of), value(forward.output));
+                    let values = Values { inputs: forward.inputs.map(value), output: value(forward.output) };
+                    spread((&forward.kernel, arch), which, &values, (gradient, of), (target, to));
                 }
             }
         }
@@ -275,38 +279,19 @@ impl Backward {
 }
 
 /// Adds the gradient by an input of an operator without weights to `target`.
-fn spread(program: &Program, node: usize, (target, to): Write<'_>, (gradient, of): Read<'_>, output: Read<'_>) {
-    let arch = program.arch;
-    match program.steps[node].kernel {
-        Kernel::Relu | Kernel::Done => elementwise::add_masked(arch, (target, to), (gradient, of), output),
-        Kernel::Add => elementwise::add(arch, (target, to), (gradient, of)),
-        Kernel::PadChannels(before) => {
-            let inside = Plane { shape: to.shape, ..of };
-            elementwise::add(arch, (target, to), (&gradient[before * of.area()..], inside));
+fn spread((kernel, arch): (&Kernel, Arch), which: usize, values: &Values<'_>, gradient: Read<'_>, target: Write<'_>) {
+    match kernel {
+        Kernel::Clamp(bounds) | Kernel::Done(bounds) => {
+            elementwise::add_masked(arch, target, gradient, values.output, *bounds);
         }
-        Kernel::Subsample(stride) => {
-            for (index, row) in of.rows().enumerate() {
-                let first = to.at(index / of.shape.height, index % of.shape.height * stride, 0);
-                let targets = target[first..].iter_mut().step_by(stride);
-                for (target, gradient) in targets.zip(&gradient[row..row + of.shape.width]) {
-                    target.0.iter_mut().zip(gradient.0).for_each(|(target, gradient)| *target += gradient);
-                }
-            }
-        }
-        Kernel::GlobalAveragePool => {
-            let scale = 1.0 / (to.shape.height * to.shape.width) as f32;
-            for (index, row) in to.rows().enumerate() {
-                let gradient = gradient[of.at(index / to.shape.height, 0, 0)];
-                for target in &mut target[row..row + to.shape.width] {
-                    target.0.iter_mut().zip(gradient.0).for_each(|(target, gradient)| *target += scale * gradient);
-                }
-            }
-        }
+        Kernel::Add => elementwise::add(arch, target, gradient),
+        Kernel::Plain(op) => plain(op).backward(arch, which, values, gradient, target),
         Kernel::Conv { .. } | Kernel::Norm(_) => unreachable!("a convolution and a batch norm have weights"),
     }
 }
 
-/// Rows and columns of a convolution's kernel.
+/// Rows and columns of a convolution's kernel; a linear layer's matrix has none.
 fn kernel_extent(block: &Block, node: usize) -> [usize; 2] {
-    block.weight(node, 0).map_or([1, 1], |kernel| [kernel.dims[2] as usize, kernel.dims[3] as usize])
+    let dims = block.weight(node, 0).map_or(&[][..], |kernel| &kernel.dims);
+    [2, 3].map(|axis| dims.get(axis).map_or(1, |&taps| taps as usize))
 }

@@ -4,12 +4,13 @@ use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
 use crate::{
-    block::{Block, Op},
+    block::{Block, Node},
     heap::held,
     kernels::{
-        elementwise::{Read, Write},
+        elementwise::{Bounds, Read, Write},
         plane::{Lanes, Plane},
     },
+    op::{OnCpu, Op},
 };
 
 /// Planes one behind the other in an arena.
@@ -54,6 +55,25 @@ impl Slots {
         (&mut arena[self.range(slot)], self.planes[slot])
     }
 
+    /// One slot to write and two to read, which are `None` where they are the one to write.
+    pub fn open<'a>(
+        &self,
+        arena: &'a mut [Lanes],
+        write: usize,
+        read: [usize; 2],
+    ) -> (Write<'a>, [Option<Read<'a>>; 2]) {
+        let Range { start, end } = self.range(write);
+        let (before, rest) = arena.split_at_mut(start);
+        let (to, after) = rest.split_at_mut(end - start);
+        let (before, after) = (&*before, &*after);
+        let values = |slot: usize| {
+            let range = self.range(slot);
+            let values = if range.end <= start { &before[range] } else { &after[range.start - end..range.end - end] };
+            (values, self.planes[slot])
+        };
+        ((to, self.planes[write]), read.map(|slot| (slot != write).then(|| values(slot))))
+    }
+
     /// One slot to write and another to read.
     pub fn pair<'a>(&self, arena: &'a mut [Lanes], [write, read]: [usize; 2]) -> (Write<'a>, Read<'a>) {
         let [to, from] = arena
@@ -77,14 +97,14 @@ pub struct Layout {
     pub slots: Slots,
     /// Slot of each value. Operators that may work in place share their input's.
     pub slot: Vec<usize>,
-    /// Nodes whose ReLU is done with them: it is the only reader, and in place.
-    pub followed_by_relu: Vec<bool>,
+    /// The bounds of a clamp that is done with a node: it is the only reader, and in place.
+    pub clamped: Vec<Option<Bounds>>,
 }
 
 impl Layout {
     /// Heap bytes of the description.
     pub fn heap_bytes(&self) -> usize {
-        self.slots.heap_bytes() + held(&self.slot) + held(&self.followed_by_relu)
+        self.slots.heap_bytes() + held(&self.slot) + held(&self.clamped)
     }
 
     /// Lays out values `0..=last`. For training every value that a gradient needs is kept, otherwise slots are used again.
@@ -99,17 +119,31 @@ impl Layout {
         // Chains of values in one place, named by their first.
         let mut chain: Vec<usize> = (0..=last).collect();
         for (index, node) in nodes.iter().enumerate() {
-            let elementwise =
-                matches!(node.op, Op::Relu | Op::Add) || matches!(node.op, Op::BatchNorm { .. }) && !training;
+            let in_place = match node.op.operator().on_cpu() {
+                OnCpu::Clamp(_) | OnCpu::Add => true,
+                OnCpu::Norm(_) => !training,
+                OnCpu::Plain(plain) => !training && plain.in_place(),
+                OnCpu::Convolution(_) => false,
+            };
             let twice = node.inputs.len() == 2 && node.inputs[0] == node.inputs[1];
-            // Backward passes read the inputs of convolutions and batch norms, and the outputs of ReLUs.
             let needed_later = |value: usize| {
-                let read = |op: &Op| matches!(op, Op::Conv(_) | Op::Linear | Op::BatchNorm { .. });
-                training && (readers(value).any(|(_, node)| read(&node.op)) || matches!(nodes[value - 1].op, Op::Relu))
+                let read_back = |node: &Node| match node.op.operator().on_cpu() {
+                    OnCpu::Convolution(_) | OnCpu::Norm(_) => true,
+                    OnCpu::Plain(plain) => plain.kept().inputs,
+                    OnCpu::Clamp(_) | OnCpu::Add => false,
+                };
+                let own = match nodes[value - 1].op.operator().on_cpu() {
+                    OnCpu::Clamp(_) => true,
+                    OnCpu::Plain(plain) => plain.kept().output,
+                    _ => false,
+                };
+                training && (own || readers(value).any(|(_, node)| read_back(node)))
             };
             let free = |value: &usize| *value > 0 && last_reader[*value] == index && !needed_later(*value);
-            let place = node.inputs.iter().map(|&value| usize::from(value)).find(free);
-            if let Some(value) = place.filter(|_| elementwise && !twice) {
+            // A sum may lie in the place of either value, everything else in that of the first.
+            let places = if matches!(node.op, Op::Add) { 2 } else { 1 };
+            let place = node.inputs.iter().take(places).map(|&value| usize::from(value)).find(free);
+            if let Some(value) = place.filter(|_| in_place && !twice) {
                 chain[index + 1] = chain[value];
             }
         }
@@ -118,7 +152,7 @@ impl Layout {
             let padding = |value: usize| {
                 block.nodes().iter().filter(move |node| usize::from(node.inputs[0]) == value).map(|node| {
                     match node.op {
-                        Op::Conv(conv) => usize::from(conv.padding),
+                        Op::Conv(conv) => conv.border(),
                         _ => 0,
                     }
                 })
@@ -145,13 +179,14 @@ impl Layout {
             };
             busy[slot[value]] = end;
         }
-        let followed_by_relu = (0..last).map(|index| {
+        let clamped = (0..last).map(|index| {
             let mut readers = readers(index + 1);
-            let (Some((reader, node)), None) = (readers.next(), readers.next()) else { return false };
-            let in_place = matches!(node.op, Op::Relu) && chain[reader + 1] == chain[index + 1];
-            in_place && matches!(nodes[index].op, Op::Conv(_) | Op::Linear | Op::Add)
+            let (Some((reader, node)), None) = (readers.next(), readers.next()) else { return None };
+            let OnCpu::Clamp(bounds) = node.op.operator().on_cpu() else { return None };
+            let clamps = matches!(nodes[index].op.operator().on_cpu(), OnCpu::Convolution(_) | OnCpu::Add);
+            (clamps && chain[reader + 1] == chain[index + 1]).then_some(bounds)
         });
-        let followed_by_relu = followed_by_relu.collect();
-        Self { slots, slot, followed_by_relu }
+        let clamped = clamped.collect();
+        Self { slots, slot, clamped }
     }
 }

@@ -5,16 +5,17 @@ use core::ops::Range;
 
 use super::{clear_absent, layout::Layout};
 use crate::{
-    block::{Block, Conv, Op, Shape},
+    block::Block,
     heap::held,
     kernels::{
         conv::Convolution,
         correlate::Start,
-        elementwise::{self, Read, Write},
+        elementwise::{self, Bounds, Read, Write},
         instructions::Arch,
         norm::{Moments, moments},
         plane::{Lanes, Plane},
     },
+    op::{OnCpu, Op, Plain},
 };
 
 /// A block up to one of its values.
@@ -33,8 +34,8 @@ pub struct Step {
     pub inputs: [usize; 2],
     /// Slot of what it writes.
     pub output: usize,
-    /// A ReLU is done with it.
-    relu: bool,
+    /// The bounds of a clamp that is done with it.
+    clamp: Option<Bounds>,
 }
 
 /// An operator with its weights as the loops take them.
@@ -48,14 +49,12 @@ pub enum Kernel {
     },
     /// A batch norm.
     Norm(Norm),
-    Relu,
-    /// A ReLU that the node before did.
-    Done,
+    Clamp(Bounds),
+    /// A clamp that the node before did.
+    Done(Bounds),
     Add,
-    Subsample(usize),
-    /// Zero channels in front.
-    PadChannels(usize),
-    GlobalAveragePool,
+    /// An operator without weights, with loops of its own.
+    Plain(Op),
 }
 
 /// A batch norm as `gain · x + offset`.
@@ -106,28 +105,22 @@ impl Program {
         let step = |index: usize| {
             let node = &block.nodes()[index];
             let (input, output) = (usize::from(node.inputs[0]), index + 1);
-            let done_before = input > 0 && layout.followed_by_relu[input - 1];
-            let kernel = match node.op {
-                Op::Conv(conv) => {
+            let done_before = input > 0 && layout.clamped[input - 1].is_some();
+            let kernel = match node.op.operator().on_cpu() {
+                OnCpu::Convolution(conv) => {
                     let dims = block.weight(index, 0).map_or(&[][..], |kernel| &kernel.dims);
-                    let extent = [dims[2] as usize, dims[3] as usize];
+                    let extent = [2, 3].map(|axis| dims.get(axis).map_or(1, |&taps| taps as usize));
                     Kernel::conv(Convolution::new(conv, extent, plane(input), plane(output)))
                 }
-                Op::Linear => {
-                    let conv = Conv { stride: 1, padding: 0, groups: 1 };
-                    Kernel::conv(Convolution::new(conv, [1, 1], plane(input), plane(output)))
-                }
-                Op::BatchNorm { epsilon } => Kernel::Norm(Norm { epsilon, ..Norm::default() }),
-                Op::Relu if done_before => Kernel::Done,
-                Op::Relu => Kernel::Relu,
-                Op::Add => Kernel::Add,
-                Op::Subsample { stride } => Kernel::Subsample(stride.into()),
-                Op::PadChannels { before, .. } => Kernel::PadChannels(before.into()),
-                Op::GlobalAveragePool => Kernel::GlobalAveragePool,
+                OnCpu::Norm(epsilon) => Kernel::Norm(Norm { epsilon, ..Norm::default() }),
+                OnCpu::Clamp(bounds) if done_before => Kernel::Done(bounds),
+                OnCpu::Clamp(bounds) => Kernel::Clamp(bounds),
+                OnCpu::Add => Kernel::Add,
+                OnCpu::Plain(_) => Kernel::Plain(node.op.clone()),
             };
             let slot = |which: usize| layout.slot[usize::from(*node.inputs.get(which).unwrap_or(&node.inputs[0]))];
             let (inputs, output) = ([slot(0), slot(1)], layout.slot[output]);
-            Step { kernel, inputs, output, relu: layout.followed_by_relu[index] }
+            Step { kernel, inputs, output, clamp: layout.clamped[index] }
         };
         let steps = (0..last).map(step).collect();
         let mut program = Self { arch: Arch::new(), layout, steps };
@@ -239,13 +232,13 @@ impl Program {
 
     /// One node on one group of images.
     pub fn step(&self, node: usize, arena: &mut [Lanes]) {
-        let Step { kernel, inputs: [first, second], output, relu } = &self.steps[node];
+        let Step { kernel, inputs: [first, second], output, clamp } = &self.steps[node];
         let (arch, slots) = (self.arch, &self.layout.slots);
         match kernel {
             Kernel::Conv { convolution, packed, bias } => {
                 let ((target, _), (source, _)) = slots.pair(arena, [*output, *first]);
                 let start = if bias.is_empty() { Start::Zero } else { Start::Bias(bias) };
-                convolution.forward(arch, source, packed, start, *relu, target);
+                convolution.forward(arch, source, packed, start, *clamp, target);
             }
             Kernel::Norm(Norm { gain, offset, .. }) if output == first => {
                 elementwise::scale_shift_in_place(arch, slots.get_mut(arena, *output), gain, offset);
@@ -254,11 +247,13 @@ impl Program {
                 let (target, source) = slots.pair(arena, [*output, *first]);
                 elementwise::scale_shift(arch, target, source, gain, offset);
             }
-            Kernel::Done => {}
-            Kernel::Relu if output == first => elementwise::relu_in_place(arch, slots.get_mut(arena, *output)),
-            Kernel::Relu => {
+            Kernel::Done(_) => {}
+            Kernel::Clamp(bounds) if output == first => {
+                elementwise::clamp_in_place(arch, slots.get_mut(arena, *output), *bounds);
+            }
+            Kernel::Clamp(bounds) => {
                 let (target, source) = slots.pair(arena, [*output, *first]);
-                elementwise::relu(arch, target, source);
+                elementwise::clamp(arch, target, source, *bounds);
             }
             Kernel::Add => {
                 if output != first && output != second {
@@ -267,30 +262,24 @@ impl Program {
                 }
                 let other = if output == second { first } else { second };
                 let (target, source) = slots.pair(arena, [*output, *other]);
-                if *relu {
-                    elementwise::add_relu(arch, target, source);
-                } else {
-                    elementwise::add(arch, target, source);
+                match clamp {
+                    Some(bounds) => elementwise::add_clamped(arch, target, source, *bounds),
+                    None => elementwise::add(arch, target, source),
                 }
             }
-            Kernel::Subsample(stride) => {
-                let (target, source) = slots.pair(arena, [*output, *first]);
-                elementwise::subsample(target, source, *stride);
-            }
-            Kernel::PadChannels(before) => {
-                let ((target, to), source) = slots.pair(arena, [*output, *first]);
-                let channels = source.1.shape.channels;
-                let (inner, behind) = (before * to.area(), (before + channels) * to.area());
-                target[..inner].fill(Lanes::ZERO);
-                target[behind..].fill(Lanes::ZERO);
-                let inside = Plane { shape: Shape { channels, ..to.shape }, ..to };
-                elementwise::copy(arch, (&mut target[inner..behind], inside), source);
-            }
-            Kernel::GlobalAveragePool => {
-                let (target, source) = slots.pair(arena, [*output, *first]);
-                elementwise::average(arch, target, source);
+            Kernel::Plain(op) => {
+                let (target, sources) = slots.open(arena, *output, [*first, *second]);
+                plain(op).forward(arch, sources, target);
             }
         }
+    }
+}
+
+/// The loops of an operator that has some.
+pub fn plain(op: &Op) -> &dyn Plain {
+    match op.operator().on_cpu() {
+        OnCpu::Plain(plain) => plain,
+        _ => unreachable!("only an operator without weights becomes a plain kernel"),
     }
 }
 

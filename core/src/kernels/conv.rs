@@ -7,14 +7,12 @@ use alloc::vec::Vec;
 
 use super::{
     correlate::{Axis, Correlation, Start},
+    elementwise::Bounds,
     instructions::Arch,
     plane::{Lanes, Plane},
     products::{Side, products},
 };
-use crate::{
-    block::{Conv, Shape},
-    heap::held,
-};
+use crate::{block::Shape, heap::held, op::Conv};
 
 /// Sizes of a convolution, and where its operands lie.
 #[derive(Clone, Debug)]
@@ -31,15 +29,16 @@ impl Convolution {
     /// A convolution of `input` to `output` with a kernel of these rows and columns; the input's border is at least its
     /// padding.
     pub fn new(conv: Conv, kernel: [usize; 2], input: Plane, output: Plane) -> Self {
-        let axis = |taps, count| Axis {
-            taps,
-            step: usize::from(conv.stride),
-            pad: conv.padding as isize,
-            count,
+        let counts = [output.shape.height, output.shape.width];
+        let axes = [0, 1].map(|axis| Axis {
+            taps: kernel[axis],
+            step: conv.stride[axis].into(),
+            dilation: conv.dilation[axis].into(),
+            pad: conv.padding[axis] as isize,
+            count: counts[axis],
             first: 0,
             stride: 1,
-        };
-        let axes = [axis(kernel[0], output.shape.height), axis(kernel[1], output.shape.width)];
+        });
         let forward = Correlation { axes, groups: usize::from(conv.groups), source: input, target: output };
         Self { conv, kernel, input, output, forward }
     }
@@ -77,17 +76,17 @@ impl Convolution {
         ((output * self.inputs() + input) * self.kernel[0] + row) * self.kernel[1] + column
     }
 
-    /// The forward pass of one group of images, with a ReLU behind it or without.
+    /// The forward pass of one group of images, with a clamp behind it or without.
     pub fn forward(
         &self,
         arch: Arch,
         input: &[Lanes],
         packed: &[f32],
         bias: Start<'_>,
-        relu: bool,
+        clamp: Option<Bounds>,
         output: &mut [Lanes],
     ) {
-        self.forward.run(arch, input, packed, bias, relu, output);
+        self.forward.run(arch, input, packed, bias, clamp, output);
     }
 }
 
@@ -100,35 +99,38 @@ pub struct InputGradient {
 #[derive(Clone, Debug)]
 struct Phase {
     correlation: Correlation,
-    /// Tap of the kernel that the phase's last tap is.
-    remainders: [usize; 2],
+    /// For rows and columns the first tap of the kernel that the phase sees, and the distance to the next.
+    taps: [[usize; 2]; 2],
     packed: Vec<f32>,
 }
 
 impl InputGradient {
-    /// Border that the output's gradient needs.
+    /// Border that the output's gradient needs: columns past its ends, where rows are left out.
     pub fn border(conv: Conv, kernel: [usize; 2], input: Shape, output: Shape) -> usize {
         let needed = |remainder: usize| {
-            let axis = axis(conv, kernel[1], input.width, remainder);
-            let right = axis.count as isize - 1 + axis.taps as isize - 1 - axis.pad - (output.width as isize - 1);
-            if axis.taps == 0 || axis.count == 0 { 0 } else { axis.pad.max(right).max(0) as usize }
+            let (axis, _) = phase_axis(conv, 1, kernel[1], input.width, remainder);
+            if axis.taps == 0 || axis.count == 0 {
+                return 0;
+            }
+            let last = (axis.count - 1 + (axis.taps - 1) * axis.dilation) as isize - axis.pad;
+            axis.pad.max(last - (output.width as isize - 1)).max(0) as usize
         };
-        (0..remainders(conv, input.width)).map(needed).max().unwrap_or(0)
+        (0..remainders(conv, 1, input.width)).map(needed).max().unwrap_or(0)
     }
 
     /// The passes from `gradient` (by the output) to `target` (by the input) of `convolution`.
     pub fn new(convolution: &Convolution, gradient: Plane, target: Plane) -> Self {
         let Convolution { conv, kernel, input, .. } = convolution;
-        let [rows, columns] = [input.shape.height, input.shape.width].map(|extent| remainders(*conv, extent));
+        let extents = [input.shape.height, input.shape.width];
+        let [rows, columns] = [0, 1].map(|axis| remainders(*conv, axis, extents[axis]));
         let phases = (0..rows * columns).filter_map(|phase| {
-            let remainders = [phase / columns, phase % columns];
-            let axes = [
-                axis(*conv, kernel[0], input.shape.height, remainders[0]),
-                axis(*conv, kernel[1], input.shape.width, remainders[1]),
-            ];
+            let places = [phase / columns, phase % columns];
+            let of = |axis: usize| phase_axis(*conv, axis, kernel[axis], extents[axis], places[axis]);
+            let [(rows, row_taps), (columns, column_taps)] = [of(0), of(1)];
+            let axes = [rows, columns];
             let correlation = Correlation { axes, groups: usize::from(conv.groups), source: gradient, target };
             let work = axes.iter().all(|axis| axis.count > 0);
-            work.then(|| Phase { correlation, remainders, packed: correlation.packed() })
+            work.then(|| Phase { correlation, taps: [row_taps, column_taps], packed: correlation.packed() })
         });
         Self { phases: phases.collect() }
     }
@@ -140,14 +142,13 @@ impl InputGradient {
 
     /// Takes the kernel's values, `[C_out, C_in / groups, K_h, K_w]`.
     pub fn pack(&mut self, convolution: &Convolution, kernel: &[f32]) {
-        let stride = usize::from(convolution.conv.stride);
         let (inputs, outputs) = (convolution.inputs(), convolution.outputs());
-        for Phase { correlation, remainders, packed } in &mut self.phases {
+        for Phase { correlation, taps, packed } in &mut self.phases {
             let axes = correlation.axes;
             // Here the output's gradient is read and the input's is written.
             correlation.pack(packed, |input, output, tap| {
                 let group = input / inputs;
-                let flipped = [0, 1].map(|axis| remainders[axis] + stride * (axes[axis].taps - 1 - tap[axis]));
+                let flipped = [0, 1].map(|axis| taps[axis][0] + taps[axis][1] * (axes[axis].taps - 1 - tap[axis]));
                 kernel[convolution.index(group * outputs + output, input % inputs, flipped)]
             });
         }
@@ -157,24 +158,38 @@ impl InputGradient {
     pub fn run(&self, arch: Arch, gradient: &[Lanes], add: bool, target: &mut [Lanes]) {
         let start = if add { Start::Target } else { Start::Zero };
         for Phase { correlation, packed, .. } in &self.phases {
-            correlation.run(arch, gradient, packed, start, false, target);
+            correlation.run(arch, gradient, packed, start, None, target);
         }
     }
 }
 
 /// Remainders that the positions of an extent leave: a stride from outside may be far longer.
-fn remainders(conv: Conv, extent: usize) -> usize {
-    usize::from(conv.stride).min(extent + usize::from(conv.padding))
+fn remainders(conv: Conv, axis: usize, extent: usize) -> usize {
+    usize::from(conv.stride[axis]).min(extent + usize::from(conv.padding[axis]))
 }
 
-/// Input positions `y` with `(y + padding) mod stride = remainder`, and the taps of the gradient they see.
-fn axis(conv: Conv, kernel: usize, extent: usize, remainder: usize) -> Axis {
-    let (stride, padding) = (usize::from(conv.stride), usize::from(conv.padding));
-    let taps = kernel.saturating_sub(remainder).div_ceil(stride);
+/// Input positions `y` with `(y + padding) mod stride = remainder`, and the taps of the gradient they see: every
+/// `stride / g`-th of the kernel, with `g` the common divisor of stride and dilation, from the first whose distance leaves
+/// that remainder.
+fn phase_axis(conv: Conv, axis: usize, kernel: usize, extent: usize, remainder: usize) -> (Axis, [usize; 2]) {
+    let [stride, padding, dilation] = [conv.stride[axis], conv.padding[axis], conv.dilation[axis]].map(usize::from);
+    let common = divisor(stride, dilation);
+    let (between, apart) = (stride / common, dilation / common);
+    let seen = (0..between.min(kernel)).find(|tap| tap * dilation % stride == remainder);
+    let taps = seen.map_or(0, |first| (kernel - first).div_ceil(between));
     let skipped = padding.saturating_sub(remainder).div_ceil(stride);
     let first = stride * skipped + remainder - padding;
     let count = extent.saturating_sub(first).div_ceil(stride);
-    Axis { taps, step: 1, pad: taps as isize - 1 - skipped as isize, count, first, stride }
+    // Output position of the first input's first tap; the later ones lie before it.
+    let start = seen.map_or(0, |tap| (first + padding) as isize - (tap * dilation) as isize) / stride as isize;
+    let pad = (taps as isize - 1) * apart as isize - start;
+    let axis = Axis { taps, step: 1, dilation: apart, pad, count, first, stride };
+    (axis, [seen.unwrap_or(0), between])
+}
+
+/// Greatest common divisor.
+fn divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { divisor(b, a % b) }
 }
 
 /// The gradient by the weights: for each tap row of each group of channels, products of gradient planes with shifted input
@@ -199,21 +214,24 @@ impl WeightGradient {
     /// The products of `gradient` (by the output) with the input of `convolution`.
     pub fn new(convolution: &Convolution, gradient: Plane) -> Self {
         let Convolution { conv, kernel, input, output, .. } = convolution;
-        let (stride, padding) = (usize::from(conv.stride), usize::from(conv.padding));
+        let [stride, dilation] = [conv.stride, conv.dilation].map(|pair| pair.map(usize::from));
+        let [top, left, ..] = conv.padding.map(usize::from);
         let (inputs, outputs) = (convolution.inputs(), convolution.outputs());
         let tap_row = |group: usize, row: usize| {
+            let below = row * dilation[0];
             // Output rows for which the tap row lies in the input.
-            let first = padding.saturating_sub(row).div_ceil(stride);
-            let last = (input.shape.height + padding).saturating_sub(row).div_ceil(stride).min(output.shape.height);
-            let line = (first * stride + row + input.border - padding) * input.pitch() + input.border - padding;
-            let right = |channel: usize| (0..kernel[1]).map(move |column| channel * input.area() + line + column);
+            let first = top.saturating_sub(below).div_ceil(stride[0]);
+            let last = (input.shape.height + top).saturating_sub(below).div_ceil(stride[0]).min(output.shape.height);
+            let line = (first * stride[0] + below + input.border - top) * input.pitch() + input.border - left;
+            let column = move |column: usize| line + column * dilation[1];
+            let right = |channel: usize| (0..kernel[1]).map(move |tap| channel * input.area() + column(tap));
             TapRow {
                 lefts: (0..outputs)
                     .map(|channel| gradient.at(group * outputs + channel, first.min(output.shape.height - 1), 0))
                     .collect(),
                 rights: (group * inputs..(group + 1) * inputs).flat_map(right).collect(),
-                pitches: [gradient.pitch(), input.pitch() * stride],
-                stride,
+                pitches: [gradient.pitch(), input.pitch() * stride[0]],
+                stride: stride[1],
                 extent: [last.saturating_sub(first), output.shape.width],
             }
         };
@@ -252,9 +270,11 @@ impl WeightGradient {
 
 /// Starts of the planes of a convolution's patches (im2col): one for each input channel and tap, in the kernel's order.
 pub fn patch_starts(conv: Conv, [rows, columns]: [usize; 2], input: Plane) -> impl Iterator<Item = usize> {
-    let corner = (input.border - usize::from(conv.padding)) * (input.pitch() + 1);
+    let [top, left, ..] = conv.padding.map(usize::from);
+    let corner = (input.border - top) * input.pitch() + input.border - left;
+    let [below, beside] = conv.dilation.map(usize::from);
     (0..input.shape.channels * rows * columns).map(move |position| {
         let (channel, tap) = (position / (rows * columns), position % (rows * columns));
-        channel * input.area() + corner + tap / columns * input.pitch() + tap % columns
+        channel * input.area() + corner + tap / columns * below * input.pitch() + tap % columns * beside
     })
 }

@@ -5,6 +5,7 @@ use alloc::{vec, vec::Vec};
 use pulp::{Simd, WithSimd};
 
 use super::{
+    elementwise::Bounds,
     instructions::Arch,
     plane::{LANES, Lanes, Plane, vectors, vectors_mut},
 };
@@ -16,14 +17,16 @@ const LEFT_EDGE: i8 = -1;
 const NO_EDGE: i8 = 0;
 const RIGHT_EDGE: i8 = 1;
 
-/// One direction of a correlation: output position `p` of `count` reads `taps` source positions from `step·p − pad` on, and
-/// lies at `first + stride·p` of the target.
+/// One direction of a correlation: output position `p` of `count` reads `taps` source positions, `dilation` apart, from
+/// `step·p − pad` on, and lies at `first + stride·p` of the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Axis {
     /// Taps of the kernel.
     pub taps: usize,
     /// Source positions between neighbouring outputs.
     pub step: usize,
+    /// Source positions between neighbouring taps.
+    pub dilation: usize,
     /// How far the first tap lies before the source, for output 0.
     pub pad: isize,
     /// Output positions.
@@ -34,7 +37,7 @@ pub struct Axis {
     pub stride: usize,
 }
 
-/// `target[o][p] = start + Σ_{i,t} weights[o][i][t] · source[i][step·p − pad + t]`, over groups of channels.
+/// `target[o][p] = start + Σ_{i,t} weights[o][i][t] · source[i][step·p − pad + dilation·t]`, over groups of channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Correlation {
     /// Rows, then columns.
@@ -97,17 +100,17 @@ impl Correlation {
         }
     }
 
-    /// Runs it on one group of images, with a ReLU behind it or without.
+    /// Runs it on one group of images, with a clamp behind it or without.
     pub fn run(
         &self,
         arch: Arch,
         source: &[Lanes],
         packed: &[f32],
         start: Start<'_>,
-        relu: bool,
+        clamp: Option<Bounds>,
         target: &mut [Lanes],
     ) {
-        arch.dispatch(Run { plan: self, source, packed, start, relu, target });
+        arch.dispatch(Run { plan: self, source, packed, start, clamp, target });
     }
 }
 
@@ -116,7 +119,7 @@ struct Run<'a> {
     source: &'a [Lanes],
     packed: &'a [f32],
     start: Start<'a>,
-    relu: bool,
+    clamp: Option<Bounds>,
     target: &'a mut [Lanes],
 }
 
@@ -133,8 +136,9 @@ impl Run<'_> {
     /// The sizes that blocks are made of are known to the compiler; 0 stands for any other.
     #[inline(always)]
     fn choose<S: Simd, const O: usize>(self, simd: S) {
-        let Axis { taps, step, .. } = self.plan.axes[1];
-        match (taps, step) {
+        let Axis { taps, step, dilation, .. } = self.plan.axes[1];
+        // A lone tap has no neighbour.
+        match (taps, if dilation == 1 || taps == 1 { step } else { 0 }) {
             (3, 1) => self.rows::<S, O, 3, 1>(simd),
             (3, 2) => self.rows::<S, O, 3, 2>(simd),
             (1, 1) => self.rows::<S, O, 1, 1>(simd),
@@ -153,9 +157,11 @@ impl Run<'_> {
             for y in 0..rows.count {
                 // Taps above and below the source would add zeros.
                 let top = (rows.step * y) as isize - rows.pad;
-                let inside = |row: isize| row.clamp(0, rows.taps as isize) as usize;
-                let taken = inside(-top)..inside(source.shape.height as isize - top).max(inside(-top));
-                let first_row = (top + taken.start as isize + source.border as isize).max(0) as usize;
+                let taps_before = |row: isize| (row.max(0) as usize).div_ceil(rows.dilation).min(rows.taps);
+                let start = taps_before(-top);
+                let taken = start..taps_before(source.shape.height as isize - top).max(start);
+                let first_row = top + (start * rows.dilation) as isize + source.border as isize;
+                let first_row = first_row.max(0) as usize;
                 let line = group * plan.inputs() * source.area() + first_row * source.pitch();
                 for tile in 0..tiles {
                     let channel = group * plan.outputs() + tile * O;
@@ -218,14 +224,15 @@ impl Run<'_> {
     ) {
         let plan = self.plan;
         let columns = plan.axes[1];
-        let (taps, step) = if TAPS == 0 { (columns.taps, columns.step) } else { (TAPS, STEP) };
+        let (taps, step, dilation) =
+            if TAPS == 0 { (columns.taps, columns.step, columns.dilation) } else { (TAPS, STEP, 1) };
         // Vectors a group of lanes.
         let parts = LANES / S::F32_LANES;
         let source = vectors::<S>(self.source);
         let target = vectors_mut::<S>(self.target);
         let column = (step * x + plan.source.border) as isize - columns.pad;
         let base = here.line + column.max(0) as usize;
-        let reach = ((X - 1) * step + taps.max(1) - 1) * parts + 1;
+        let reach = ((X - 1) * step + (taps.max(1) - 1) * dilation) * parts + 1;
         let at = |o: usize, p: usize| here.target + o * plan.target.area() + columns.stride * (x + p);
         for part in 0..parts {
             // Only constant bounds on `sums`, or the compiler keeps them in memory.
@@ -244,7 +251,7 @@ impl Run<'_> {
                 let (weights, _) = weights.as_chunks::<O>();
                 let rows = weights[here.taken.start * taps..here.taken.end * taps].chunks_exact(taps.max(1));
                 for (row, weights) in rows.enumerate() {
-                    let start = base + input * plan.source.area() + row * plan.source.pitch();
+                    let start = base + input * plan.source.area() + row * plan.axes[0].dilation * plan.source.pitch();
                     let values = &source[start * parts + part..][..reach];
                     for (tap, weights) in weights.iter().enumerate() {
                         for (sums, &weight) in sums.iter_mut().zip(weights) {
@@ -253,7 +260,8 @@ impl Run<'_> {
                                 let left = EDGE == LEFT_EDGE && p == 0 && tap == 0;
                                 let right = EDGE == RIGHT_EDGE && p + 1 == X && tap + 1 == TAPS;
                                 if !left && !right {
-                                    *sum = simd.mul_add_e_f32s(weight, values[(p * step + tap) * parts], *sum);
+                                    *sum =
+                                        simd.mul_add_e_f32s(weight, values[(p * step + tap * dilation) * parts], *sum);
                                 }
                             }
                         }
@@ -263,7 +271,7 @@ impl Run<'_> {
             for (o, sums) in sums.iter().enumerate() {
                 for (p, &sum) in sums.iter().enumerate() {
                     if o < here.channels {
-                        target[at(o, p) * parts + part] = if self.relu { relu(simd, sum) } else { sum };
+                        target[at(o, p) * parts + part] = self.clamp.map_or(sum, |bounds| held(simd, sum, bounds));
                     }
                 }
             }
@@ -285,9 +293,10 @@ struct Tile<'a> {
     target: usize,
 }
 
-/// `max(x, 0)`; what is not a number stays none.
+/// `x` between two bounds; what is not a number stays none.
 #[inline(always)]
-pub fn relu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let zero = simd.splat_f32s(0.0);
-    simd.select_f32s(simd.less_than_f32s(x, zero), zero, x)
+fn held<S: Simd>(simd: S, x: S::f32s, [low, high]: Bounds) -> S::f32s {
+    let [low, high] = [low, high].map(|bound| simd.splat_f32s(bound));
+    let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);
+    simd.select_f32s(simd.less_than_f32s(high, x), high, x)
 }

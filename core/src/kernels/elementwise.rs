@@ -2,7 +2,7 @@
 
 use super::{
     instructions::Arch,
-    plane::{Lanes, Plane, floats, floats_mut, vectors, vectors_mut},
+    plane::{LANES, Lanes, Plane, floats, floats_mut, vectors, vectors_mut},
 };
 
 /// A value to read or to write, and how it lies.
@@ -12,7 +12,7 @@ pub type Write<'a> = (&'a mut [Lanes], Plane);
 
 dispatched! {
     /// `target = f(target)`, position by position.
-    fn map<'a, S, F: Fn(f32) -> f32>(_simd, target: Write<'a>, f: F) -> () {
+    pub fn map<'a, S, F: Fn(f32) -> f32>(_simd, target: Write<'a>, f: F) -> () {
         let (target, plane) = target;
         for row in plane.rows() {
             floats_mut(&mut target[row..row + plane.shape.width]).iter_mut().for_each(|x| *x = f(*x));
@@ -22,12 +22,32 @@ dispatched! {
 
 dispatched! {
     /// `target = f(target, source)`, position by position.
-    fn zip<'a, S, F: Fn(f32, f32) -> f32>(_simd, target: Write<'a>, source: Read<'a>, f: F) -> () {
+    pub fn zip<'a, S, F: Fn(f32, f32) -> f32>(_simd, target: Write<'a>, source: Read<'a>, f: F) -> () {
         let ((target, to), (source, from)) = (target, source);
         let width = to.shape.width;
         for (t, s) in to.rows().zip(from.rows()) {
             let (target, source) = (floats_mut(&mut target[t..t + width]), floats(&source[s..s + width]));
             target.iter_mut().zip(source).for_each(|(t, s)| *t = f(*t, *s));
+        }
+    }
+}
+
+dispatched! {
+    /// `target = f(target, first, second)`, position by position.
+    pub fn zip_two<'a, S, F: Fn(f32, f32, f32) -> f32>(
+        _simd,
+        target: Write<'a>,
+        first: Read<'a>,
+        second: Read<'a>,
+        f: F,
+    ) -> () {
+        let ((target, to), (first, one), (second, two)) = (target, first, second);
+        let width = to.shape.width;
+        for ((t, a), b) in to.rows().zip(one.rows()).zip(two.rows()) {
+            let pairs = floats(&first[a..a + width]).iter().zip(floats(&second[b..b + width]));
+            for (target, (first, second)) in floats_mut(&mut target[t..t + width]).iter_mut().zip(pairs) {
+                *target = f(*target, *first, *second);
+            }
         }
     }
 }
@@ -42,35 +62,87 @@ pub fn add(arch: Arch, target: Write<'_>, source: Read<'_>) {
     zip(arch, target, source, |t, s| t + s);
 }
 
-/// `target = relu(target + source)`; what is not a number stays none.
-pub fn add_relu(arch: Arch, target: Write<'_>, source: Read<'_>) {
-    zip(arch, target, source, |t, s| if t + s < 0.0 { 0.0 } else { t + s });
+/// `target = clamp(target + source)`.
+pub fn add_clamped(arch: Arch, target: Write<'_>, source: Read<'_>, bounds: Bounds) {
+    zip(arch, target, source, |t, s| held(t + s, bounds));
 }
 
-/// `target = relu(source)`.
-pub fn relu(arch: Arch, target: Write<'_>, source: Read<'_>) {
-    zip(arch, target, source, |_, s| if s < 0.0 { 0.0 } else { s });
+/// `target = clamp(source)`.
+pub fn clamp(arch: Arch, target: Write<'_>, source: Read<'_>, bounds: Bounds) {
+    zip(arch, target, source, |_, s| held(s, bounds));
 }
 
-/// `target = relu(target)`.
-pub fn relu_in_place(arch: Arch, target: Write<'_>) {
-    map(arch, target, |x| if x < 0.0 { 0.0 } else { x });
+/// `target = clamp(target)`.
+pub fn clamp_in_place(arch: Arch, target: Write<'_>, bounds: Bounds) {
+    map(arch, target, |x| held(x, bounds));
 }
 
-/// The gradient stays where a ReLU's output is above zero.
-pub fn mask(arch: Arch, gradient: Write<'_>, output: Read<'_>) {
-    zip(arch, gradient, output, |gradient, output| if output <= 0.0 { 0.0 } else { gradient });
+/// A lower and an upper bound: `[0, ∞]` is a ReLU.
+pub type Bounds = [f32; 2];
+
+/// `x` between the bounds; what is not a number stays none.
+fn held(x: f32, [low, high]: Bounds) -> f32 {
+    let x = if x < low { low } else { x };
+    if x > high { high } else { x }
+}
+
+/// Whether a clamp's output lies on a bound: its gradient is zero there.
+fn stopped(output: f32, [low, high]: Bounds) -> bool {
+    output <= low || output >= high
+}
+
+/// The gradient stays where a clamp's output lies between its bounds.
+pub fn mask(arch: Arch, gradient: Write<'_>, output: Read<'_>, bounds: Bounds) {
+    zip(arch, gradient, output, |gradient, output| if stopped(output, bounds) { 0.0 } else { gradient });
+}
+
+/// Adds the gradient where a clamp's output lies between its bounds.
+pub fn add_masked(arch: Arch, target: Write<'_>, gradient: Read<'_>, output: Read<'_>, bounds: Bounds) {
+    zip_two(arch, target, gradient, output, |t, gradient, output| {
+        t + if stopped(output, bounds) { 0.0 } else { gradient }
+    });
 }
 
 dispatched! {
-    /// Adds the gradient where a ReLU's output is above zero.
-    pub fn add_masked<'a, S>(_simd, target: Write<'a>, gradient: Read<'a>, output: Read<'a>) -> () {
-        let ((target, to), (gradient, from), (output, of)) = (target, gradient, output);
+    /// `target[c] *= gate[c]`, one number of each channel.
+    pub fn gate<'a, S>(_simd, target: Write<'a>, gate: Read<'a>) -> () {
+        let ((target, to), (gate, from)) = (target, gate);
+        for (index, row) in to.rows().enumerate() {
+            let gate = gate[from.at(index / to.shape.height, 0, 0)];
+            for x in &mut target[row..row + to.shape.width] {
+                x.0.iter_mut().zip(gate.0).for_each(|(x, gate)| *x *= gate);
+            }
+        }
+    }
+}
+
+dispatched! {
+    /// `target[c] += gate[c] · gradient[c]`.
+    pub fn add_gated<'a, S>(_simd, target: Write<'a>, gradient: Read<'a>, gate: Read<'a>) -> () {
+        let ((target, to), (gradient, of), (gate, from)) = (target, gradient, gate);
         let width = to.shape.width;
-        for ((t, g), o) in to.rows().zip(from.rows()).zip(of.rows()) {
-            let pairs = floats(&gradient[g..g + width]).iter().zip(floats(&output[o..o + width]));
-            for (target, (gradient, output)) in floats_mut(&mut target[t..t + width]).iter_mut().zip(pairs) {
-                *target += if *output <= 0.0 { 0.0 } else { *gradient };
+        for (index, (t, g)) in to.rows().zip(of.rows()).enumerate() {
+            let gate = gate[from.at(index / to.shape.height, 0, 0)];
+            for (target, gradient) in target[t..t + width].iter_mut().zip(&gradient[g..g + width]) {
+                for lane in 0..LANES {
+                    target.0[lane] += gate.0[lane] * gradient.0[lane];
+                }
+            }
+        }
+    }
+}
+
+dispatched! {
+    /// `target[c] += Σ gradient[c] · value[c]` over the positions of a channel.
+    pub fn gate_sums<'a, S>(_simd, target: Write<'a>, gradient: Read<'a>, value: Read<'a>) -> () {
+        let ((target, to), (gradient, of), (value, from)) = (target, gradient, value);
+        let width = of.shape.width;
+        for (index, (g, v)) in of.rows().zip(from.rows()).enumerate() {
+            let sum = &mut target[to.at(index / of.shape.height, 0, 0)];
+            for (gradient, value) in gradient[g..g + width].iter().zip(&value[v..v + width]) {
+                for lane in 0..LANES {
+                    sum.0[lane] += gradient.0[lane] * value.0[lane];
+                }
             }
         }
     }
@@ -151,14 +223,5 @@ dispatched! {
                 target.0.iter_mut().zip(x.0).for_each(|(sum, x)| *sum += scale * x);
             }
         }
-    }
-}
-
-/// Every `stride`-th row and column.
-pub fn subsample((target, to): Write<'_>, (source, from): Read<'_>, stride: usize) {
-    for (index, row) in to.rows().enumerate() {
-        let (channel, y) = (index / to.shape.height, index % to.shape.height);
-        let source = source[from.at(channel, y * stride, 0)..].iter().step_by(stride);
-        target[row..row + to.shape.width].iter_mut().zip(source).for_each(|(t, s)| *t = *s);
     }
 }

@@ -21,8 +21,8 @@ pub enum PackError<E> {
         /// The section.
         section: u32,
     },
-    /// Written by a newer program.
-    FutureVersion(u16),
+    /// Written by a newer or an older program.
+    OtherVersion(u16),
     /// Fewer or more bytes than the header says.
     Length {
         /// Bytes the header promises.
@@ -66,8 +66,9 @@ impl<E: fmt::Display> fmt::Display for PackError<E> {
                 )
             }
             Self::Memory { section } => write!(f, "there is no memory for section {section} of the pack"),
-            Self::FutureVersion(version) => {
-                write!(f, "pack version {version}, but this program reads up to version {VERSION}: update distill")
+            Self::OtherVersion(version) => {
+                let way = if *version > VERSION { "update distill" } else { "import the network again" };
+                write!(f, "pack version {version}, but this program reads version {VERSION}: {way}")
             }
             Self::Length { expected, found } => {
                 write!(f, "the pack should have {expected} bytes, but has {found}: it was truncated or appended to")

@@ -7,7 +7,8 @@ use half::f16;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    block::{Block, Op, Role, Shape, Weight, element_count},
+    block::{Block, Role, Shape, Weight, element_count},
+    op::Op,
     pack::{
         CHUNK_BYTES, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest,
         Metadata, PackError, UNFINISHED, VERSION, WeightEntry, u32_at, u64_at,
@@ -55,8 +56,8 @@ impl<R: ReadAt> Pack<R> {
             return Err(if header[..4] == UNFINISHED { PackError::Unfinished } else { PackError::NotAPack });
         }
         let version = u16::from_le_bytes([header[4], header[5]]);
-        if version > VERSION {
-            return Err(PackError::FutureVersion(version));
+        if version != VERSION {
+            return Err(PackError::OtherVersion(version));
         }
         if crc32fast::hash(&header[..28]) != u32_at(&header, 28) {
             return Err(PackError::Checksum { section: None });
@@ -110,7 +111,7 @@ impl<R: ReadAt> Pack<R> {
     /// [`PackError`] if its metadata is damaged.
     pub fn outline(&mut self, index: usize) -> Result<Outline, PackError<R::Error>> {
         let metadata = self.metadata(index + 1)?;
-        let has_statistics = metadata.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm { .. }));
+        let has_statistics = metadata.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm(_)));
         Ok(Outline { name: metadata.name, role: metadata.role, input: metadata.input, has_statistics })
     }
 

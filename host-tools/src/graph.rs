@@ -1,0 +1,93 @@
+//! A whole network as one graph, before it is split into blocks.
+
+use anyhow::{Result, bail};
+use distill_core::{Op, Shape, Weight};
+
+/// A network of operators in execution order. Value 0 is its input, value `i + 1` the output of node `i`, the last node's
+/// value the network's output.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    nodes: Vec<GraphNode>,
+    /// Of every value.
+    shapes: Vec<Shape>,
+}
+
+/// An operator, the values it reads and its weights.
+#[derive(Clone, Debug)]
+pub struct GraphNode {
+    /// The teacher's name for the layer (`layer1.0.conv1`).
+    pub name: String,
+    /// What it computes.
+    pub op: Op,
+    /// Values read.
+    pub inputs: Vec<usize>,
+    /// Weights, in the order the operator documents.
+    pub weights: Vec<Weight>,
+}
+
+impl Graph {
+    /// A network that does nothing yet to images of this shape.
+    pub fn new(input: Shape) -> Self {
+        Self { nodes: Vec::new(), shapes: vec![input] }
+    }
+
+    /// Appends an operator; returns the value it computes.
+    ///
+    /// # Errors
+    /// The operator cannot work on these values and weights.
+    pub fn push(&mut self, name: &str, op: Op, inputs: &[usize], weights: Vec<Weight>) -> Result<usize> {
+        let mut shapes = Vec::with_capacity(inputs.len());
+        for &value in inputs {
+            let Some(&shape) = self.shapes.get(value) else {
+                bail!("{name} reads value {value}, which is not there yet")
+            };
+            shapes.push(shape);
+        }
+        let shape = op.shape(name, &shapes, &weights.iter().collect::<Vec<_>>())?;
+        self.nodes.push(GraphNode { name: name.to_owned(), op, inputs: inputs.to_vec(), weights });
+        self.shapes.push(shape);
+        Ok(self.nodes.len())
+    }
+
+    /// Takes the last operator back.
+    pub fn pop(&mut self) -> Option<GraphNode> {
+        let node = self.nodes.pop()?;
+        self.shapes.pop();
+        Some(node)
+    }
+
+    /// The operators.
+    pub fn nodes(&self) -> &[GraphNode] {
+        &self.nodes
+    }
+
+    /// Shape of value `value`.
+    pub fn shape(&self, value: usize) -> Shape {
+        self.shapes[value]
+    }
+
+    /// The last node that reads each value; the output is read by one past the last node, a value that nothing reads by
+    /// none.
+    pub fn last_readers(&self) -> Vec<Option<usize>> {
+        let mut last = vec![None; self.shapes.len()];
+        for (index, node) in self.nodes.iter().enumerate() {
+            node.inputs.iter().for_each(|&value| last[value] = Some(index));
+        }
+        if let Some(output) = last.last_mut() {
+            *output = Some(self.nodes.len());
+        }
+        last
+    }
+
+    /// How many operators read each value.
+    pub fn readers(&self) -> Vec<usize> {
+        let mut readers = vec![0; self.shapes.len()];
+        self.nodes.iter().flat_map(|node| &node.inputs).for_each(|&value| readers[value] += 1);
+        readers
+    }
+
+    /// The operators, to be taken apart.
+    pub fn into_nodes(self) -> Vec<GraphNode> {
+        self.nodes
+    }
+}

@@ -1,0 +1,139 @@
+//! `.onnx` files as PyTorch's two exporters write them, against what PyTorch computes: `fixtures/make_onnx_fixtures.py`.
+
+use std::{fs, path::Path};
+
+use distill_core::{Chain, Device, Images, Role, Width, fold_batch_norms, shrink};
+use distill_host::{
+    import::{ImportOptions, import},
+    network::Network,
+    onnx,
+    split::Split,
+};
+use serde_json::Value;
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/onnx");
+
+/// Input `[N, C, H, W]` and PyTorch's logits.
+struct Golden {
+    input: Vec<f32>,
+    logits: Vec<Vec<f32>>,
+}
+
+/// The golden file of `NAME-EXPORTER-OPSET….onnx`.
+fn golden(file: &str) -> Golden {
+    let name = file.split("-legacy").next().and_then(|name| name.split("-dynamo").next()).unwrap();
+    let json: Value = serde_json::from_slice(&fs::read(format!("{FOLDER}/{name}.json")).unwrap()).unwrap();
+    let numbers = |list: &Value| list.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
+    Golden { input: numbers(&json["input"]), logits: json["logits"].as_array().unwrap().iter().map(numbers).collect() }
+}
+
+/// Files of the folder, those with another beginning than `refuse`.
+fn files() -> Vec<String> {
+    let entries = fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut files: Vec<String> =
+        entries.filter(|name| name.ends_with(".onnx") && !name.starts_with("refuse")).collect();
+    files.sort();
+    files
+}
+
+fn read(file: &str, split: Split) -> Network {
+    let options = ImportOptions { split, ..ImportOptions::default() };
+    import(&Path::new(FOLDER).join(file), &options).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// `max |found − expected| / max |expected|` over the golden images.
+fn difference(network: &Network, golden: &Golden) -> f32 {
+    let mut logits = Images::zeros(network.input(), 0);
+    Chain::new(&network.blocks, &Device::Cpu)
+        .forward(&Images::from_values(&golden.input, network.input()), &mut logits);
+    let expected: Vec<f32> = golden.logits.concat();
+    let found = logits.to_values();
+    assert_eq!(found.len(), expected.len());
+    let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, |most: f32, value| most.max(value.abs()));
+    largest(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / largest(&mut expected.iter().copied())
+}
+
+#[test]
+fn every_export_computes_what_pytorch_computes() {
+    assert!(files().len() >= 30, "the fixtures are not here");
+    for file in files() {
+        let golden = golden(&file);
+        // Wherever it is cut; and written and read again.
+        for split in [Split::Unit, Split::Layer, Split::Layers(4)] {
+            let network = read(&file, split);
+            let error = difference(&network, &golden);
+            assert!(error <= 1e-5, "{file}, split {split}: {error}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("again.onnx");
+        onnx::write(&read(&file, Split::Unit), &path).unwrap();
+        let again = import(&path, &ImportOptions::default()).unwrap_or_else(|error| panic!("{file}: {error:#}"));
+        let error = difference(&again, &golden);
+        assert!(error <= 1e-5, "{file}, written and read: {error}");
+    }
+}
+
+#[test]
+fn every_neighbourhood_narrows_inside_its_boundary() {
+    for file in files() {
+        let network = read(&file, Split::Unit);
+        for block in network.blocks.iter().filter(|block| block.role() == Role::Neighbourhood) {
+            let folded = fold_batch_norms(block).unwrap();
+            for k in [0.75, 0.5, 0.01] {
+                let student = shrink(&folded, Width::new(k).unwrap()).unwrap_or_else(|error| panic!("{file}: {error}"));
+                assert_eq!((student.input(), student.output()), (block.input(), block.output()), "{file}");
+                assert!(student.parameters() <= folded.parameters(), "{file}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_named_with_its_place() {
+    let check = |file: &str, parts: &[&str]| {
+        let error = format!("{:#}", import(&Path::new(FOLDER).join(file), &ImportOptions::default()).unwrap_err());
+        for part in parts {
+            assert!(error.contains(part), "{file}: {error}");
+        }
+    };
+    let instance_norm =
+        ["InstanceNormalization", "node /norm/InstanceNormalization", "4x8x8", "number 2 of 7", "after conv"];
+    check("refuse-instance-norm-legacy-17.onnx", &instance_norm);
+    check("refuse-sin-legacy-17.onnx", &["operator Sin, node /Sin", "is not supported", "add-an-operator.md"]);
+    check("refuse-shuffle-dynamo-18.onnx", &["operator Reshape", "[1, 8, 8, 8] to [1, 2, 4, 8, 8]"]);
+    check("refuse-shuffle-legacy-17.onnx", &["operator Reshape"]);
+    check("refuse-two-inputs-legacy-17.onnx", &["2 inputs (input, second)"]);
+}
+
+#[test]
+fn the_exporters_names_become_the_layers_names() {
+    let names = |file: &str| -> Vec<String> {
+        let network = read(file, Split::Unit);
+        let layers = network.blocks.iter().flat_map(|block| block.nodes()).filter(|node| node.op.is_layer());
+        layers.map(|node| node.name.clone()).collect()
+    };
+    // Of the modules on the way to a node, and of the weights.
+    let expected = names("bottleneck-legacy-13.onnx");
+    assert!(expected.iter().any(|name| name.ends_with(".conv2")), "{expected:?}");
+    assert_eq!(names("bottleneck-dynamo-18.onnx"), expected);
+    let network = read("plain-legacy-17-unfused.onnx", Split::Unit);
+    let weights: Vec<&str> = network.blocks.iter().flat_map(|block| block.weights()).map(|w| w.name.as_str()).collect();
+    assert!(weights.iter().any(|name| name.ends_with(".running_var")), "{weights:?}");
+}
+
+#[test]
+fn a_cut_or_damaged_file_is_an_error_or_a_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.onnx");
+    let bytes = fs::read(format!("{FOLDER}/split-legacy-18.onnx")).unwrap();
+    for length in (0..bytes.len()).step_by(61) {
+        fs::write(&path, &bytes[..length]).unwrap();
+        assert!(import(&path, &ImportOptions::default()).is_err(), "cut at {length}");
+    }
+    // What must never happen is a panic.
+    for place in (0..bytes.len()).step_by(7) {
+        let mut damaged = bytes.clone();
+        damaged[place] ^= 0xff;
+        fs::write(&path, &damaged).unwrap();
+        let _ = import(&path, &ImportOptions::default());
+    }
+}
