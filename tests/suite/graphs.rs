@@ -92,13 +92,14 @@ fn try_random_block(stream: &mut Stream) -> Result<Block, BlockError> {
 }
 
 /// Every one that is not a ReLU.
-const ACTIVATIONS: [Activation; 6] = [
+const ACTIVATIONS: [Activation; 7] = [
     Activation::RELU6,
     Activation::Clip { low: -0.5, high: 0.7 },
     Activation::Sigmoid,
     Activation::Silu,
     Activation::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 },
     Activation::HardSwish,
+    Activation::LeakyRelu { slope: 0.1 },
 ];
 
 /// One of the values of such a shape; the newest where there is none, which may not fit.

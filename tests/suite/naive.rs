@@ -168,6 +168,7 @@ fn activate(activation: Activation, x: f64) -> f64 {
         Activation::HardSwish if x <= -3.0 => 0.0,
         Activation::HardSwish if x >= 3.0 => x,
         Activation::HardSwish => x * (x + 3.0) / 6.0,
+        Activation::LeakyRelu { slope } => x.max(0.0) + f64::from(slope) * x.min(0.0),
     }
 }
 

@@ -43,6 +43,11 @@ pub enum Activation {
     },
     /// `x · clip(x + 3, 0, 6) / 6`.
     HardSwish,
+    /// `x`, or `slope · x` below 0.
+    LeakyRelu {
+        /// PyTorch's is 0.01.
+        slope: f32,
+    },
 }
 
 impl Activation {
@@ -58,6 +63,13 @@ impl Activation {
             Self::Silu => x * sigmoid(x),
             Self::HardSigmoid { alpha, beta } => (alpha * x + beta).clamp(0.0, 1.0),
             Self::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
+            Self::LeakyRelu { slope } => {
+                if x > 0.0 {
+                    x
+                } else {
+                    slope * x
+                }
+            }
         }
     }
 
@@ -73,6 +85,13 @@ impl Activation {
             Self::HardSwish if x <= -3.0 => 0.0,
             Self::HardSwish if x < 3.0 => x / 3.0 + 0.5,
             Self::HardSwish => 1.0,
+            Self::LeakyRelu { slope } => {
+                if x > 0.0 {
+                    1.0
+                } else {
+                    slope
+                }
+            }
         }
     }
 }
@@ -87,6 +106,7 @@ impl Operator for Activation {
         let ordered = match self {
             Self::Clip { low, high } => low <= high,
             Self::HardSigmoid { alpha, beta } => alpha.is_finite() && beta.is_finite(),
+            Self::LeakyRelu { slope } => slope.is_finite(),
             _ => true,
         };
         if ordered { Ok(x) } else { Err(given.misfit(x)) }
@@ -102,7 +122,7 @@ impl Operator for Activation {
 
     #[cfg(feature = "burn")]
     fn on_burn(&self, given: BurnOperands) -> Tensor4 {
-        use burn::tensor::activation::{relu, sigmoid, silu};
+        use burn::tensor::activation::{leaky_relu, relu, sigmoid, silu};
 
         let x = given.input(0);
         match *self {
@@ -112,6 +132,7 @@ impl Operator for Activation {
             Self::Silu => silu(x),
             Self::HardSigmoid { alpha, beta } => (x * alpha + beta).clamp(0.0, 1.0),
             Self::HardSwish => x.clone() * (x + 3.0).clamp(0.0, 6.0) / 6.0,
+            Self::LeakyRelu { slope } => leaky_relu(x, slope.into()),
         }
     }
 
@@ -134,6 +155,7 @@ impl Operator for Activation {
                 vec![Step::new("HardSigmoid", x(), attributes)]
             }
             Self::HardSwish => vec![Step::new("HardSwish", x(), vec![])],
+            Self::LeakyRelu { slope } => vec![Step::new("LeakyRelu", x(), vec![("alpha", Attribute::Float(slope))])],
         }
     }
 }
@@ -191,4 +213,5 @@ pub(super) const ONNX: Family = &[
         Ok(meaning(Activation::HardSigmoid { alpha: node.float("alpha", 0.2), beta: node.float("beta", 0.5) }))
     }),
     ("HardSwish", |_| Ok(meaning(Activation::HardSwish))),
+    ("LeakyRelu", |node| Ok(meaning(Activation::LeakyRelu { slope: node.float("alpha", 0.01) }))),
 ];

@@ -51,12 +51,11 @@ pub struct AveragePool {
 pub(super) struct GlobalAveragePool;
 
 /// Positions of a window of `taps` taps, `dilation` apart, over `size` places with `ends` more on both sides; `None` where
-/// it does not fit. A position that sees nothing but padding means nothing, and could be made to cost any amount of memory.
+/// it does not fit. More padding than window and value are long could be made to cost any amount of memory.
 pub(super) fn extent(size: usize, taps: usize, stride: u16, dilation: u16, ends: [u16; 2]) -> Option<usize> {
     let (stride, dilation, [begin, end]) = (usize::from(stride), usize::from(dilation), ends.map(usize::from));
     let reach = taps.checked_sub(1)?.checked_mul(dilation)?.checked_add(1)?;
-    let sees_padding_only = begin.max(end) >= reach;
-    if stride == 0 || dilation == 0 || sees_padding_only {
+    if stride == 0 || dilation == 0 || begin.max(end) > size.max(reach - 1) {
         return None;
     }
     Some((size + begin + end).checked_sub(reach)? / stride + 1)
@@ -67,8 +66,10 @@ impl Window {
         let (x, [rows, columns], [top, left, bottom, right]) = (given.inputs[0], self.kernel, self.padding);
         let height = extent(x.height, rows.into(), self.stride[0], 1, [top, bottom]);
         let width = extent(x.width, columns.into(), self.stride[1], 1, [left, right]);
+        // Every position sees something of the value.
+        let sees = top.max(bottom) < rows && left.max(right) < columns;
         match (height, width) {
-            (Some(height), Some(width)) => Ok(Shape { height, width, ..x }),
+            (Some(height), Some(width)) if sees => Ok(Shape { height, width, ..x }),
             _ => Err(given.misfit(x)),
         }
     }
