@@ -13,9 +13,12 @@ pub mod recompose;
 pub mod safetensors_file;
 
 pub mod cifar10;
+pub mod crop;
 pub mod download;
 pub mod evaluate;
 pub mod fetch;
 pub mod images;
+pub mod picture;
+mod resample;
 
 pub mod quickstart;
