@@ -17,6 +17,7 @@ pub mod crop;
 pub mod download;
 pub mod evaluate;
 pub mod fetch;
+pub mod image_folder;
 pub mod images;
 pub mod picture;
 mod resample;
