@@ -17,6 +17,8 @@ mod data;
 mod export;
 #[path = "suite/graphs.rs"]
 mod graphs;
+#[path = "suite/image_folders.rs"]
+mod image_folders;
 #[path = "suite/import.rs"]
 mod import;
 #[path = "suite/inputs.rs"]

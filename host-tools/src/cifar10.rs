@@ -1,10 +1,18 @@
 //! CIFAR-10 in its authors' binary files: records of a label and three planes of 32×32 pixels (Krizhevsky 2009).
 
-use std::{fs, io::Cursor, path::Path};
+use std::{
+    borrow::Cow,
+    fs,
+    io::Cursor,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use distill_core::Shape;
 use png::{BitDepth, ColorType, Decoder, Info};
+
+use crate::images::LabelledImages;
 
 /// Names of the classes, in the order of the labels.
 pub const CLASSES: [&str; 10] =
@@ -34,24 +42,40 @@ const BUILTIN_SHEET: &[u8] = include_bytes!("../assets/cifar10-test-1000.png");
 const SHEET_COLUMNS: usize = 40;
 const SHEET_ROWS: usize = 25;
 
-/// Images and the class of each.
+/// Images and the class of each, in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LabelledImages {
-    /// Shape of one image.
-    pub shape: Shape,
+pub struct TestImages {
     /// All images one after another, each `[C, H, W]`, 0 to 255.
     pub pixels: Vec<u8>,
     /// Index of each image's class.
     pub labels: Vec<u16>,
 }
 
-/// The 10,000 test images in `folder`, or in the folder `cifar-10-batches-bin` that its authors' archive holds.
+impl LabelledImages for TestImages {
+    fn shape(&self) -> Shape {
+        SHAPE
+    }
+
+    fn labels(&self) -> &[u16] {
+        &self.labels
+    }
+
+    fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        Ok(Cow::Borrowed(&self.pixels[range.start * PIXELS..range.end * PIXELS]))
+    }
+}
+
+/// The file of test images in `folder`, or in the folder `cifar-10-batches-bin` that its authors' archive holds.
+pub fn test_file(folder: &Path) -> Option<PathBuf> {
+    ["cifar-10-batches-bin", ""].map(|inner| folder.join(inner).join(TEST_FILE)).into_iter().find(|path| path.exists())
+}
+
+/// The 10,000 test images in that file.
 ///
 /// # Errors
 /// The file is missing, has another length, or holds a label that is not a class.
-pub fn read_test(folder: &Path) -> Result<LabelledImages> {
-    let unpacked = folder.join("cifar-10-batches-bin").join(TEST_FILE);
-    let path = if unpacked.exists() { unpacked } else { folder.join(TEST_FILE) };
+pub fn read_test(folder: &Path) -> Result<TestImages> {
+    let path = test_file(folder).unwrap_or_else(|| folder.join(TEST_FILE));
     let file = fs::File::open(&path).with_context(|| {
         format!(
             "cannot open {}: get CIFAR-10 with `distill data fetch cifar10`, or name a folder that has it",
@@ -71,7 +95,7 @@ pub fn read_test(folder: &Path) -> Result<LabelledImages> {
 ///
 /// # Errors
 /// Only a damaged build.
-pub fn builtin_test_images() -> Result<LabelledImages> {
+pub fn builtin_test_images() -> Result<TestImages> {
     let (columns, rows) = (32 * SHEET_COLUMNS, 32 * SHEET_ROWS);
     let (rgb, info) = decode_rgb(BUILTIN_SHEET, columns, rows).context("the built-in images")?;
     let text = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == "labels");
@@ -98,7 +122,7 @@ pub fn records_from_png_rows(png: &[u8], labels: &[u8]) -> Result<Vec<u8>> {
     Ok(records)
 }
 
-fn images(records: &[u8]) -> Result<LabelledImages> {
+fn images(records: &[u8]) -> Result<TestImages> {
     let mut pixels = Vec::with_capacity(records.len());
     let mut labels = Vec::with_capacity(records.len() / RECORD);
     for record in records.chunks_exact(RECORD) {
@@ -109,7 +133,7 @@ fn images(records: &[u8]) -> Result<LabelledImages> {
         labels.push(label);
         pixels.extend_from_slice(&record[1..]);
     }
-    Ok(LabelledImages { shape: SHAPE, pixels, labels })
+    Ok(TestImages { pixels, labels })
 }
 
 /// Appends one image; `pixel(y, x)` is its pixel's place in `rgb`, counted in pixels.

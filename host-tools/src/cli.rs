@@ -9,12 +9,12 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
-use distill_core::{CountingAllocator, Device, Encoding, Shape};
+use distill_core::{CountingAllocator, Device, Encoding, Manifest, Shape};
 use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
 use distill_host::{
-    cifar10::{self, LabelledImages},
-    evaluate::evaluate,
-    fetch,
+    crop::{CROP_FRACTION, Filter, Preparation},
+    evaluate::{Evaluation, evaluate},
+    fetch, images,
     import::{ImportOptions, Normalisation, import},
     inspect::{inspect, inspect_pack},
     network::Network,
@@ -64,7 +64,9 @@ enum Command {
     )]
     Inspect(Box<InspectArgs>),
     /// Measure accuracy on labelled images
-    #[command(after_help = "Example:\n  distill evaluate student.ndp --data cifar10")]
+    #[command(
+        after_help = "Examples:\n  distill evaluate student.ndp --data cifar10\n  distill evaluate student.ndp --data imagenet/val --crop-fraction 0.875 --filter bicubic"
+    )]
     Evaluate(EvaluateArgs),
     /// Put students back together with their teacher
     #[command(after_help = "Example:\n  distill recompose teacher.ndp student.ndp -o student.onnx")]
@@ -135,9 +137,22 @@ struct InspectArgs {
 struct EvaluateArgs {
     /// .ndp, or .safetensors written by recompose
     file: PathBuf,
-    /// cifar10 (fetched before), builtin (its first 1,000 test images), or a folder with CIFAR-10's binary files
+    /// cifar10 (fetched before), builtin (its first 1,000 test images), or a folder
+    ///
+    /// A folder holds CIFAR-10's binary files; or a sub-folder of .jpg and .png files for each class (in byte order of
+    /// their names, unless every name is one of the network's classes); or files named by class, such as
+    /// 0007_n01518878.jpg. An orientation in their EXIF data is ignored.
     #[arg(long, value_name = "DATA")]
     data: String,
+    /// Share of a picture's shorter side that is seen; a picture of the network's own size is taken whole
+    #[arg(long, value_name = "F", default_value_t = CROP_FRACTION)]
+    crop_fraction: f64,
+    /// How pictures of another size are made to fit
+    #[arg(long, value_enum, value_name = "FILTER", default_value_t)]
+    filter: Filter,
+    /// How pixels in 0..1 are normalised: imagenet, cifar10, efficientnet-lite or M,M,M/S,S,S [default: what the network says]
+    #[arg(long, value_name = "N")]
+    normalise: Option<String>,
     /// Only the first N images
     #[arg(long, value_name = "N")]
     limit: Option<NonZeroUsize>,
@@ -221,19 +236,24 @@ fn inspect_file(json: bool, InspectArgs { file, work }: &InspectArgs) -> Result<
 }
 
 fn evaluate_file(json: bool, args: &EvaluateArgs, device: &Device) -> Result<()> {
-    let network = read_network(&args.file)?;
-    let images = read_images(&args.data)?;
-    let evaluation = evaluate(&network, &images, args.limit.map_or(usize::MAX, NonZeroUsize::get), device)?;
+    let mut network = read_network(&args.file)?;
+    if let Some(text) = &args.normalise {
+        let Normalisation { mean, std } = Normalisation::parse(text)?;
+        network = Network::new(Manifest { mean, std, ..network.manifest }, network.blocks)?;
+    }
+    let preparation = Preparation::new(args.crop_fraction, args.filter)?;
+    let images = images::open(&args.data, &network, preparation)?;
+    let evaluation = evaluate(&network, &*images, args.limit.map_or(usize::MAX, NonZeroUsize::get), device)?;
     if let Some(path) = &args.predictions {
         let mut lines = String::new();
         evaluation.predictions.iter().try_for_each(|class| writeln!(lines, "{class}"))?;
         write_file(path, lines.as_bytes())?;
     }
     print(json, &evaluation, || {
-        format!(
-            "accuracy {:.2} % ({} of {}), {} parameters, {} MACs",
-            evaluation.accuracy, evaluation.correct, evaluation.total, evaluation.parameters, evaluation.macs
-        )
+        let Evaluation { accuracy, correct, top5, top5_correct, total, parameters, macs, .. } = evaluation;
+        // Among ten classes the label is too often one of five.
+        let top5 = if network.logits() > 10 { format!(", top-5 {top5:.2} % ({top5_correct})") } else { String::new() };
+        format!("accuracy {accuracy:.2} % ({correct} of {total}){top5}, {parameters} parameters, {macs} MACs")
     })
 }
 
@@ -273,14 +293,6 @@ fn image_shape(text: &str) -> Result<Shape> {
     match extents.as_deref() {
         Ok(&[channels, height, width]) => Ok(Shape::new(channels, height, width)),
         _ => bail!("{text} is no shape of an image, such as 3x224x224"),
-    }
-}
-
-fn read_images(data: &str) -> Result<LabelledImages> {
-    match data {
-        "cifar10" => cifar10::read_test(&fetch::default_dir()?),
-        "builtin" => cifar10::builtin_test_images(),
-        folder => cifar10::read_test(Path::new(folder)),
     }
 }
 

@@ -1,14 +1,23 @@
 //! Accuracy on labelled images: evaluation mode, running statistics, every image once.
 
-use anyhow::{Result, ensure};
-use distill_core::{Chain, Device, Images};
+use anyhow::{Result, bail, ensure};
+use distill_core::{Chain, Device, Images, Shape};
 use distill_device::Progress;
 use serde::Serialize;
 
-use crate::{cifar10::LabelledImages, images::normalised, network::Network};
+use crate::{
+    images::{LabelledImages, normalised},
+    network::Network,
+};
 
-/// Images a forward pass; no result depends on it.
+/// Images a forward pass where they are small.
 const BATCH: usize = 128;
+/// Most bytes of a forward pass's input, unless a single group takes more.
+const INPUT_BYTES: usize = 64 << 20;
+/// Images the CPU takes side by side, on one thread.
+const GROUP: usize = 16;
+/// Largest logits among which the label counts for `top5`.
+const TOP: usize = 5;
 
 /// The object `evaluate --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -17,6 +26,10 @@ pub struct Evaluation {
     pub accuracy: f64,
     /// As many images.
     pub correct: usize,
+    /// Percent of images whose label is among the five largest logits.
+    pub top5: f64,
+    /// As many images.
+    pub top5_correct: usize,
     /// Of these.
     pub total: usize,
     /// Trained scalars of the network as it is stored.
@@ -31,25 +44,60 @@ pub struct Evaluation {
 /// Evaluates `network` on the first `limit` images.
 ///
 /// # Errors
-/// The images have another shape than the network's input, or its logits are not finite.
-pub fn evaluate(network: &Network, images: &LabelledImages, limit: usize, device: &Device) -> Result<Evaluation> {
-    let total = images.labels.len().min(limit);
+/// The images have another shape than the network's input or classes it lacks, one cannot be read, or logits are not
+/// finite.
+pub fn evaluate(network: &Network, images: &dyn LabelledImages, limit: usize, device: &Device) -> Result<Evaluation> {
+    let total = images.labels().len().min(limit);
+    let labels = &images.labels()[..total];
+    let classes = network.logits();
+    if let Some(label) = labels.iter().find(|&&label| usize::from(label) >= classes) {
+        bail!("an image is of class {label}, but the network's are 0 to {}", classes - 1);
+    }
+    let batch = batch(network.input(), rayon::current_num_threads());
     let folded = network.folded()?;
     let mut chain = Chain::new(&folded.blocks, device);
     let mut logits = Images::zeros(network.input(), 0);
     let mut progress = Progress::new("evaluating", Some(total as u64), "{pos}/{len} images")?;
     let mut predictions = Vec::with_capacity(total);
-    for start in (0..total).step_by(BATCH) {
-        let end = total.min(start + BATCH);
-        chain.forward(&normalised(network, images, start, end)?, &mut logits);
+    let (mut correct, mut top5_correct) = (0, 0);
+    for start in (0..total).step_by(batch) {
+        let end = total.min(start + batch);
+        chain.forward(&normalised(network, images, start..end)?, &mut logits);
         let values = logits.to_values();
         ensure!(values.iter().all(|value| value.is_finite()), "the network gives logits that are not finite");
-        predictions.extend(values.chunks_exact(logits.shape().elements()).map(largest));
+        for (logits, &label) in values.chunks_exact(classes).zip(&labels[start..end]) {
+            let rank = rank(logits, usize::from(label));
+            correct += usize::from(rank == 0);
+            top5_correct += usize::from(rank < TOP);
+            predictions.push(largest(logits));
+        }
         progress.set(end as u64);
     }
-    let correct = predictions.iter().zip(&images.labels).filter(|(p, l)| p == l).count();
-    let accuracy = 100.0 * correct as f64 / total.max(1) as f64;
-    Ok(Evaluation { accuracy, correct, total, parameters: network.parameters(), macs: network.macs(), predictions })
+    let percent = |count: usize| 100.0 * count as f64 / total.max(1) as f64;
+    Ok(Evaluation {
+        accuracy: percent(correct),
+        correct,
+        top5: percent(top5_correct),
+        top5_correct,
+        total,
+        parameters: network.parameters(),
+        macs: network.macs(),
+        predictions,
+    })
+}
+
+/// Images a forward pass: a group for each of `threads` where their input stays inside 64 MiB, whole groups, at least
+/// one. No result depends on it.
+pub fn batch(input: Shape, threads: usize) -> usize {
+    let fitting = INPUT_BYTES / (input.elements() * size_of::<f32>()) / GROUP * GROUP;
+    BATCH.max(GROUP * threads).min(fitting).max(GROUP)
+}
+
+/// Logits above the label's; of equals the first is above.
+fn rank(logits: &[f32], label: usize) -> usize {
+    let (before, after) = logits.split_at(label);
+    before.iter().filter(|&&logit| logit >= logits[label]).count()
+        + after.iter().filter(|&&logit| logit > logits[label]).count()
 }
 
 /// Index of the largest value; the first of equals.

@@ -15,9 +15,13 @@ mod simplify;
 pub mod split;
 
 pub mod cifar10;
+pub mod crop;
 pub mod download;
 pub mod evaluate;
 pub mod fetch;
+pub mod image_folder;
 pub mod images;
+pub mod picture;
+mod resample;
 
 pub mod quickstart;

@@ -78,6 +78,11 @@ impl Network {
         self.blocks[0].input()
     }
 
+    /// Values the network gives for one image: a logit for each class.
+    pub fn logits(&self) -> usize {
+        self.blocks[self.blocks.len() - 1].output().elements()
+    }
+
     /// Trained scalars of all blocks.
     pub fn parameters(&self) -> usize {
         self.blocks.iter().map(Block::parameters).sum()

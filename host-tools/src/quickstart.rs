@@ -12,7 +12,8 @@ use distill_device::{Job, run_job};
 use serde::Serialize;
 
 use crate::{
-    checkpoint::Checkpoint, cifar10, evaluate::evaluate, import, network::Network, onnx, recompose::recompose,
+    checkpoint::Checkpoint, cifar10, evaluate::evaluate, images::LabelledImages, import, network::Network, onnx,
+    recompose::recompose,
 };
 
 /// A ResNet-20 this project trained on CIFAR-10's training images, in half precision.
@@ -69,7 +70,7 @@ pub fn builtin_teacher() -> Result<Network> {
 pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<System>) -> Result<Quickstart> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let images = cifar10::builtin_test_images()?;
-    let all = images.labels.len();
+    let all = images.labels().len();
     let teacher = builtin_teacher()?;
     let teacher_path = folder.join("teacher.ndp");
     teacher.write_pack(&teacher_path, Encoding::F32)?;

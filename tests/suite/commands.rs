@@ -101,10 +101,13 @@ fn from_teacher_to_student_file() {
         let evaluation = desk.json(&format!("distill evaluate {file} --data builtin --limit 100"));
         assert_eq!(evaluation["total"], 100);
         assert_eq!(evaluation["accuracy"].as_f64(), evaluation["correct"].as_f64());
+        assert_eq!(evaluation["top5"].as_f64(), evaluation["top5_correct"].as_f64());
         accuracies.push(evaluation);
     }
     assert_eq!(accuracies[0], accuracies[1]);
     assert!(accuracies[0]["correct"].as_u64().unwrap() >= 70, "{}", accuracies[0]);
+    let other = desk.json("distill evaluate student.ndp --data builtin --limit 100 --normalise 5,5,5/1,1,1");
+    assert!(other["correct"].as_u64() < accuracies[0]["correct"].as_u64(), "{other}");
     let inspection = desk.json("distill inspect teacher.ndp");
     assert_eq!(inspection["noise"], serde_json::json!(["standard", "propagated"]));
     assert_eq!(inspection["blocks"].as_array().unwrap().len(), 11);
@@ -179,6 +182,9 @@ fn bad_input_is_one_clear_sentence_and_exit_1() {
             "no known architecture has these tensors (known: EfficientNet-Lite",
         ),
         ("distill evaluate teacher.ndp --data nowhere", "distill data fetch cifar10"),
+        ("distill evaluate teacher.ndp --data builtin --crop-fraction 0", "above 0 and at most 1"),
+        ("distill evaluate teacher.ndp --data builtin --normalise grey", "normalisation grey"),
+        ("distill evaluate teacher.ndp --data builtin --normalise 0/1", "3 input channels"),
         ("distill recompose teacher.ndp teacher.ndp -o s.ndp", "not students"),
         (
             "distill recompose teacher.ndp teacher.ndp -o s.gif",
