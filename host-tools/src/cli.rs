@@ -14,11 +14,10 @@ use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
 use distill_host::{
     crop::{CROP_FRACTION, Filter, Preparation},
     evaluate::{Evaluation, evaluate},
-    fetch, images,
+    export, fetch, images,
     import::{ImportOptions, Normalisation, import},
     inspect::{inspect, inspect_pack},
     network::Network,
-    onnx,
     plan_table::PlanTable,
     quickstart::quickstart,
     recompose::recompose,
@@ -259,17 +258,18 @@ fn evaluate_file(json: bool, args: &EvaluateArgs, device: &Device) -> Result<()>
 
 fn recompose_files(json: bool, teacher: &Path, students: &[PathBuf], output: &Path) -> Result<()> {
     check_distinct(output, students.iter().map(PathBuf::as_path).chain([teacher]))?;
-    let write: fn(&Network, &Path) -> Result<()> = match ending(output) {
-        "ndp" => |network, path| network.write_pack(path, Encoding::F32),
-        "safetensors" => safetensors_file::write,
-        "onnx" => onnx::write,
-        other => bail!("cannot write {}: unknown ending {other:?} (known: ndp, safetensors, onnx)", output.display()),
-    };
+    export::check_ending(output)?;
     let network = recompose(teacher, students)?;
-    write(&network, output)?;
-    let summary = json!({"file": output, "parameters": network.parameters(), "macs": network.macs()});
+    let difference = export::export(&network, output)?;
+    let (parameters, macs) = (network.parameters(), network.macs());
+    let summary = json!({"file": output, "parameters": parameters, "macs": macs, "largest_difference": difference});
     print(json, &summary, || {
-        format!("{} parameters, {} MACs: {}", network.parameters(), network.macs(), output.display())
+        let read = if ending(output) == "ndp" {
+            String::new()
+        } else {
+            format!("\nread again, its logits differ by at most {difference:.1e} of the largest")
+        };
+        format!("{parameters} parameters, {macs} MACs: {}{read}", output.display())
     })
 }
 

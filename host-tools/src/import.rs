@@ -108,7 +108,7 @@ pub fn network(mut checkpoint: Checkpoint, options: &ImportOptions, source: (&st
     Network::new(manifest, blocks)
 }
 
-fn onnx_network(bytes: &[u8], folder: &Path, options: &ImportOptions, name: &str) -> Result<Network> {
+pub(crate) fn onnx_network(bytes: &[u8], folder: &Path, options: &ImportOptions, name: &str) -> Result<Network> {
     let model = onnx::read(bytes, folder, options.input)?;
     let normalisation =
         model.normalisation.map(|[mean, std]| Normalisation::parse(&format!("{mean}/{std}"))).transpose()?;

@@ -4,7 +4,7 @@ mod constants;
 mod read;
 mod write;
 
-pub use self::{read::read, write::write};
+pub use self::{read::read, write::encode};
 
 /// Keys of the model's metadata.
 const MEAN: &str = "mean";

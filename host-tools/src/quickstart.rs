@@ -12,8 +12,8 @@ use distill_device::{Job, run_job};
 use serde::Serialize;
 
 use crate::{
-    checkpoint::Checkpoint, cifar10, evaluate::evaluate, images::LabelledImages, import, network::Network, onnx,
-    recompose::recompose,
+    checkpoint::Checkpoint, cifar10, evaluate::evaluate, export::export, images::LabelledImages, import,
+    network::Network, recompose::recompose,
 };
 
 /// A ResNet-20 this project trained on CIFAR-10's training images, in half precision.
@@ -99,7 +99,7 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
         let whole = folder.join(format!("student-{k}.ndp"));
         let model = folder.join(format!("student-{k}.onnx"));
         student.write_pack(&whole, Encoding::F32)?;
-        onnx::write(&student, &model)?;
+        export(&student, &model)?;
         files.extend([pack, whole, model]);
         let errors = outcome.blocks.iter().map(|block| block.report.relative_error);
         networks.push(Line {

@@ -7,7 +7,6 @@ use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use distill_core::{Block, Contents, Manifest, Node, Nodes, Role, Shape, Weight};
-use distill_device::write_file;
 use safetensors::{Dtype, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -39,11 +38,11 @@ struct BlockDescription {
     weights: Vec<String>,
 }
 
-/// Writes a network, all or not at all.
+/// The bytes of a network's file.
 ///
 /// # Errors
-/// Two weights of one name, or the file.
-pub fn write(network: &Network, path: &Path) -> Result<()> {
+/// Two weights of one name.
+pub fn encode(network: &Network) -> Result<Vec<u8>> {
     let describe = |block: &Block| BlockDescription {
         name: block.name().to_owned(),
         role: block.role(),
@@ -66,19 +65,27 @@ pub fn write(network: &Network, path: &Path) -> Result<()> {
         .map(|(name, dims, bytes)| TensorView::new(Dtype::F32, dims.clone(), bytes).map(|view| (*name, view)))
         .collect();
     let metadata = HashMap::from([(KEY.to_owned(), description)]);
-    write_file(path, &safetensors::serialize(views?, Some(metadata))?)
+    Ok(safetensors::serialize(views?, Some(metadata))?)
 }
 
-/// Reads a network that [`write`] wrote; `None` for a safetensors file without a description.
+/// Reads a network that was exported; `None` for a safetensors file without a description.
 ///
 /// # Errors
 /// The file, or a description that its weights do not fit.
 pub fn read(path: &Path) -> Result<Option<Network>> {
     let context = || format!("cannot read {}", path.display());
-    let bytes = std::fs::read(path).with_context(context)?;
-    let mut checkpoint = Checkpoint::from_safetensors(&bytes).with_context(context)?;
+    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    decode(&std::fs::read(path).with_context(context)?, &name).with_context(context)
+}
+
+/// Reads the bytes of such a file, of this name.
+///
+/// # Errors
+/// As [`read`].
+pub fn decode(bytes: &[u8], name: &str) -> Result<Option<Network>> {
+    let mut checkpoint = Checkpoint::from_safetensors(bytes)?;
     let Some(description) = checkpoint.metadata.get(KEY) else { return Ok(None) };
-    let description: Description = serde_json::from_str(description).with_context(context)?;
+    let description: Description = serde_json::from_str(description)?;
     let mut build = |block: BlockDescription| -> Result<Block> {
         let take = |name: String| -> Result<Weight> {
             let TensorValues { dims, data } = checkpoint.take(&name)?;
@@ -96,8 +103,8 @@ pub fn read(path: &Path) -> Result<Option<Network>> {
         mean: description.mean,
         std: description.std,
         classes: description.classes,
-        source: path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-        source_sha256: Sha256::digest(&bytes).into(),
+        source: name.to_owned(),
+        source_sha256: Sha256::digest(bytes).into(),
     };
-    Network::new(manifest, blocks.with_context(context)?).with_context(context).map(Some)
+    Network::new(manifest, blocks?).map(Some)
 }

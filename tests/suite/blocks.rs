@@ -210,14 +210,17 @@ fn value_or_weight_that_is_not_there_is_refused() {
 }
 
 #[test]
-fn padding_that_reaches_the_kernel_is_refused() {
+fn padding_longer_than_kernel_and_value_is_refused() {
     let one = |extent: usize, padding: u16| {
         let mut builder = BlockBuilder::new("block", Role::Stem, INPUT);
         builder.push("conv", conv(1, padding, 1), &[0], vec![zeros("k", &[2, 4, extent, extent])]).unwrap();
         builder.finish()
     };
-    one(3, 2).unwrap();
-    for (extent, padding) in [(3, 3), (1, 1), (3, u16::MAX)] {
+    // The value is 5×6; some networks pad pointwise convolutions.
+    for (extent, padding) in [(3, 2), (1, 1), (3, 5)] {
+        one(extent, padding).unwrap();
+    }
+    for (extent, padding) in [(3, 6), (1, 6), (3, u16::MAX)] {
         assert!(matches!(one(extent, padding), Err(BlockError::ValueShape { .. })), "{extent}, {padding}");
     }
 }

@@ -6,7 +6,9 @@ use std::{
 };
 
 use distill_core::{Contents, Device, Encoding, Noise, Pack, PackWriter, run};
-use distill_host::{network::Network, quickstart::builtin_teacher, recompose::recompose, safetensors_file};
+use distill_host::{
+    export::export, network::Network, quickstart::builtin_teacher, recompose::recompose, safetensors_file,
+};
 use tempfile::TempDir;
 
 use distill_tests::{manifest, pack, settings, teacher};
@@ -75,13 +77,13 @@ fn safetensors_hold_the_whole_network() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("network.safetensors");
     let network = builtin_teacher().unwrap();
-    safetensors_file::write(&network, &path).unwrap();
+    export(&network, &path).unwrap();
     let read = safetensors_file::read(&path).unwrap().unwrap();
     assert_eq!(read.blocks, network.blocks);
     assert_eq!(read.manifest.mean, network.manifest.mean);
     assert_eq!(read.manifest.classes, network.manifest.classes);
     let bytes = fs::read(&path).unwrap();
-    safetensors_file::write(&network, &path).unwrap();
+    export(&network, &path).unwrap();
     assert!(fs::read(&path).unwrap() == bytes, "the same network gives the same bytes");
 }
 
@@ -89,7 +91,7 @@ fn safetensors_hold_the_whole_network() {
 fn safetensors_whose_description_lies_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("network.safetensors");
-    safetensors_file::write(&Network::new(manifest(), teacher()).unwrap(), &path).unwrap();
+    export(&Network::new(manifest(), teacher()).unwrap(), &path).unwrap();
     let bytes = fs::read(&path).unwrap();
     // Replacements of the same length, so that the file's own header still fits.
     for (from, to) in

@@ -3,14 +3,13 @@
 //! The file takes normalised images `input [N, C, H, W]` and gives `logits [N, classes]`; `N` is
 //! dynamic. Mean and deviation stand in the model's metadata.
 
-use std::{cell::RefCell, path::Path};
+use std::cell::RefCell;
 
 use anyhow::Result;
 use distill_core::{
     Block, Shape, Weight,
     onnx::{Argument, Attribute},
 };
-use distill_device::write_file;
 use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
@@ -22,14 +21,14 @@ use crate::network::Network;
 const OPSET: i64 = 18;
 const IR_VERSION: i64 = 8;
 
-/// Writes a network, all or not at all.
+/// The bytes of a network's file.
 ///
 /// # Errors
-/// The file.
-pub fn write(network: &Network, path: &Path) -> Result<()> {
+/// More than the format can hold.
+pub fn encode(network: &Network) -> Result<Vec<u8>> {
     let mut bytes = graph_name(&network.manifest.architecture);
     bytes.extend(model(network).write_buf()?);
-    write_file(path, &bytes)
+    Ok(bytes)
 }
 
 /// The beginning of a model that names its graph, which the schema demands and `rten-onnx` leaves out: of a message that

@@ -1,0 +1,82 @@
+//! Networks out, as files that people can run. What is written is read again first, and must compute the same.
+
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+use distill_core::{Chain, Device, Encoding, Images, Purpose, Stream};
+use distill_device::write_file;
+
+use crate::{
+    import::{ImportOptions, onnx_network},
+    network::Network,
+    onnx, safetensors_file,
+};
+
+/// Largest difference between our forward pass and that of the file, relative to the largest logit.
+const TOLERANCE: f32 = 1e-4;
+/// Noise images on which they are compared.
+const COMPARED: usize = 2;
+
+/// Writes a network by the file's ending, all or not at all: `.ndp`, `.safetensors` or `.onnx`. Returns the largest
+/// difference between the network's logits on noise and those of the file read again, relative to the largest of them; a
+/// pack holds the weights to the bit and is not read.
+///
+/// # Errors
+/// The file, an unknown ending, or a file that computes something else.
+pub fn export(network: &Network, path: &Path) -> Result<f32> {
+    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let (bytes, again) = match path.extension().and_then(|ending| ending.to_str()).unwrap_or_default() {
+        "ndp" => return network.write_pack(path, Encoding::F32).map(|()| 0.0),
+        "safetensors" => {
+            let bytes = safetensors_file::encode(network)?;
+            let again = safetensors_file::decode(&bytes, &name)?;
+            (bytes, again)
+        }
+        "onnx" => {
+            let bytes = onnx::encode(network)?;
+            let again = onnx_network(&bytes, Path::new("."), &ImportOptions::default(), &name)?;
+            (bytes, Some(again))
+        }
+        _ => return check_ending(path).map(|()| 0.0),
+    };
+    let Some(again) = again else { bail!("cannot write {}: it would not describe its blocks", path.display()) };
+    let difference = difference(network, &again);
+    ensure!(
+        difference <= TOLERANCE,
+        "cannot write {}: the file would compute something else, by {difference:e} of the largest logit",
+        path.display()
+    );
+    write_file(path, &bytes)?;
+    Ok(difference)
+}
+
+/// Whether [`export`] knows the file's ending.
+///
+/// # Errors
+/// It does not.
+pub fn check_ending(path: &Path) -> Result<()> {
+    match path.extension().and_then(|ending| ending.to_str()).unwrap_or_default() {
+        "ndp" | "safetensors" | "onnx" => Ok(()),
+        other => bail!("cannot write {}: unknown ending {other:?} (known: ndp, safetensors, onnx)", path.display()),
+    }
+}
+
+/// `max |a − b| / max |a|` over the logits of noise images.
+fn difference(network: &Network, again: &Network) -> f32 {
+    let images = Stream::new(0, Purpose::Measure, 0).images(COMPARED, network.input());
+    let images = Images::from_values(&images, network.input());
+    let [ours, theirs] = [network, again].map(|network| {
+        let mut logits = Images::zeros(network.input(), 0);
+        Chain::new(&network.blocks, &Device::Cpu).forward(&images, &mut logits);
+        logits.to_values()
+    });
+    if ours.len() != theirs.len() {
+        return f32::INFINITY;
+    }
+    let scale = ours.iter().fold(f32::MIN_POSITIVE, |most, value| most.max(value.abs()));
+    // What is not a number is no agreement.
+    ours.iter().zip(&theirs).fold(0.0, |most: f32, (a, b)| {
+        let here = (a - b).abs() / scale;
+        if here <= most { most } else { here }
+    })
+}
