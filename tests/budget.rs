@@ -5,8 +5,8 @@
 use std::alloc::System;
 
 use distill_core::{
-    BatchNorm, Block, BlockBuilder, Budget, Conv, CountingAllocator, Device, Encoding, Event, Noise, Op, Pack,
-    PlanError, Purpose, Role, RunError, Settings, Shape, Stream, Training, Update, Width, run,
+    Activation, BatchNorm, Block, BlockBuilder, Budget, Conv, CountingAllocator, Device, Encoding, Event, Noise, Op,
+    Pack, PlanError, Purpose, Recipe, Role, RunError, Settings, Shape, Stream, Training, Update, Width, run,
 };
 
 use distill_tests::{gaussian, norm_weights, pack, residual};
@@ -149,6 +149,33 @@ fn check_shapes() {
     }
 }
 
+/// Neighbourhoods inside a block, and students that differ in more than their width.
+fn check_recipes() {
+    let layers = [(64, 1, 1), (64, 3, 1), (64, 3, 1), (32, 1, 1)];
+    let parted = |name: &str| {
+        let branch = chain(name, Shape::new(32, 8, 8), &layers);
+        let mut builder = BlockBuilder::new(name, Role::Neighbourhood, branch.input());
+        for (index, node) in branch.nodes().iter().enumerate() {
+            let weights = branch.weights_of(index).into_iter().cloned().collect();
+            builder.push(&node.name, node.op.clone(), &node.inputs, weights).unwrap();
+        }
+        let last = branch.nodes().len() as u8;
+        builder.push("add", Op::Add, &[0, last], Vec::new()).unwrap();
+        builder.finish().unwrap().with_parts([[0, 6], [6, last]].into_iter().collect()).unwrap()
+    };
+    let parts = pair(parted("parts"), parted("next"));
+    let whole = pair(chain("whole", Shape::new(32, 8, 8), &layers), chain("next", Shape::new(32, 8, 8), &layers));
+    for noise in [Noise::Standard, Noise::Propagated] {
+        for (steps, batch) in [(0, 64), (2, 50)] {
+            let settings = settings(0.5, noise, steps, batch);
+            check_budgets(&format!("parts, {noise:?}, {steps} steps of {batch}"), &parts, &settings);
+            let changed = Recipe { fewer_layers: 1, activation: Some(Activation::Silu), ..settings.recipe };
+            let settings = Settings { recipe: changed, ..settings };
+            check_budgets(&format!("fewer layers, {noise:?}, {steps} steps of {batch}"), &whole, &settings);
+        }
+    }
+}
+
 /// Hundreds of small blocks: what is kept of each is planned, too.
 fn check_many() {
     let blocks: Vec<Block> = (0..400)
@@ -199,6 +226,7 @@ fn main() {
         pool.broadcast(|_| ());
         pool.install(check_grid);
         pool.install(check_shapes);
+        pool.install(check_recipes);
     }
     check_many();
     check_depth();

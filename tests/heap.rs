@@ -51,7 +51,7 @@ fn main() {
     for source in [cached, Source::Fresh(INPUT)] {
         let rose = pool.install(|| {
             let block = block();
-            let mut inputs = Inputs { source, seed: 3, index: 0 };
+            let mut inputs = Inputs::new(source, 3, 0);
             let mut batches = inputs.epochs();
             let mut trainer = BlockTrainer::new(block, &training, &Device::Cpu);
             let (mut input, mut target) = (Images::zeros(INPUT, 0), Images::zeros(INPUT, 0));

@@ -125,6 +125,8 @@ pub fn settings(noise: Noise) -> Settings {
         rate: 3e-3,
         weight_decay: 0.0,
     };
-    let recipe = Recipe { width: Width::new(0.5).unwrap(), solve_inputs: 32, training };
-    Settings { recipe, noise, images: 32, blocks: Vec::new(), seed: 3, budget: Budget::UNLIMITED }
+    let width = Width::new(0.5).unwrap();
+    let recipe = Recipe { width, fewer_layers: 0, activation: None, solve_inputs: 32, training };
+    let widths = Vec::new();
+    Settings { recipe, widths, noise, images: 32, blocks: Vec::new(), seed: 3, budget: Budget::UNLIMITED }
 }

@@ -33,6 +33,8 @@ mod onnx_import;
 mod options;
 #[path = "suite/packs.rs"]
 mod packs;
+#[path = "suite/parts.rs"]
+mod parts;
 #[path = "suite/run.rs"]
 mod run;
 #[path = "suite/solve.rs"]

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use distill_core::{
     Block, BlockTrainer, Chain, CountingAllocator, Device, DeviceBlock, Encoding, Images, NetworkTrainer,
     NormalEquations, Op, Pack, PackWriter, Purpose, Schedule, Settings, Shape, Statistics, Stream, Training, Update,
-    Width, fold_batch_norms, run, shrink, solvable_node,
+    Width, fold_batch_norms, run, shrink, solvable_nodes,
 };
 use distill_host::{network::Network, quickstart::builtin_teacher};
 
@@ -91,7 +91,7 @@ impl Bench {
     /// The sums of a ridge solve over 512 inputs, hidden activations and targets ready, and its factorisation.
     fn solve(&self, stage: &str, teacher: &Block) -> Result<()> {
         let student = shrink(teacher, Width::new(0.75)?)?;
-        let node = solvable_node(&student, teacher).context("nothing to solve")?;
+        let [node, _] = solvable_nodes(&student, teacher).context("nothing to solve")?;
         let read = usize::from(student.nodes()[node].inputs[0]);
         let input = noise(teacher.input(), 64);
         let hidden = DeviceBlock::up_to(&student, read, &Device::Cpu).forward(&input, Statistics::Running);

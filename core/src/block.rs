@@ -7,6 +7,7 @@
 //! weights that do not fit, or that nothing reads.
 
 mod error;
+mod parts;
 
 use alloc::{string::String, vec::Vec};
 use core::fmt;
@@ -18,6 +19,8 @@ use crate::{heap::held, op::Op};
 
 /// Nodes a block can hold: an inverted residual with squeeze-and-excite needs about 20, six bottlenecks as one 64.
 pub const MAX_NODES: usize = 64;
+/// Neighbourhoods inside one block.
+pub const MAX_PARTS: usize = 8;
 /// Largest extent of a channel, height or width dimension; bounds what a shape from outside can cost.
 pub const MAX_EXTENT: usize = 1 << 16;
 /// Largest number of elements in one value of one image: a group of images stays addressable on 32 bits, too.
@@ -30,6 +33,7 @@ pub struct Block {
     role: Role,
     input: Shape,
     nodes: Nodes,
+    parts: Parts,
     weights: Vec<Weight>,
     /// `shapes[v]` is the shape of value `v`.
     shapes: Vec<Shape>,
@@ -37,6 +41,9 @@ pub struct Block {
 
 /// The operators of a block, in execution order.
 pub type Nodes = heapless::Vec<Node, MAX_NODES>;
+
+/// Neighbourhoods inside a block, each from one value to another; none where the whole block is one.
+pub type Parts = heapless::Vec<[u8; 2], MAX_PARTS>;
 
 /// Where a block stands in its network. Only neighbourhoods are distilled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,7 +145,7 @@ impl Block {
         if let Some(index) = (0..weights.len()).find(|&index| uses(index) > 1) {
             return Err(BlockError::SharedWeight { weight: weights[index].name.clone() });
         }
-        Ok(Self { name, role, input, nodes, weights, shapes })
+        Ok(Self { name, role, input, nodes, parts: Parts::new(), weights, shapes })
     }
 
     /// The name its layers share (`layer1.0`).
@@ -164,6 +171,12 @@ impl Block {
     /// The operators, in execution order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The neighbourhoods inside it: each is distilled on its own, and what lies between stays as it is. Empty: it is one
+    /// neighbourhood.
+    pub fn parts(&self) -> &[[u8; 2]] {
+        &self.parts
     }
 
     /// All weights; nodes refer to them by index.
@@ -231,7 +244,8 @@ impl Block {
     /// # Errors
     /// [`BlockError`] if they do not fit the graph.
     pub fn with_weights(&self, weights: Vec<Weight>) -> Result<Self, BlockError> {
-        Self::new(self.name.clone(), self.role, self.input, self.nodes.clone(), weights)
+        let block = Self::new(self.name.clone(), self.role, self.input, self.nodes.clone(), weights)?;
+        Ok(Self { parts: self.parts.clone(), ..block })
     }
 
     /// Takes the values of its weights, in order: what is left has graph and shapes, until
@@ -248,7 +262,8 @@ impl Block {
         for (weight, values) in self.weights.iter_mut().zip(values) {
             weight.data = values;
         }
-        Self::new(self.name, self.role, self.input, self.nodes, self.weights)
+        let block = Self::new(self.name, self.role, self.input, self.nodes, self.weights)?;
+        Ok(Self { parts: self.parts, ..block })
     }
 }
 

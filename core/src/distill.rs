@@ -1,6 +1,4 @@
-//! One neighbourhood: fold, shrink, solve, train, measure.
-
-use serde::Serialize;
+//! One block: fold, shrink, solve, train, measure.
 
 use crate::{
     block::Block,
@@ -11,26 +9,15 @@ use crate::{
     images::Images,
     inputs::Inputs,
     noise::Purpose,
-    shrink::{Width, shrink},
-    solve::{NormalEquations, solvable_node},
+    recipe::Recipe,
+    solve::{NormalEquations, solvable_nodes},
     stage::{DistillError, Portions},
     storage::ScratchError,
-    train::{Training, train},
+    train::train,
 };
 
 /// Inputs on which a block's error is measured.
 pub const MEASURED_INPUTS: usize = 64;
-
-/// What is done to every neighbourhood. Each stage can be switched off.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Recipe {
-    /// Bottleneck multiplier `k`.
-    pub width: Width,
-    /// Inputs of the ridge solve; 0 switches it off.
-    pub solve_inputs: usize,
-    /// Gradient steps after it.
-    pub training: Training,
-}
 
 /// A distilled block and how well it reproduces the teacher's.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +30,7 @@ pub struct Distilled {
     pub loss: f64,
 }
 
-/// Distils one neighbourhood.
+/// Distils one block: as one neighbourhood, or each that lies inside it, one after another.
 ///
 /// `progress` is called after every gradient step with its number (from 1) and its loss.
 ///
@@ -54,26 +41,55 @@ pub fn distill(
     inputs: &mut Inputs<'_>,
     recipe: &Recipe,
     on: (&Device, Portions),
-    progress: impl FnMut(usize, f32),
+    mut progress: impl FnMut(usize, f32),
 ) -> Result<Distilled, DistillError> {
     let folded = fold_batch_norms(&teacher)?;
     drop(teacher);
-    let mut student = shrink(&folded, recipe.width)?;
-    if let Some(node) = solvable_node(&student, &folded).filter(|_| recipe.solve_inputs > 0) {
-        student = solve(&folded, student, node, inputs, recipe.solve_inputs, on)?;
-    }
-    let target = DeviceBlock::new(&folded, on.0);
-    drop(folded);
-    let student = train(&target, student, inputs, &recipe.training, on, progress)?;
+    let (target, student) = if folded.parts().is_empty() {
+        neighbourhood(folded, inputs, recipe, on, &mut progress)?
+    } else {
+        let mut student = folded.clone();
+        for number in 0..folded.parts().len() {
+            // The student's parts lie elsewhere once one has another number of layers.
+            let (part, place) = (folded.parts()[number], student.parts()[number]);
+            let teacher = folded.part(part)?;
+            let leads = inputs.are_cached() && part[0] > 0;
+            let before = leads.then(|| DeviceBlock::up_to(&folded, part[0].into(), on.0));
+            let mut inputs = inputs.of_part(number, teacher.input(), before.as_ref(), on.1.workers);
+            if recipe.student(&teacher)? != teacher {
+                let (_, learned) = neighbourhood(teacher, &mut inputs, recipe, on, &mut progress)?;
+                student = student.with_part(place, &learned)?;
+            }
+        }
+        (DeviceBlock::new(&folded, on.0), student)
+    };
     let (relative_error, loss) = measure(&target, &DeviceBlock::new(&student, on.0), inputs, on.1)?;
     Ok(Distilled { block: student, relative_error, loss })
 }
 
-/// The student with convolution `node` solved over `count` inputs.
+/// A folded neighbourhood on the device, and its student.
+fn neighbourhood(
+    folded: Block,
+    inputs: &mut Inputs<'_>,
+    recipe: &Recipe,
+    on: (&Device, Portions),
+    progress: impl FnMut(usize, f32),
+) -> Result<(DeviceBlock, Block), DistillError> {
+    let mut student = recipe.student(&folded)?;
+    if let Some(nodes) = solvable_nodes(&student, &folded).filter(|_| recipe.solve_inputs > 0) {
+        student = solve(&folded, student, nodes, inputs, recipe.solve_inputs, on)?;
+    }
+    let target = DeviceBlock::new(&folded, on.0);
+    drop(folded);
+    let student = train(&target, student, inputs, &recipe.training, on, progress)?;
+    Ok((target, student))
+}
+
+/// The student with its convolution of `nodes`, the student's and the teacher's, solved over `count` inputs.
 fn solve(
     teacher: &Block,
     student: Block,
-    node: usize,
+    [node, teachers]: [usize; 2],
     inputs: &mut Inputs<'_>,
     count: usize,
     (device, portions): (&Device, Portions),
@@ -82,7 +98,7 @@ fn solve(
     let mut equations = NormalEquations::new(&student, node, portions.workers);
     {
         let to_hidden = DeviceBlock::up_to(&student, read, device);
-        let to_target = DeviceBlock::up_to(teacher, node + 1, device);
+        let to_target = DeviceBlock::up_to(teacher, teachers + 1, device);
         let [mut input, mut hidden, mut target] =
             [to_hidden.input(), to_hidden.output(), to_target.output()].map(|shape| Images::zeros(shape, 0));
         let (mut batches, mut workspace) = (inputs.pass(Purpose::Solve, count), Workspace::new(portions.workers));

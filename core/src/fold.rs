@@ -39,7 +39,8 @@ pub fn fold_batch_norms(block: &Block) -> Result<Block, BlockError> {
         };
         renamed.push(builder.push(&node.name, node.op.clone(), &inputs, weights)?);
     }
-    builder.finish()
+    let rename = |&part: &[u8; 2]| part.map(|value| renamed[usize::from(value)]);
+    builder.finish()?.with_parts(block.parts().iter().map(rename).collect())
 }
 
 /// The batch norm to fold into node `index`: that node is a convolution and nothing else reads it.

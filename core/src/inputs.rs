@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 use crate::{
     block::Shape,
     boundary::Boundary,
+    cpu::Workspace,
+    forward::DeviceBlock,
     images::Images,
     noise::{Purpose, Stream, shuffle},
     storage::ScratchError,
@@ -17,9 +19,25 @@ pub struct Inputs<'a> {
     pub source: Source<'a>,
     /// The run's seed.
     pub seed: u64,
-    /// The neighbourhood's number: its noise is its own.
+    /// The block's number: its noise is its own.
     pub index: usize,
+    /// The neighbourhood inside the block, if they are for one.
+    pub(crate) part: Option<Part<'a>>,
 }
+
+/// A neighbourhood inside a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    /// Its number in the block.
+    number: usize,
+    /// What leads to it from the block's input, where that takes anything and is what it is fed.
+    before: Option<&'a DeviceBlock>,
+    /// Groups of images in work at the same time.
+    workers: usize,
+}
+
+/// Between the numbers of blocks and those of their parts, so that each has noise of its own.
+const PARTS: usize = 1 << 16;
 
 /// Where a neighbourhood's inputs come from.
 #[derive(Debug)]
@@ -50,9 +68,36 @@ pub struct Batches<'a> {
     chosen: Vec<usize>,
     /// Noise of one image.
     noise: Vec<f32>,
+    /// What leads to a neighbourhood inside the block, and the block's inputs on the way.
+    before: Option<(&'a DeviceBlock, Images, Workspace)>,
 }
 
-impl Inputs<'_> {
+impl<'a> Inputs<'a> {
+    /// Of block `index`.
+    pub fn new(source: Source<'a>, seed: u64, index: usize) -> Self {
+        Self { source, seed, index, part: None }
+    }
+
+    /// Whether they are cached activations of the teacher.
+    pub(crate) fn are_cached(&self) -> bool {
+        matches!(self.source, Source::Cached { .. })
+    }
+
+    /// Those of a neighbourhood inside the block that takes `shape`; cached ones go through `before` to it.
+    pub(crate) fn of_part<'b>(
+        &'b mut self,
+        number: usize,
+        shape: Shape,
+        before: Option<&'b DeviceBlock>,
+        workers: usize,
+    ) -> Inputs<'b> {
+        let source = match &mut self.source {
+            Source::Fresh(_) => Source::Fresh(shape),
+            Source::Cached { boundary, held_out } => Source::Cached { boundary, held_out: *held_out },
+        };
+        Inputs { source, seed: self.seed, index: self.index, part: Some(Part { number, before, workers }) }
+    }
+
     /// One pass over `count` inputs, for the solve or to measure. A cache gives each image at most once, in order, so it
     /// may end earlier.
     pub fn pass(&mut self, purpose: Purpose, count: usize) -> Batches<'_> {
@@ -76,9 +121,13 @@ impl Inputs<'_> {
                 (Source::Cached { boundary, held_out: *held_out }, seen)
             }
         };
-        let stream = Stream::new(self.seed, purpose, self.index);
+        let stream =
+            Stream::new(self.seed, purpose, self.index + self.part.map_or(0, |part| (part.number + 1) * PARTS));
         let (order, chosen, noise) = (Vec::new(), Vec::new(), Vec::new());
-        Batches { source, stream, first, visible, left: None, order, chosen, noise }
+        let before = self.part.and_then(|Part { before, workers, .. }| {
+            before.map(|before| (before, Images::zeros(before.input(), 0), Workspace::new(workers)))
+        });
+        Batches { source, stream, first, visible, left: None, order, chosen, noise, before }
     }
 }
 
@@ -94,8 +143,13 @@ impl Batches<'_> {
         } else {
             self.choose(count);
         }
-        if let Source::Cached { boundary, .. } = &mut self.source {
-            boundary.gather(&self.chosen, images)?;
+        match (&mut self.source, &mut self.before) {
+            (Source::Cached { boundary, .. }, Some((before, input, workspace))) => {
+                boundary.gather(&self.chosen, input)?;
+                before.forward_into(input, images, workspace);
+            }
+            (Source::Cached { boundary, .. }, None) => boundary.gather(&self.chosen, images)?,
+            (Source::Fresh(_), _) => {}
         }
         Ok(count > 0)
     }

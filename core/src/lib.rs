@@ -38,6 +38,7 @@ mod op;
 mod optimizer;
 mod pack;
 mod plan;
+mod recipe;
 mod report;
 mod run;
 mod settings;
@@ -47,12 +48,14 @@ mod stage;
 mod storage;
 mod train;
 
-pub use block::{Block, BlockError, Dims, MAX_ELEMENTS, MAX_EXTENT, MAX_NODES, Node, Nodes, Role, Shape, Weight};
+pub use block::{
+    Block, BlockError, Dims, MAX_ELEMENTS, MAX_EXTENT, MAX_NODES, MAX_PARTS, Node, Nodes, Parts, Role, Shape, Weight,
+};
 pub use boundary::{Boundary, Cache};
 pub use builder::BlockBuilder;
 pub use chain::Chain;
 pub use device::{Device, Statistics};
-pub use distill::{Distilled, MEASURED_INPUTS, Recipe, distill};
+pub use distill::{Distilled, MEASURED_INPUTS, distill};
 pub use fold::fold_batch_norms;
 pub use forward::DeviceBlock;
 pub use heap::CountingAllocator;
@@ -64,11 +67,12 @@ pub use op::{Activation, AveragePool, BatchNorm, Conv, MaxPool, Op, Pad, Slice, 
 pub use optimizer::{Optimizer, Schedule, Update};
 pub use pack::{Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION};
 pub use plan::{BlockPlan, CachePlan, Plan, PlanError, plan};
+pub use recipe::{Recipe, replace_activations, without_layers};
 pub use report::BlockReport;
 pub use run::{Event, RunError, RunFailure, run};
 pub use settings::{Budget, Settings, SettingsError};
 pub use shrink::{Width, WidthError, inner_channels, shrink};
-pub use solve::{NormalEquations, RIDGE, solvable_node};
+pub use solve::{NormalEquations, RIDGE, solvable_nodes};
 pub use stage::{DistillError, MICRO_BATCH, Portions};
 pub use storage::{ReadAt, Scratch, ScratchError, WriteAt};
 pub use train::{BlockTrainer, Training, train};

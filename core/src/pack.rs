@@ -12,7 +12,7 @@ use alloc::{string::String, vec::Vec};
 use half::f16;
 use serde::{Deserialize, Serialize};
 
-use crate::block::{Dims, Nodes, Role, Shape};
+use crate::block::{Dims, Nodes, Parts, Role, Shape};
 
 pub use self::{
     error::PackError,
@@ -83,6 +83,7 @@ struct Metadata {
     role: Role,
     input: Shape,
     nodes: Nodes,
+    parts: Parts,
     weights: Vec<WeightEntry>,
 }
 

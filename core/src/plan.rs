@@ -100,6 +100,11 @@ pub enum PlanError<R> {
         /// Neighbourhoods the teacher has.
         blocks: usize,
     },
+    /// A width is given for a neighbourhood that is not there.
+    NoSuchName {
+        /// The name.
+        name: String,
+    },
     /// Propagated noise needs batch-norm statistics in every neighbourhood.
     NoStatistics {
         /// The first neighbourhood without.
@@ -219,6 +224,12 @@ fn passed_blocks<R: ReadAt>(teacher: &mut Pack<R>, settings: &Settings) -> Resul
     if let Some(&index) = settings.blocks.iter().find(|&&index| index >= blocks) {
         return Err(PlanError::NoSuchBlock { index, blocks });
     }
+    let named = |name: &String| {
+        passed.iter().any(|passed| passed.outline.role == Role::Neighbourhood && passed.outline.name == *name)
+    };
+    if let Some((name, _)) = settings.widths.iter().find(|(name, _)| !named(name)) {
+        return Err(PlanError::NoSuchName { name: name.clone() });
+    }
     let last = passed.iter().rposition(|passed| passed.number.is_some());
     passed.truncate(last.map_or(0, |last| last + 1));
     passed.retain(|passed| passed.number.is_some() || settings.noise == Noise::Propagated);
@@ -293,6 +304,9 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
             Self::Teacher(error) => write!(f, "cannot read the teacher pack: {error}"),
             Self::NoSuchBlock { index, blocks } => {
                 write!(f, "there is no block {index}: the teacher has {blocks}, numbered from 0")
+            }
+            Self::NoSuchName { name } => {
+                write!(f, "there is no neighbourhood {name} to give a width: `distill inspect` lists the names")
             }
             Self::NoStatistics { block } => {
                 write!(

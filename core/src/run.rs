@@ -114,7 +114,7 @@ pub fn run<R: ReadAt, W: WriteAt>(
                 Some(boundary) => Source::Cached { boundary, held_out: MEASURED_INPUTS },
                 None => Source::Fresh(block.input()),
             };
-            let mut inputs = Inputs { source, seed: settings.seed, index };
+            let mut inputs = Inputs::new(source, settings.seed, index);
             let mut report = BlockReport::new(index, &block);
             let on = (device, *portions);
             let distilled = if reports.len() < writer.blocks() {
@@ -126,7 +126,8 @@ pub fn run<R: ReadAt, W: WriteAt>(
                 target.map_err(DistillError::Block).and_then(|target| measured(&target, student, &mut inputs, on))
             } else {
                 let step = |step, loss| observe(Event::Stepped { step, loss });
-                distill(block, &mut inputs, &settings.recipe, on, step)
+                let recipe = settings.recipe_of(block.name());
+                distill(block, &mut inputs, &recipe, on, step)
             };
             let distilled = match distilled {
                 Ok(distilled) if distilled.relative_error.is_finite() => distilled,

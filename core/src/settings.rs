@@ -1,14 +1,14 @@
 //! What a run is asked to do.
 
-use alloc::vec::Vec;
+use alloc::{string::String, vec::Vec};
 use core::fmt;
 
 use serde::Serialize;
 
 use crate::{
-    distill::Recipe,
     noise::Noise,
     optimizer::{Schedule, Update},
+    recipe::Recipe,
     shrink::Width,
     train::Training,
 };
@@ -22,6 +22,8 @@ const MAX_STEPS: usize = 1 << 30;
 pub struct Settings {
     /// What is done to each neighbourhood.
     pub recipe: Recipe,
+    /// Other widths for some of them, by name.
+    pub widths: Vec<(String, Width)>,
     /// What goes into it.
     pub noise: Noise,
     /// Noise images to keep for [`Noise::Propagated`], rounded up to whole batches of
@@ -72,8 +74,22 @@ impl Settings {
             rate: Update::Adam.default_rate(),
             weight_decay: 0.0,
         };
-        let recipe = Recipe { width, solve_inputs: images, training };
-        Self { recipe, noise: Noise::Propagated, images, blocks: Vec::new(), seed: 0, budget: Budget::UNLIMITED }
+        let recipe = Recipe { width, fewer_layers: 0, activation: None, solve_inputs: images, training };
+        Self {
+            recipe,
+            widths: Vec::new(),
+            noise: Noise::Propagated,
+            images,
+            blocks: Vec::new(),
+            seed: 0,
+            budget: Budget::UNLIMITED,
+        }
+    }
+
+    /// What is done to the neighbourhood of this name.
+    pub fn recipe_of(&self, name: &str) -> Recipe {
+        let own = self.widths.iter().find(|(other, _)| other == name);
+        Recipe { width: own.map_or(self.recipe.width, |&(_, width)| width), ..self.recipe }
     }
 
     /// Checks every number.

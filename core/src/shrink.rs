@@ -69,11 +69,15 @@ pub fn shrink(block: &Block, width: Width) -> Result<Block, BlockError> {
         let weights = block.weights_of(index).into_iter().enumerate().map(narrowed).collect();
         builder.push(&node.name, op.unwrap_or_else(|| node.op.clone()), &node.inputs, weights)?;
     }
-    builder.finish()
+    builder.finish()?.with_parts(block.parts().iter().copied().collect())
 }
 
 /// Channels of each group that a width below 1 takes from, in the graph's order.
 pub fn inner_channels(block: &Block) -> Vec<usize> {
+    if !block.parts().is_empty() {
+        let parts = block.parts().iter().filter_map(|&part| block.part(part).ok());
+        return parts.flat_map(|part| inner_channels(&part)).collect();
+    }
     ChannelClasses::of(block).inner_groups().map(|group| group.len()).collect()
 }
 

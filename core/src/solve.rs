@@ -29,14 +29,18 @@ pub const RIDGE: f64 = 1e-4;
 /// Rows of a matrix that a thread takes at a time.
 const ROWS: usize = 16;
 
-/// The convolution a solve replaces: the last dense one whose output has the teacher's channels.
-/// `None` where there is none, or where nothing before it was shrunk.
-pub fn solvable_node(student: &Block, teacher: &Block) -> Option<usize> {
-    student.nodes().iter().enumerate().rposition(|(index, node)| {
-        matches!(node.op, Op::Conv(Conv { groups: 1, .. }))
-            && student.weight(index, 1).is_some()
-            && student.shape(index + 1) == teacher.shape(index + 1)
-            && student.shape(usize::from(node.inputs[0])) != teacher.shape(usize::from(node.inputs[0]))
+/// The convolution a solve replaces, and the teacher's of the same name: the last dense one, if its output has the teacher's
+/// channels and something before it is not the teacher's. `None` where there is none.
+pub fn solvable_nodes(student: &Block, teacher: &Block) -> Option<[usize; 2]> {
+    let same_node = |node: usize| teacher.nodes().iter().position(|other| other.name == student.nodes()[node].name);
+    (0..student.nodes().len()).rev().find_map(|node| {
+        let dense = matches!(student.nodes()[node].op, Op::Conv(Conv { groups: 1, .. }));
+        let same = same_node(node).filter(|_| dense && student.weight(node, 1).is_some())?;
+        let value = |block: &Block, node: usize| block.shape(block.nodes()[node].inputs[0].into());
+        let ops =
+            |block: &Block, last: usize| block.nodes()[..last].iter().map(|node| node.op.clone()).collect::<Vec<_>>();
+        let differs = value(student, node) != value(teacher, same) || ops(student, node) != ops(teacher, same);
+        (student.shape(node + 1) == teacher.shape(same + 1) && differs).then_some([node, same])
     })
 }
 
@@ -63,7 +67,7 @@ impl NormalEquations {
     /// Empty sums for convolution `node` of `student`, for at most `workers` threads.
     ///
     /// # Panics
-    /// If the node is no convolution; [`solvable_node`] names one that is.
+    /// If the node is no convolution; [`solvable_nodes`] names one that is.
     pub fn new(student: &Block, node: usize, workers: usize) -> Self {
         let Op::Conv(conv) = student.nodes()[node].op else { panic!("a solvable node is a convolution") };
         let [outputs, inputs, rows, columns] = kernel_dims(student, node);

@@ -1,11 +1,14 @@
 //! What the command line says, and what it means to the core.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use distill_core::{Budget, Device, Noise, Recipe, Schedule, Settings, Training, Update, Width};
+use distill_core::{Activation, Budget, Device, Noise, Recipe, Schedule, Settings, Training, Update, Width};
 
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]
@@ -32,6 +35,15 @@ pub struct WorkOptions {
     /// Bottleneck multiplier k: the share of inner channels each block keeps, above 0, at most 1
     #[arg(long, default_value_t = 0.5, value_name = "K")]
     pub width: f32,
+    /// Other widths for some blocks: a JSON object such as {"layer1.0": 0.75}
+    #[arg(long, value_name = "FILE")]
+    pub widths: Option<PathBuf>,
+    /// Layers to leave out of each block: dense convolutions that keep their shape, the last one excepted
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub fewer_layers: usize,
+    /// Activation inside each block, in the place of its own
+    #[arg(long, value_enum, value_name = "A")]
+    pub activation: Option<ActivationName>,
     /// Where the blocks' inputs come from
     #[arg(long, value_enum, default_value_t = NoiseName::Propagated)]
     pub noise: NoiseName,
@@ -80,6 +92,19 @@ pub enum NoiseName {
     Standard,
     /// Noise images pushed through the teacher with current batch statistics
     Propagated,
+}
+
+/// `--activation`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ActivationName {
+    /// max(x, 0)
+    Relu,
+    /// Between 0 and 6
+    Relu6,
+    /// x sigmoid(x)
+    Silu,
+    /// x clip(x + 3, 0, 6) / 6
+    HardSwish,
 }
 
 /// `--optimizer`.
@@ -135,6 +160,8 @@ impl WorkOptions {
         };
         let recipe = Recipe {
             width: Width::new(self.width)?,
+            fewer_layers: self.fewer_layers,
+            activation: self.activation.map(ActivationName::activation),
             solve_inputs: if self.no_solve { 0 } else { self.images },
             training,
         };
@@ -144,10 +171,30 @@ impl WorkOptions {
         };
         let blocks = self.blocks.as_deref().map(parse_blocks).transpose()?.unwrap_or_default();
         let budget = Budget { bytes: self.budget.map_or(u64::MAX, |size| size.as_u64()), used: 0 };
-        let settings = Settings { recipe, noise, images: self.images, blocks, seed: self.seed, budget };
+        let widths = self.widths.as_deref().map(read_widths).transpose()?.unwrap_or_default();
+        let settings = Settings { recipe, widths, noise, images: self.images, blocks, seed: self.seed, budget };
         settings.check()?;
         Ok(settings)
     }
+}
+
+impl ActivationName {
+    fn activation(self) -> Activation {
+        match self {
+            Self::Relu => Activation::Relu,
+            Self::Relu6 => Activation::RELU6,
+            Self::Silu => Activation::Silu,
+            Self::HardSwish => Activation::HardSwish,
+        }
+    }
+}
+
+/// A file of widths by block.
+fn read_widths(path: &Path) -> Result<Vec<(String, Width)>> {
+    let context = || format!("cannot read the widths in {}", path.display());
+    let bytes = std::fs::read(path).with_context(context)?;
+    let widths: BTreeMap<String, f32> = serde_json::from_slice(&bytes).with_context(context)?;
+    widths.into_iter().map(|(name, k)| Ok((name, Width::new(k)?))).collect::<Result<_>>().with_context(context)
 }
 
 impl DeviceName {

@@ -38,6 +38,8 @@ pub struct BlockLine {
     pub input: Shape,
     /// Shape of its output.
     pub output: Shape,
+    /// Neighbourhoods inside it that are distilled one by one; 0 where the block is one.
+    pub parts: usize,
     /// Channels that a smaller width takes from, per inner convolution.
     pub inner: Vec<usize>,
     /// Trained scalars.
@@ -66,6 +68,7 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         role: block.role(),
         input: block.input(),
         output: block.output(),
+        parts: block.parts().len(),
         inner: inner_channels(block),
         parameters: block.parameters(),
         macs: block.macs(),
@@ -96,7 +99,7 @@ impl Inspection {
             let inner: Vec<String> = block.inner.iter().map(usize::to_string).collect();
             table.add_row([
                 block.index.map_or_else(String::new, |i| i.to_string()),
-                block.name.clone(),
+                if block.parts > 0 { format!("{} in {}", block.name, block.parts) } else { block.name.clone() },
                 block.input.to_string(),
                 block.output.to_string(),
                 inner.join(","),

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use distill_core::{Block, Contents, Manifest, Node, Nodes, Role, Shape, Weight};
+use distill_core::{Block, Contents, Manifest, Node, Nodes, Parts, Role, Shape, Weight};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -35,6 +35,8 @@ struct BlockDescription {
     role: Role,
     input: Shape,
     nodes: Vec<Node>,
+    #[serde(default)]
+    parts: Parts,
     weights: Vec<String>,
 }
 
@@ -48,6 +50,7 @@ pub fn encode(network: &Network) -> Result<Vec<u8>> {
         role: block.role(),
         input: block.input(),
         nodes: block.nodes().to_vec(),
+        parts: block.parts().iter().copied().collect(),
         weights: block.weights().iter().map(|w| w.name.clone()).collect(),
     };
     let Manifest { architecture, mean, std, classes, .. } = network.manifest.clone();
@@ -94,7 +97,7 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<Option<Network>> {
         };
         let weights: Result<Vec<Weight>> = block.weights.into_iter().map(take).collect();
         let nodes = Nodes::from_slice(&block.nodes).map_err(|_| anyhow::anyhow!("a block has too many operators"))?;
-        Ok(Block::new(block.name, block.role, block.input, nodes, weights?)?)
+        Ok(Block::new(block.name, block.role, block.input, nodes, weights?)?.with_parts(block.parts)?)
     };
     let blocks: Result<Vec<Block>> = description.blocks.into_iter().map(&mut build).collect();
     let manifest = Manifest {

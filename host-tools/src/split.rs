@@ -1,13 +1,13 @@
 //! A network's graph, cut into blocks: stem, neighbourhoods, head.
 //!
 //! A cut lies where one value alone goes on: every path leads through it. Between two cuts lies an operator of a chain, or
-//! all that stands between a value that is read twice and where its ways meet again. How many of these make a
-//! neighbourhood is [`Split`]'s affair.
+//! all that stands between a value that is read twice and where its ways meet again. How many of these make a block is
+//! [`Split`]'s affair. Neighbourhoods smaller than a residual unit are parts of its block: some layers of a branch at a time.
 
 use std::{collections::HashSet, fmt, ops::Range, str::FromStr};
 
 use anyhow::{Context, Result, bail, ensure};
-use distill_core::{Block, BlockBuilder, MAX_NODES, Op, Role};
+use distill_core::{Block, BlockBuilder, MAX_NODES, Op, Parts, Role};
 
 use crate::graph::{Graph, GraphNode};
 
@@ -19,9 +19,9 @@ const CHAIN_LAYERS: usize = 3;
 pub enum Split {
     /// A residual unit; in a chain, what a pool or a convolution without an activation ends, of two or three layers.
     Unit,
-    /// As little as there is between two cuts with one layer in it.
+    /// One layer.
     Layer,
-    /// At least so many layers, one after another.
+    /// So many layers, one after another: whole residual units while they are enough, else parts of one.
     Layers(usize),
 }
 
@@ -80,7 +80,13 @@ pub fn split(graph: &Graph, split: Split) -> Result<Vec<Block>> {
     for unit in units {
         let range = nodes(stem + unit.start..stem + unit.end);
         let name = names.of(&graph.nodes()[range.clone()]);
-        blocks.push(block(graph, range, Role::Neighbourhood, &name)?);
+        let block = block(graph, range, Role::Neighbourhood, &name)?;
+        let parts = match split {
+            Split::Unit => Parts::new(),
+            Split::Layer => parts(&block, 1),
+            Split::Layers(layers) => parts(&block, layers),
+        };
+        blocks.push(block.with_parts(parts).with_context(|| format!("block {name}"))?);
     }
     if body < pieces.len() {
         blocks.push(block(graph, nodes(body..pieces.len()), Role::Head, "head")?);
@@ -181,6 +187,43 @@ fn units(pieces: &[Piece], split: Split) -> Vec<Range<usize>> {
         }
     }
     units
+}
+
+/// The parts of a block that has ways of more than `layers` layers: on each way, so many of them at a time, each with what
+/// follows it. None for a block without ways of its own, or with shorter ones.
+fn parts(block: &Block, layers: usize) -> Parts {
+    let nodes = block.nodes();
+    let readers = |value: usize| {
+        nodes.iter().flat_map(|node| &node.inputs).filter(move |&&input| usize::from(input) == value).count()
+    };
+    let meets = nodes.iter().position(|node| matches!(node.op, Op::Add | Op::Concat));
+    let mut parts = Parts::new();
+    let Some(meeting) = meets else { return parts };
+    for &end in &nodes[meeting].inputs {
+        // The way back from where ways meet, as long as it is a chain.
+        let mut way = vec![usize::from(end)];
+        while let Some(&value) = way.last().filter(|&&value| value > 0 && readers(value) == 1) {
+            let [input] = nodes[value - 1].inputs[..] else { break };
+            way.push(input.into());
+        }
+        way.reverse();
+        let is_layer = |value: usize| value > 0 && nodes[value - 1].op.is_layer();
+        let total = way[1..].iter().filter(|&&value| is_layer(value)).count();
+        if total <= layers && (layers > 1 || total == 0) {
+            continue;
+        }
+        let (mut start, mut taken) = (way[0], 0);
+        for (place, &value) in way.iter().enumerate().skip(1) {
+            taken += usize::from(is_layer(value));
+            let ends = way.get(place + 1).is_none_or(|&next| is_layer(next));
+            let enough = taken == layers || place + 1 == way.len();
+            if taken > 0 && enough && ends && parts.push([start as u8, value as u8]).is_ok() {
+                (start, taken) = (value, 0);
+            }
+        }
+    }
+    parts.sort_unstable_by_key(|part| part[1]);
+    parts
 }
 
 /// Some nodes in a row as a block: they read one value from outside.

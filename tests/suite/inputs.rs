@@ -33,7 +33,7 @@ fn noise_is_propagated_with_the_statistics_of_its_batch() {
 fn held_out_images_are_seen_by_the_measurement_only() {
     let noise = || Boundary::noise(Cache::MEMORY, &mut Stream::new(1, Purpose::Images, 0), IMAGE, [24, 8]).unwrap();
     let mut boundary = noise();
-    let mut inputs = Inputs { source: Source::Cached { boundary: &mut boundary, held_out: 8 }, seed: 1, index: 0 };
+    let mut inputs = Inputs::new(Source::Cached { boundary: &mut boundary, held_out: 8 }, 1, 0);
     // An image is known by its first pixel.
     let firsts = |images: &Images| -> Vec<u32> {
         images.to_values().into_iter().step_by(IMAGE.elements()).map(f32::to_bits).collect()
@@ -59,7 +59,7 @@ fn held_out_images_are_seen_by_the_measurement_only() {
 #[test]
 fn fresh_noise_is_another_for_each_purpose_and_block() {
     let first = |seed, index, purpose| {
-        let (mut inputs, mut images) = (Inputs { source: Source::Fresh(IMAGE), seed, index }, Images::zeros(IMAGE, 0));
+        let (mut inputs, mut images) = (Inputs::new(Source::Fresh(IMAGE), seed, index), Images::zeros(IMAGE, 0));
         assert!(inputs.pass(purpose, 2).next_into(2, &mut images).unwrap());
         images.to_values()
     };

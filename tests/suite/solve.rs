@@ -2,7 +2,7 @@
 
 use distill_core::{
     Block, BlockBuilder, Conv, Device, DeviceBlock, Images, NormalEquations, Op, Purpose, Role, Shape, Statistics,
-    Stream, Weight, Width, fold_batch_norms, shrink, solvable_node,
+    Stream, Weight, Width, fold_batch_norms, shrink, solvable_nodes,
 };
 
 use crate::naive::{self, mean_squared_error, widen};
@@ -58,7 +58,7 @@ fn redundant_teacher(second: Conv) -> (Block, Weight, Weight) {
 fn check_recovers(second: Conv) {
     let (teacher, kernel, bias) = redundant_teacher(second);
     let student = shrink(&teacher, Width::new(0.5).unwrap()).unwrap();
-    let node = solvable_node(&student, &teacher).unwrap();
+    let [node, _] = solvable_nodes(&student, &teacher).unwrap();
     assert_eq!(node, 2);
     let values = Stream::new(9, Purpose::Solve, 0).images(64, INPUT);
     let found = solved(&teacher, &student, node, &values);
@@ -86,7 +86,7 @@ fn check_lowers(seed: u64, channels: usize, k: f32) {
     let stream = &mut Stream::new(seed, Purpose::Images, 0);
     let teacher = fold_batch_norms(&residual(stream, "block", INPUT, channels)).unwrap();
     let student = shrink(&teacher, Width::new(k).unwrap()).unwrap();
-    let node = solvable_node(&student, &teacher).unwrap();
+    let [node, _] = solvable_nodes(&student, &teacher).unwrap();
     let values = stream.images(24, INPUT);
     let found = solved(&teacher, &student, node, &values);
     let (before, after) = (error_at(&student, &teacher, node, &values), error_at(&found, &teacher, node, &values));
@@ -111,9 +111,9 @@ fn nothing_to_solve_where_nothing_was_shrunk() {
     let stream = &mut Stream::new(1, Purpose::Images, 0);
     let block = residual(stream, "block", INPUT, 4);
     let folded = fold_batch_norms(&block).unwrap();
-    assert_eq!(solvable_node(&folded, &folded), None);
+    assert_eq!(solvable_nodes(&folded, &folded), None);
     // Without a bias there is no unknown for the constant term.
-    assert_eq!(solvable_node(&shrink(&block, Width::new(0.5).unwrap()).unwrap(), &block), None);
+    assert_eq!(solvable_nodes(&shrink(&block, Width::new(0.5).unwrap()).unwrap(), &block), None);
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn teacher_and_student(channels: usize) -> (Block, Block) {
 }
 
 fn fresh_noise() -> Inputs<'static> {
-    Inputs { source: Source::Fresh(INPUT), seed: 11, index: 0 }
+    Inputs::new(Source::Fresh(INPUT), 11, 0)
 }
 
 /// The student after training on noise of its own, and the loss before each step.
@@ -193,7 +193,7 @@ fn steps_lower_the_loss() {
 #[test]
 fn running_statistics_stay_as_they_are() {
     let student = pre_activation();
-    let mut inputs = Inputs { source: Source::Fresh(student.input()), seed: 11, index: 0 };
+    let mut inputs = Inputs::new(Source::Fresh(student.input()), 11, 0);
     let teacher =
         fold_batch_norms(&residual(&mut Stream::new(4, Purpose::Images, 0), "block", student.input(), 4)).unwrap();
     let training = Training { steps: 3, weight_decay: 0.1, ..one_step(0.1) };

@@ -62,6 +62,15 @@ pub enum BlockError {
         /// The weight.
         weight: String,
     },
+    /// A neighbourhood inside the block that sees more than one value of it.
+    Part {
+        /// The block.
+        block: String,
+        /// The value it should begin at.
+        from: usize,
+        /// The value it should end at.
+        to: usize,
+    },
     /// The operator cannot work on this input (a zero extent, a stride of 0, two shapes to add, …).
     ValueShape {
         /// The node.
@@ -91,6 +100,9 @@ impl fmt::Display for BlockError {
             }
             Self::Unused { name } => write!(f, "nothing reads {name}"),
             Self::SharedWeight { weight } => write!(f, "weight {weight} is read twice"),
+            Self::Part { block, from, to } => {
+                write!(f, "what lies between values {from} and {to} of block {block} is no neighbourhood")
+            }
             Self::ValueShape { node, found } => write!(f, "operator {node} cannot work on shape {found}"),
         }
     }

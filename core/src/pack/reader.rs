@@ -154,7 +154,8 @@ pub fn read_block<R: ReadAt>(storage: &mut R, entry: &Entry, section: u32) -> Re
     if hasher.finalize() != entry.weights_crc {
         return Err(PackError::Checksum { section: Some(section) });
     }
-    Block::new(metadata.name, metadata.role, metadata.input, metadata.nodes, weights).map_err(PackError::Block)
+    let block = Block::new(metadata.name, metadata.role, metadata.input, metadata.nodes, weights);
+    block.and_then(|block| block.with_parts(metadata.parts)).map_err(PackError::Block)
 }
 
 fn read_values<R: ReadAt>(

@@ -172,6 +172,7 @@ impl<W: WriteAt> PackWriter<W> {
             role: block.role(),
             input: block.input(),
             nodes: block.nodes().iter().cloned().collect(),
+            parts: block.parts().iter().copied().collect(),
             weights: block
                 .weights()
                 .iter()

@@ -16,10 +16,11 @@ use crate::{
     },
     noise::{NOISE_BATCH, Noise},
     optimizer::Optimizer,
+    recipe::Recipe,
     settings::Settings,
-    shrink::shrink,
-    solve::{NormalEquations, solvable_node},
+    solve::{NormalEquations, solvable_nodes},
     stage::{MICRO_BATCH, Portions},
+    train::Training,
 };
 
 /// A way to cut a block's work, and what it takes. Lists of them go from the fastest to the leanest.
@@ -30,6 +31,15 @@ pub struct Way {
     pub bytes: u64,
     /// The same with images on their way from and to a storage.
     pub with_staging: u64,
+}
+
+impl Way {
+    /// It takes this much at least.
+    fn raise_to(&mut self, bytes: u64) {
+        let staging = self.with_staging - self.bytes;
+        self.bytes = self.bytes.max(bytes);
+        self.with_staging = self.bytes + staging;
+    }
 }
 
 /// Numbers of groups in work at a time, from all to one.
@@ -54,6 +64,11 @@ fn arena_bytes(vectors: usize) -> u64 {
 
 fn values_bytes<T>(count: usize) -> u64 {
     count as u64 * size_of::<T>() as u64
+}
+
+/// No gradient step.
+fn untrained(recipe: &Recipe) -> Training {
+    Training { steps: 0, ..recipe.training }
 }
 
 fn most<const N: usize>(phases: [u64; N]) -> u64 {
@@ -81,20 +96,52 @@ pub fn advance(block: &Block) -> Vec<Way> {
 
 /// Distilling a block, or measuring it where that was done.
 pub fn distil(block: Block, settings: &Settings) -> Result<Vec<Way>, BlockError> {
-    let Settings { recipe, images, .. } = settings;
-    let (input, output) = (block.input(), block.output());
+    let recipe = settings.recipe_of(block.name());
     let teacher = block.heap_bytes() as u64;
-    let folded_block = fold_batch_norms(&block)?;
+    let folded = fold_batch_norms(&block)?;
     drop(block);
-    let student_block = shrink(&folded_block, recipe.width)?;
+    let first = teacher + folded.heap_bytes() as u64;
+    if folded.parts().is_empty() {
+        let mut ways = neighbourhood(folded, &recipe, settings)?;
+        ways.iter_mut().for_each(|way| way.raise_to(first));
+        return Ok(ways);
+    }
+    let batch = settings.recipe.training.batch;
+    // The block and its student are there while its parts are distilled, and another copy when one is put in.
+    let held = folded.heap_bytes() as u64;
+    let mut ways =
+        neighbourhood(folded.clone(), &Recipe { solve_inputs: 0, training: untrained(&recipe), ..recipe }, settings)?;
+    for &part in folded.parts() {
+        // Cached inputs of the block are on their way to the part.
+        let leads = settings.noise == Noise::Propagated && part[0] > 0;
+        let before = leads.then(|| Program::new(&folded, part[0].into(), false));
+        let [program, arena] = before.as_ref().map_or([0; 2], program_bytes);
+        let inner = neighbourhood(folded.part(part)?, &recipe, settings)?;
+        for (way, inner) in ways.iter_mut().zip(inner) {
+            let images = if leads { inner.portions.training.min(batch).max(inner.portions.solving) } else { 0 };
+            let passing = program + images_bytes(&[folded.input()], images) + inner.portions.workers as u64 * arena;
+            way.portions = inner.portions;
+            way.raise_to((inner.bytes + passing).max(held) + 2 * held);
+        }
+    }
+    ways.iter_mut().for_each(|way| way.raise_to(first));
+    Ok(ways)
+}
+
+/// Distilling one folded neighbourhood.
+fn neighbourhood(folded_block: Block, recipe: &Recipe, settings: &Settings) -> Result<Vec<Way>, BlockError> {
+    let (input, output, images) = (folded_block.input(), folded_block.output(), settings.images);
+    let student_block = recipe.student(&folded_block)?;
     let [folded, student] = [&folded_block, &student_block].map(|block| block.heap_bytes() as u64);
+    // Copies on the way to a student that differs in more than its width.
+    let transforming = folded * (u64::from(recipe.fewer_layers > 0) + u64::from(recipe.activation.is_some()));
     // Programs, arena and images of a solve.
-    let node = solvable_node(&student_block, &folded_block).filter(|_| recipe.solve_inputs > 0);
-    let solving = node.map(|node| {
+    let nodes = solvable_nodes(&student_block, &folded_block).filter(|_| recipe.solve_inputs > 0);
+    let solving = nodes.map(|[node, teachers]| {
         let read = usize::from(student_block.nodes()[node].inputs[0]);
         let to_hidden = program_bytes(&Program::new(&student_block, read, false));
-        let to_target = program_bytes(&Program::new(&folded_block, node + 1, false));
-        let shapes = [input, student_block.shape(read), folded_block.shape(node + 1)];
+        let to_target = program_bytes(&Program::new(&folded_block, teachers + 1, false));
+        let shapes = [input, student_block.shape(read), folded_block.shape(teachers + 1)];
         (node, to_hidden[0] + to_target[0], to_hidden[1].max(to_target[1]), shapes)
     });
     let [target, target_arena] = program_bytes(&Program::new(&folded_block, folded_block.nodes().len(), false));
@@ -104,7 +151,8 @@ pub fn distil(block: Block, settings: &Settings) -> Result<Vec<Way>, BlockError>
     let gradients = trained.then(|| CpuGradients::new(&student_block));
     let optimizer =
         Optimizer::heap_bytes(recipe.training.update, student_block.weights().len(), student_block.parameters()) as u64;
-    let batch = if trained { recipe.training.batch } else { 1 };
+    // The same ways for every neighbourhood of a block, trained or not.
+    let batch = if settings.recipe.training.steps > 0 { recipe.training.batch } else { 1 };
     let option = |groups: usize| {
         let portions = Portions {
             workers: threads().min(groups),
@@ -135,7 +183,7 @@ pub fn distil(block: Block, settings: &Settings) -> Result<Vec<Way>, BlockError>
             + arenas(portions.solving, target_arena.max(whole_arena))
             + feed(portions.solving, 0);
         let measure = target + student + whole + measured;
-        let bytes = most([teacher + folded, folded + student, solve, folded + target + student, train, measure]);
+        let bytes = most([folded + student + transforming, solve, folded + target + student, train, measure]);
         Way { portions, bytes, with_staging: bytes + values_bytes::<f16>(input.elements()) }
     };
     Ok(halves(MICRO_BATCH.max(batch).div_ceil(LANES)).map(option).collect())
