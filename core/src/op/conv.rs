@@ -81,7 +81,7 @@ impl Operator for Conv {
     }
 
     fn narrowed(&self, _read: &[usize], written: &[usize]) -> Option<Op> {
-        (self.groups > 1).then(|| Op::Conv(Self { groups: written.len() as u16, ..*self }))
+        (self.groups > 1).then_some(Op::Conv(Self { groups: written.len() as u16, ..*self }))
     }
 
     fn macs(&self, weights: &[&Weight], output: Shape) -> u64 {
