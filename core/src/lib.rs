@@ -67,7 +67,7 @@ pub use plan::{BlockPlan, CachePlan, Plan, PlanError, plan};
 pub use report::BlockReport;
 pub use run::{Event, RunError, RunFailure, run};
 pub use settings::{Budget, Settings, SettingsError};
-pub use shrink::{Width, WidthError, inner_channels, shrink};
+pub use shrink::{Width, WidthError, inner_channels, inner_nodes, shrink};
 pub use solve::{NormalEquations, RIDGE, solvable_node};
 pub use stage::{DistillError, MICRO_BATCH, Portions};
 pub use storage::{ReadAt, Scratch, ScratchError, WriteAt};
