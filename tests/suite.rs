@@ -13,6 +13,8 @@ mod commands;
 mod damaged_packs;
 #[path = "suite/data.rs"]
 mod data;
+#[path = "suite/drawing.rs"]
+mod drawing;
 #[path = "suite/export.rs"]
 mod export;
 #[path = "suite/graphs.rs"]

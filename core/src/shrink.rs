@@ -81,6 +81,21 @@ pub fn inner_channels(block: &Block) -> Vec<usize> {
     ChannelClasses::of(block).inner_groups().map(|group| group.len()).collect()
 }
 
+/// For each node, whether a width below 1 takes from the channels it writes.
+pub fn inner_nodes(block: &Block) -> Vec<bool> {
+    if !block.parts().is_empty() {
+        let mut inner = vec![false; block.nodes().len()];
+        for &part in block.parts() {
+            let (Ok(nodes), Ok(part)) = (block.part_nodes(part), block.part(part)) else { continue };
+            nodes.into_iter().zip(inner_nodes(&part)).for_each(|(node, shrinks)| inner[node] = shrinks);
+        }
+        return inner;
+    }
+    let classes = ChannelClasses::of(block);
+    let inner = |value: &Vec<usize>| value.iter().any(|&class| classes.group[class].is_some());
+    classes.of_value.iter().skip(1).map(inner).collect()
+}
+
 /// Where the channels of node `index`'s value come from.
 fn channels(block: &Block, index: usize) -> Channels {
     let (inputs, weights) = (block.inputs_of(index), block.weights_of(index));

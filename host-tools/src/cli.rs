@@ -13,10 +13,11 @@ use distill_core::{CountingAllocator, Device, Encoding, Manifest, Shape};
 use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
 use distill_host::{
     crop::{CROP_FRACTION, Filter, Preparation},
+    drawing::{self, Format},
     evaluate::{Evaluation, evaluate},
     export, fetch, images,
     import::{ImportOptions, Normalisation, import},
-    inspect::{inspect, inspect_pack},
+    inspect::{Inspection, inspect, read_blocks},
     network::Network,
     plan_table::PlanTable,
     quickstart::quickstart,
@@ -24,6 +25,7 @@ use distill_host::{
     safetensors_file,
     split::Split,
 };
+use serde::Serialize;
 use serde_json::json;
 
 /// Make a trained network smaller, block by block, without data
@@ -59,7 +61,7 @@ enum Command {
     Import(ImportArgs),
     /// Show the blocks of a network
     #[command(
-        after_help = "Examples:\n  distill inspect teacher.ndp\n  distill inspect teacher.ndp --budget 8MiB --width 0.5 --steps 150"
+        after_help = "Examples:\n  distill inspect teacher.ndp\n  distill inspect teacher.ndp --budget 8MiB --width 0.5 --steps 150\n  distill inspect teacher.ndp --draw teacher.svg"
     )]
     Inspect(Box<InspectArgs>),
     /// Measure accuracy on labelled images
@@ -125,8 +127,11 @@ struct ImportArgs {
 #[derive(Args)]
 #[command(mut_group("WorkOptions", |options| options.requires("budget")))]
 struct InspectArgs {
-    /// .ndp, or .safetensors written by recompose
+    /// .ndp, .onnx, or .safetensors written by recompose
     file: PathBuf,
+    /// Also draw the blocks: .svg, or .dot for Graphviz
+    #[arg(long, value_name = "PICTURE", conflicts_with = "budget")]
+    draw: Option<PathBuf>,
     /// With a budget: how a run with these options would stay inside it
     #[command(flatten)]
     work: WorkOptions,
@@ -219,19 +224,39 @@ fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
     })
 }
 
-fn inspect_file(json: bool, InspectArgs { file, work }: &InspectArgs) -> Result<()> {
+fn inspect_file(json: bool, InspectArgs { file, draw, work }: &InspectArgs) -> Result<()> {
     if work.budget.is_some() {
         ensure!(ending(file) == "ndp", "cannot plan a run over {}: a run takes a teacher pack (.ndp)", file.display());
         let plan = PlanTable::new(file, &work.settings()?)?;
         return print(json, &plan, || plan.table());
     }
-    let inspection = if ending(file) == "ndp" {
-        inspect_pack(file)?
+    let draw = draw.as_deref();
+    let format = draw.map(Format::of).transpose()?;
+    draw.map_or(Ok(()), |picture| check_distinct(picture, [file.as_path()]))?;
+    let (manifest, blocks) = if ending(file) == "ndp" {
+        read_blocks(file)?
     } else {
-        let network = read_network(file)?;
-        inspect(&network.manifest, &network.blocks)
+        let Network { manifest, blocks } = read_network(file)?;
+        (manifest, blocks)
     };
-    print(json, &inspection, || inspection.table())
+    let inspection = inspect(&manifest, &blocks);
+    if let (Some(path), Some(format)) = (draw, format) {
+        write_file(path, drawing::draw(&inspection, &blocks, format)?.as_bytes())?;
+    }
+    let summary = DrawnInspection { inspection: &inspection, picture: draw };
+    print(json, &summary, || match draw {
+        Some(path) => format!("{}\ndrawn: {}", inspection.table(), path.display()),
+        None => inspection.table(),
+    })
+}
+
+/// The object `inspect --json` prints.
+#[derive(Serialize)]
+struct DrawnInspection<'a> {
+    #[serde(flatten)]
+    inspection: &'a Inspection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    picture: Option<&'a Path>,
 }
 
 fn evaluate_file(json: bool, args: &EvaluateArgs, device: &Device) -> Result<()> {

@@ -48,14 +48,14 @@ pub struct BlockLine {
     pub macs: u64,
 }
 
-/// Looks at any pack, a network's or one of students.
+/// Reads any pack, a network's or one of students.
 ///
 /// # Errors
 /// The file.
-pub fn inspect_pack(path: &Path) -> Result<Inspection> {
+pub fn read_blocks(path: &Path) -> Result<(Manifest, Vec<Block>)> {
     let mut pack = open_pack(path)?;
     let blocks: Result<Vec<Block>, _> = (0..pack.blocks()).map(|index| pack.block(index)).collect();
-    Ok(inspect(pack.manifest(), &blocks.with_context(|| format!("cannot read {}", path.display()))?))
+    Ok((pack.manifest().clone(), blocks.with_context(|| format!("cannot read {}", path.display()))?))
 }
 
 /// Looks at blocks.

@@ -2,6 +2,7 @@
 
 // In data-flow order.
 pub mod checkpoint;
+pub mod drawing;
 pub mod export;
 mod graph;
 pub mod import;

@@ -111,6 +111,13 @@ fn from_teacher_to_student_file() {
     let inspection = desk.json("distill inspect teacher.ndp");
     assert_eq!(inspection["noise"], serde_json::json!(["standard", "propagated"]));
     assert_eq!(inspection["blocks"].as_array().unwrap().len(), 11);
+    let mut drawn = desk.json("distill inspect student.onnx --draw student.svg");
+    assert_eq!(drawn.as_object_mut().unwrap().remove("picture").unwrap(), "student.svg");
+    assert_eq!(
+        drawn.as_object().unwrap().keys().collect::<Vec<_>>(),
+        inspection.as_object().unwrap().keys().collect::<Vec<_>>()
+    );
+    assert!(fs::read_to_string(desk.path("student.svg")).unwrap().ends_with("</svg>\n"));
     assert!(inspection["parameters"].as_u64() > accuracies[0]["parameters"].as_u64());
 }
 
@@ -174,6 +181,7 @@ fn bad_input_is_one_clear_sentence_and_exit_1() {
         ("distill-device run teacher.ndp -o /dev/null", "it is not a file"),
         ("distill-device run teacher.ndp -o no/such/s.ndp", "cannot write no/such/s.ndp"),
         ("distill inspect cut.ndp", "it was truncated"),
+        ("distill inspect teacher.ndp --draw a.png", "unknown ending \"png\" (known: dot, svg)"),
         ("distill import missing.pth -o t.ndp", "cannot import missing.pth"),
         ("distill import cut.th -o t.ndp", "cannot import cut.th"),
         ("distill import tiny.pth -o t.ndp", "cannot import tiny.pth"),

@@ -30,7 +30,7 @@ impl Block {
     }
 
     /// The nodes of a part, in order: all that value `to` needs after value `from`.
-    fn part_nodes(&self, part: [u8; 2]) -> Result<Vec<usize>, BlockError> {
+    pub(crate) fn part_nodes(&self, part: [u8; 2]) -> Result<Vec<usize>, BlockError> {
         let [from, to] = part.map(usize::from);
         if from >= to || to > self.nodes.len() {
             return Err(self.no_part(part));
