@@ -37,6 +37,8 @@ mod options;
 mod packs;
 #[path = "suite/parts.rs"]
 mod parts;
+#[path = "suite/pytorch_names.rs"]
+mod pytorch_names;
 #[path = "suite/run.rs"]
 mod run;
 #[path = "suite/solve.rs"]

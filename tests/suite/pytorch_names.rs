@@ -1,0 +1,75 @@
+//! torchvision's networks by the names of their tensors, against what PyTorch computes: `fixtures/make_torchvision.py`.
+
+use std::{fs, path::PathBuf};
+
+use distill_core::{Chain, Device, Images, Shape};
+use distill_host::{
+    checkpoint::Checkpoint,
+    import::{ImportOptions, import, network},
+    network::Network,
+};
+
+fn fixture(name: &str, ending: &str) -> PathBuf {
+    PathBuf::from(format!("{}/fixtures/torchvision/{name}.{ending}", env!("CARGO_MANIFEST_DIR")))
+}
+
+/// Imports a narrow network, checks its architecture and blocks, and its logits against PyTorch's.
+fn check(name: &str, architecture: &str, blocks: usize) -> Network {
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(fixture(name, "json")).unwrap()).unwrap();
+    let extent = json["extent"].as_u64().unwrap() as usize;
+    let expected: Vec<f32> = json["logits"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
+    let input = Shape::new(3, extent, extent);
+    let options = ImportOptions { input: Some(input), ..ImportOptions::default() };
+    let network = import(&fixture(name, "safetensors"), &options).unwrap();
+    assert_eq!(network.manifest.architecture, architecture);
+    assert_eq!(network.neighbourhoods().count(), blocks, "{name}");
+    let pixel = |c: usize, y: usize, x: usize| (((c * 31 + y * 5 + x * 3) % 17) as f32 - 8.0) / 4.0;
+    let rows = (0..3).flat_map(|c| (0..extent).map(move |y| (c, y)));
+    let image: Vec<f32> = rows.flat_map(|(c, y)| (0..extent).map(move |x| pixel(c, y, x))).collect();
+    let mut logits = Images::zeros(input, 0);
+    Chain::new(&network.blocks, &Device::Cpu).forward(&Images::from_values(&image, input), &mut logits);
+    let largest = expected.iter().fold(0.0, |most: f32, v| most.max(v.abs()));
+    let off = logits.to_values().iter().zip(&expected).fold(0.0, |most: f32, (a, b)| most.max((a - b).abs()));
+    // A wrong stride, padding or shortcut is off by the size of a logit.
+    assert!(off <= 1e-4 * largest, "{name}: {off} of {largest}");
+    network
+}
+
+#[test]
+fn residual_networks() {
+    check("resnet18", "resnet18", 8);
+    let network = check("resnet50", "resnet50", 16);
+    let names: Vec<&str> = network.blocks.iter().map(|block| block.name()).collect();
+    assert_eq!(&names[..3], ["stem", "layer1.0", "layer1.1"]);
+}
+
+#[test]
+fn inverted_residual_networks() {
+    let network = check("mobilenet_v2", "mobilenet_v2", 17);
+    assert_eq!(network.blocks[1].name(), "features.1.conv");
+}
+
+#[test]
+fn plain_networks_in_groups_of_layers() {
+    let network = check("vgg11_bn", "vgg11_bn", 3);
+    let head = network.blocks.last().unwrap();
+    assert_eq!(head.nodes().iter().filter(|node| node.op.is_layer()).count(), 3);
+}
+
+#[test]
+fn a_tensor_too_many_or_of_another_kind_is_named() {
+    let error = |change: &dyn Fn(&mut Checkpoint)| {
+        let mut checkpoint = Checkpoint::read(&fixture("mobilenet_v2", "safetensors")).unwrap();
+        change(&mut checkpoint);
+        format!("{:#}", network(checkpoint, &ImportOptions::default(), ("test", &[])).unwrap_err())
+    };
+    let extra = error(&|checkpoint| {
+        let tensor = checkpoint.tensors["classifier.1.bias"].clone();
+        checkpoint.tensors.insert("classifier.9.bias".to_owned(), tensor);
+    });
+    assert!(extra.contains("tensor classifier.9.bias with shape [10] has no place in mobilenet_v2"), "{extra}");
+    let flat = error(&|checkpoint| checkpoint.tensors.get_mut("features.0.0.weight").unwrap().dims = vec![4, 27]);
+    assert!(flat.contains("features.0.0.weight has 2 dimensions, a convolution's kernel has 4"), "{flat}");
+    let wide = error(&|checkpoint| checkpoint.tensors.get_mut("features.0.0.weight").unwrap().dims = vec![1, 12, 3, 3]);
+    assert!(wide.contains("features.0.0 takes 12 channels, but is given 3"), "{wide}");
+}
