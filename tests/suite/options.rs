@@ -1,7 +1,7 @@
 //! What the options of `distill-device run` mean.
 
 use clap::Parser;
-use distill_core::{Noise, Schedule, Settings, Update, Width};
+use distill_core::{Activation, Noise, Schedule, Settings, Update, Width};
 use distill_device::RunOptions;
 
 #[derive(Parser)]
@@ -37,10 +37,29 @@ fn every_option_reaches_its_setting() {
     assert_eq!(settings("--rate 0.5"), changed(|s| s.recipe.training.rate = 0.5));
     assert_eq!(settings("--schedule step"), changed(|s| s.recipe.training.schedule = Schedule::Step));
     assert_eq!(settings("--weight-decay 0.1"), changed(|s| s.recipe.training.weight_decay = 0.1));
+    assert_eq!(settings("--fewer-layers 2"), changed(|s| s.recipe.fewer_layers = 2));
+    assert_eq!(settings("--activation relu6"), changed(|s| s.recipe.activation = Some(Activation::RELU6)));
     assert_eq!(settings("--blocks 0-2,7"), changed(|s| s.blocks = vec![0, 1, 2, 7]));
     assert_eq!(settings("--seed 9"), changed(|s| s.seed = 9));
     let images = settings("--images 64");
     assert_eq!((images.images, images.recipe.solve_inputs), (64, 64));
     let sgd = settings("--optimizer sgd").recipe.training;
     assert_eq!((sgd.update, sgd.rate), (Update::Momentum { momentum: 0.9 }, 3e-2));
+}
+
+#[test]
+fn widths_come_from_a_file_by_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("widths.json");
+    let options = |content: &str| {
+        std::fs::write(&path, content).unwrap();
+        let words = ["run", "teacher.ndp", "-o", "student.ndp", "--widths", path.to_str().unwrap()];
+        Command::parse_from(words).options.work.settings()
+    };
+    let half = ("layer1.0".to_owned(), Width::new(0.5).unwrap());
+    assert_eq!(options(r#"{"layer1.0": 0.5}"#).unwrap().widths, [half]);
+    for wrong in [r#"{"layer1.0": 0}"#, r#"{"layer1.0": 1.5}"#, "[0.5]", ""] {
+        let error = format!("{:#}", options(wrong).unwrap_err());
+        assert!(error.contains("cannot read the widths in") && error.contains("widths.json"), "{error}");
+    }
 }
