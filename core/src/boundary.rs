@@ -14,7 +14,6 @@ use half::{
 };
 
 use crate::{
-    block::Shape,
     cpu::{CurrentPass, Transfer, Workspace},
     device::Statistics,
     forward::DeviceBlock,
@@ -22,6 +21,7 @@ use crate::{
     kernels::{parallel::each, plane::LANES},
     noise::Stream,
     storage::{Scratch, ScratchError},
+    tensor::Shape,
 };
 
 /// Cached activations `[images, C, H, W]` at one boundary, in batches that go through the

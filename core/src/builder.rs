@@ -3,8 +3,10 @@
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 
 use crate::{
-    block::{Block, BlockError, Node, Nodes, Role, Shape, Weight},
+    block::{Block, Node, Nodes, Role},
+    block_error::BlockError,
     op::Op,
+    tensor::{Shape, Weight},
 };
 
 /// A block under construction. Value 0 is its input; [`push`](Self::push) returns the values after it.

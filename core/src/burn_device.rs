@@ -2,13 +2,9 @@
 
 use alloc::{vec, vec::Vec};
 
-use burn::tensor::{Device, Tensor, TensorData, ops::PadMode};
+use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::{
-    block::{Block, Dims},
-    device::Statistics,
-    images::Images,
-};
+use crate::{block::Block, device::Statistics, images::Images, op::burn::BurnOperands, tensor::Dims};
 
 /// A block up to one of its values, its weights on a device, each as a flat tensor.
 #[derive(Clone, Debug)]
@@ -104,56 +100,6 @@ fn apply(
     let weights = node.weights.iter().map(|&weight| weights[usize::from(weight)].clone()).collect();
     let dims = block.weights_of(index).into_iter().map(|weight| weight.dims.clone()).collect();
     node.op.operator().on_burn(BurnOperands { inputs, weights, dims, statistics })
-}
-
-/// A value of a batch on a device.
-pub type Tensor4 = Tensor<4>;
-
-/// What an operator is given on a device.
-pub struct BurnOperands {
-    inputs: Vec<Tensor<4>>,
-    /// Flat.
-    weights: Vec<Tensor<1>>,
-    dims: Vec<Dims>,
-    /// Of its batch norm.
-    pub statistics: Statistics,
-}
-
-impl BurnOperands {
-    /// A value it reads.
-    pub fn input(&self, which: usize) -> Tensor<4> {
-        self.inputs[which].clone()
-    }
-
-    /// Weight `slot` in one row, if it has as many.
-    pub fn weight(&self, slot: usize) -> Option<Tensor<1>> {
-        self.weights.get(slot).cloned()
-    }
-
-    /// Extents of weight `slot`.
-    pub fn dims(&self, slot: usize) -> [usize; 4] {
-        core::array::from_fn(|axis| self.dims[slot].get(axis).map_or(1, |&extent| extent as usize))
-    }
-
-    /// Weight `slot` as a convolution's kernel.
-    pub fn kernel(&self, slot: usize) -> Tensor<4> {
-        self.weights[slot].clone().reshape(self.dims(slot))
-    }
-
-    /// Weight `slot` as a matrix.
-    pub fn matrix(&self, slot: usize) -> Tensor<2> {
-        let [rows, columns, ..] = self.dims(slot);
-        self.weights[slot].clone().reshape([rows, columns])
-    }
-}
-
-/// A value with so much of `filling` at its top, left, bottom and right.
-pub fn padded(x: Tensor<4>, padding: [u16; 4], filling: f32) -> Tensor<4> {
-    let [top, left, bottom, right] = padding.map(usize::from);
-    if padding == [0; 4] {
-        return x;
-    }
-    x.pad([(0, 0), (0, 0), (top, bottom), (left, right)], PadMode::Constant(filling))
 }
 
 fn upload(images: &Images, device: &Device) -> Tensor<4> {

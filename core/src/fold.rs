@@ -7,9 +7,11 @@
 use alloc::{borrow::ToOwned, format, string::String, vec, vec::Vec};
 
 use crate::{
-    block::{Block, BlockError, Weight},
+    block::Block,
+    block_error::BlockError,
     builder::BlockBuilder,
     op::{BatchNorm, Op},
+    tensor::Weight,
 };
 
 /// Folds every batch norm that is the only reader of a convolution.

@@ -5,11 +5,12 @@ use core::convert::Infallible;
 #[cfg(feature = "burn")]
 use crate::burn_device::BurnBlock;
 use crate::{
-    block::{Block, Shape},
+    block::Block,
     cpu::{self, Program, Workspace},
     device::{Device, Statistics},
     images::Images,
     kernels::parallel::each,
+    tensor::Shape,
 };
 
 /// A block, or what leads to one of its values, with its weights where they are needed; the [`Block`] itself is not.

@@ -3,11 +3,11 @@
 use alloc::{vec, vec::Vec};
 
 use crate::{
-    block::Shape,
     kernels::{
         parallel::each,
         plane::{LANES, Lanes, Plane},
     },
+    tensor::Shape,
 };
 
 /// Values copied between an image and its lane at a time: with them a group's vectors stay in a first-level cache.

@@ -3,13 +3,13 @@
 use alloc::vec::Vec;
 
 use crate::{
-    block::Shape,
     boundary::Boundary,
     cpu::Workspace,
     forward::DeviceBlock,
     images::Images,
     noise::{Purpose, Stream, shuffle},
     storage::ScratchError,
+    tensor::Shape,
 };
 
 /// The inputs `a` of one neighbourhood. What is drawn follows from seed, block and purpose alone.

@@ -16,6 +16,7 @@ extern crate alloc;
 extern crate std;
 
 mod block;
+mod block_error;
 mod boundary;
 mod builder;
 #[cfg(feature = "burn")]
@@ -32,8 +33,6 @@ mod inputs;
 mod kernels;
 mod network;
 mod noise;
-#[cfg(feature = "onnx")]
-pub mod onnx;
 mod op;
 mod optimizer;
 mod pack;
@@ -46,11 +45,11 @@ mod shrink;
 mod solve;
 mod stage;
 mod storage;
+mod tensor;
 mod train;
 
-pub use block::{
-    Block, BlockError, Dims, MAX_ELEMENTS, MAX_EXTENT, MAX_NODES, MAX_PARTS, Node, Nodes, Parts, Role, Shape, Weight,
-};
+pub use block::{Block, MAX_PARTS, Node, Nodes, Parts, Role};
+pub use block_error::{BlockError, MAX_NODES};
 pub use boundary::{Boundary, Cache};
 pub use builder::BlockBuilder;
 pub use chain::Chain;
@@ -63,6 +62,8 @@ pub use images::Images;
 pub use inputs::{Batches, Inputs, Source};
 pub use network::NetworkTrainer;
 pub use noise::{NOISE_BATCH, Noise, Purpose, Stream};
+#[cfg(feature = "onnx")]
+pub use op::onnx;
 pub use op::{Activation, AveragePool, BatchNorm, Conv, MaxPool, Op, Pad, Slice, Window};
 pub use optimizer::{Optimizer, Schedule, Update};
 pub use pack::{Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION};
@@ -75,4 +76,5 @@ pub use shrink::{Width, WidthError, inner_channels, inner_nodes, shrink};
 pub use solve::{NormalEquations, RIDGE, solvable_nodes};
 pub use stage::{DistillError, MICRO_BATCH, Portions};
 pub use storage::{ReadAt, Scratch, ScratchError, WriteAt};
+pub use tensor::{Dims, MAX_ELEMENTS, MAX_EXTENT, Shape, Weight};
 pub use train::{BlockTrainer, Training, train};

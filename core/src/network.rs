@@ -3,7 +3,8 @@
 use alloc::{vec, vec::Vec};
 
 use crate::{
-    block::{Block, BlockError},
+    block::Block,
+    block_error::BlockError,
     cpu::{Backward, PIECES, Program, add},
     images::Images,
     kernels::{
@@ -72,7 +73,7 @@ impl<'a> NetworkTrainer<'a> {
             Part { block, program, backward, weights, gradients }
         };
         let sizes = blocks.iter().flat_map(|block| {
-            let size = |(index, weight): (usize, &crate::block::Weight)| {
+            let size = |(index, weight): (usize, &crate::tensor::Weight)| {
                 if block.is_trained(index) { weight.data.len() } else { 0 }
             };
             block.weights().iter().enumerate().map(size)

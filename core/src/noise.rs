@@ -13,7 +13,7 @@ use rand_xoshiro::{
 };
 use serde::Serialize;
 
-use crate::block::Shape;
+use crate::tensor::Shape;
 
 /// Images that share their current batch statistics: large enough for stable ones.
 pub const NOISE_BATCH: usize = 64;

@@ -6,10 +6,14 @@
 mod activation;
 mod arithmetic;
 mod batch_norm;
+#[cfg(feature = "burn")]
+pub(crate) mod burn;
 mod concat;
 mod conv;
 mod flatten;
 mod linear;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 mod pad;
 mod pool;
 mod slice;
@@ -18,6 +22,10 @@ use core::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "burn")]
+use self::burn::{BurnOperands, Tensor4};
+#[cfg(feature = "onnx")]
+use self::onnx::{Meaning, OnnxNode};
 pub use self::{
     activation::Activation,
     batch_norm::BatchNorm,
@@ -33,16 +41,13 @@ use self::{
     linear::Linear,
     pool::GlobalAveragePool,
 };
-#[cfg(feature = "burn")]
-use crate::burn_device::{BurnOperands, Tensor4};
-#[cfg(feature = "onnx")]
-use crate::onnx::{self, Meaning, OnnxNode};
 use crate::{
-    block::{BlockError, Dims, Shape, Weight},
+    block_error::BlockError,
     kernels::{
         elementwise::{Read, Write},
         instructions::Arch,
     },
+    tensor::{Dims, Shape, Weight},
 };
 
 /// An operator. Values are `[N, C, H, W]`; shapes leave out the batch `N`.

@@ -12,7 +12,10 @@ use alloc::{string::String, vec::Vec};
 use half::f16;
 use serde::{Deserialize, Serialize};
 
-use crate::block::{Dims, Nodes, Parts, Role, Shape};
+use crate::{
+    block::{Nodes, Parts, Role},
+    tensor::{Dims, Shape},
+};
 
 pub use self::{
     error::PackError,

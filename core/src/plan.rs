@@ -16,7 +16,8 @@ use half::f16;
 
 use self::needs::Way;
 use crate::{
-    block::{BlockError, Role, Shape},
+    block::Role,
+    block_error::BlockError,
     device::Device,
     distill::MEASURED_INPUTS,
     kernels::{parallel::threads, plane::LANES},
@@ -26,6 +27,7 @@ use crate::{
     settings::{Settings, SettingsError},
     stage::Portions,
     storage::ReadAt,
+    tensor::Shape,
     train::Training,
 };
 

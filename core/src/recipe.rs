@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use serde::Serialize;
 
 use crate::{
-    block::{Block, BlockError},
+    block::Block,
+    block_error::BlockError,
     builder::BlockBuilder,
     op::{Activation, Conv, Op},
     shrink::{Width, shrink},

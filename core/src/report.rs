@@ -4,7 +4,7 @@ use alloc::string::String;
 
 use serde::Serialize;
 
-use crate::block::{Block, Shape};
+use crate::{block::Block, tensor::Shape};
 
 /// What is known of a distilled neighbourhood.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,7 +8,8 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 use core::fmt;
 
 use crate::{
-    block::{Block, BlockError},
+    block::Block,
+    block_error::BlockError,
     boundary::{Boundary, Cache},
     device::Device,
     distill::{Distilled, MEASURED_INPUTS, distill, measure},

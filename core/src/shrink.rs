@@ -11,9 +11,11 @@ use core::fmt;
 use serde::Serialize;
 
 use crate::{
-    block::{Block, BlockError, Weight},
+    block::Block,
+    block_error::BlockError,
     builder::BlockBuilder,
     op::{Channels, Operands},
+    tensor::Weight,
 };
 
 /// The bottleneck multiplier: above 0, at most 1.

@@ -10,7 +10,8 @@ use alloc::{vec, vec::Vec};
 use nalgebra::{Cholesky, DMatrix};
 
 use crate::{
-    block::{Block, BlockError},
+    block::Block,
+    block_error::BlockError,
     images::Images,
     kernels::{
         conv::patch_starts,

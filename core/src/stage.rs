@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{block::BlockError, storage::ScratchError};
+use crate::{block_error::BlockError, storage::ScratchError};
 
 /// Inputs that the solve and the measurement push through a block at a time, where memory allows.
 pub const MICRO_BATCH: usize = 32;

@@ -7,7 +7,8 @@ use serde::Serialize;
 #[cfg(feature = "burn")]
 use crate::burn_device::BurnGradients;
 use crate::{
-    block::{Block, BlockError},
+    block::Block,
+    block_error::BlockError,
     cpu::{CpuGradients, Workspace},
     device::Device,
     forward::DeviceBlock,

@@ -12,16 +12,19 @@ use clap::{Args, Parser, Subcommand};
 use distill_core::{CountingAllocator, Device, Encoding, Manifest, Shape};
 use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
 use distill_host::{
-    crop::{CROP_FRACTION, Filter, Preparation},
+    crop::{CROP_FRACTION, Preparation},
+    data,
     drawing::{self, Format},
     evaluate::{Evaluation, evaluate},
-    export, fetch, images,
-    import::{ImportOptions, Normalisation, import},
+    export, fetch,
+    import::{ImportOptions, import},
     inspect::{Inspection, inspect, read_blocks},
     network::Network,
+    normalisation::Normalisation,
     plan_table::PlanTable,
     quickstart::quickstart,
     recompose::recompose,
+    resample::Filter,
     safetensors_file,
     split::Split,
 };
@@ -266,7 +269,7 @@ fn evaluate_file(json: bool, args: &EvaluateArgs, device: &Device) -> Result<()>
         network = Network::new(Manifest { mean, std, ..network.manifest }, network.blocks)?;
     }
     let preparation = Preparation::new(args.crop_fraction, args.filter)?;
-    let images = images::open(&args.data, &network, preparation)?;
+    let images = data::open(&args.data, &network, preparation)?;
     let evaluation = evaluate(&network, &*images, args.limit.map_or(usize::MAX, NonZeroUsize::get), device)?;
     if let Some(path) = &args.predictions {
         let mut lines = String::new();

@@ -1,26 +1,15 @@
 //! What a network sees of a picture: made smaller, then the middle of it, as classifiers are evaluated.
 
 use anyhow::{Result, ensure};
-use clap::ValueEnum;
 use distill_core::Shape;
 
 use crate::{
     picture::Picture,
-    resample::{Axis, resample},
+    resample::{Axis, Filter, resample},
 };
 
 /// Share of the resized picture's shorter side that the crop takes: 224 of 256, as ImageNet classifiers are evaluated.
 pub const CROP_FRACTION: f64 = 0.875;
-
-/// How a picture that has not the network's size is resampled; both filters widen with the reduction (antialiasing).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Filter {
-    /// A triangle over two source pixels.
-    #[default]
-    Bilinear,
-    /// A cubic over four source pixels, a = -0.5 (Keys 1981).
-    Bicubic,
-}
 
 /// How pictures of any size become images of the network's.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,11 +1,11 @@
-//! Labelled images: where they come from, and how a network takes them.
+//! Labelled images, and how a network takes them.
 
-use std::{borrow::Cow, fs, ops::Range, path::Path};
+use std::{borrow::Cow, ops::Range};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use distill_core::{Images, Shape};
 
-use crate::{cifar10, crop::Preparation, fetch, image_folder::ImageFolder, network::Network};
+use crate::network::Network;
 
 /// Images with the class of each, read a batch at a time.
 pub trait LabelledImages {
@@ -20,26 +20,6 @@ pub trait LabelledImages {
     /// # Errors
     /// Names the first image that cannot be read.
     fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>>;
-}
-
-/// The images `data` names, for `network`: `cifar10` (fetched before), `builtin` (its first 1,000 test images), or a
-/// folder of CIFAR-10's binary files or of pictures (see [`ImageFolder`]).
-///
-/// # Errors
-/// What the folder lacks, and what to do.
-pub fn open(data: &str, network: &Network, preparation: Preparation) -> Result<Box<dyn LabelledImages>> {
-    match data {
-        "cifar10" => return Ok(Box::new(cifar10::read_test(&fetch::default_dir()?)?)),
-        "builtin" => return Ok(Box::new(cifar10::builtin_test_images()?)),
-        _ => {}
-    }
-    let folder = Path::new(data);
-    let hint = "name a folder of pictures, or get CIFAR-10 with `distill data fetch cifar10`";
-    fs::read_dir(folder).with_context(|| format!("cannot open the folder {data}: {hint}"))?;
-    if cifar10::test_file(folder).is_some() {
-        return Ok(Box::new(cifar10::read_test(folder)?));
-    }
-    Ok(Box::new(ImageFolder::open(folder, network, preparation)?))
 }
 
 /// Images `range`, scaled to 0..1 and normalised as the network wants.

@@ -1,29 +1,38 @@
 //! The host's side: networks come in as files, students go out as files people can run.
 
-// In data-flow order.
-pub mod checkpoint;
-pub mod drawing;
-pub mod export;
+// In data-flow order: a file comes in, is looked at, its students go out; then the images to measure them on.
 mod graph;
-pub mod import;
-pub mod inspect;
-pub mod network;
+
+pub mod checkpoint;
+pub mod normalisation;
 pub mod onnx;
-pub mod plan_table;
 mod pytorch;
-pub mod recompose;
-pub mod safetensors_file;
+
 mod simplify;
 pub mod split;
 
+pub mod import;
+pub mod network;
+
+pub mod drawing;
+pub mod inspect;
+pub mod plan_table;
+
+pub mod export;
+pub mod recompose;
+pub mod safetensors_file;
+
+pub mod download;
+pub mod fetch;
+
 pub mod cifar10;
 pub mod crop;
-pub mod download;
-pub mod evaluate;
-pub mod fetch;
 pub mod image_folder;
-pub mod images;
 pub mod picture;
-mod resample;
+pub mod resample;
 
+pub mod data;
+pub mod images;
+
+pub mod evaluate;
 pub mod quickstart;

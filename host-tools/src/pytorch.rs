@@ -13,7 +13,7 @@ mod vgg;
 use anyhow::{Result, bail, ensure};
 use distill_core::Shape;
 
-use crate::{checkpoint::Checkpoint, graph::Graph, import::Normalisation, pytorch::layers::Layers};
+use crate::{checkpoint::Checkpoint, graph::Graph, normalisation::Normalisation, pytorch::layers::Layers};
 
 /// A network made of a checkpoint.
 pub struct Built {

@@ -3,10 +3,20 @@
 //! The bytes are those of its `Image.resize` where that narrows rows before columns; where it goes the other way, which it
 //! does to save work, they differ by one or two in 255.
 
-use crate::crop::Filter;
+use clap::ValueEnum;
 
 /// Fractional bits of a weight: a sum of 8-bit pixels stays inside an `i32` with two bits to spare.
 const WEIGHT_BITS: u32 = 32 - 8 - 2;
+
+/// How a picture that has not the network's size is resampled; both filters widen with the reduction (antialiasing).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Filter {
+    /// A triangle over two source pixels.
+    #[default]
+    Bilinear,
+    /// A cubic over four source pixels, a = -0.5 (Keys 1981).
+    Bicubic,
+}
 
 /// `source` pixels in a row become `target`, of which `len` are wanted from `start` on.
 #[derive(Clone, Copy, Debug)]

@@ -5,8 +5,9 @@ use std::{fs, path::Path};
 use distill_core::{Chain, Device, Images};
 use distill_host::{
     checkpoint::Checkpoint,
-    import::{ImportOptions, Normalisation, import, network},
+    import::{ImportOptions, import, network},
     network::Network,
+    normalisation::Normalisation,
     quickstart::builtin_teacher,
 };
 

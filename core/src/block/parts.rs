@@ -5,8 +5,8 @@
 
 use alloc::{vec, vec::Vec};
 
-use super::{Block, BlockError, Parts};
-use crate::builder::BlockBuilder;
+use super::{Block, Parts};
+use crate::{block_error::BlockError, builder::BlockBuilder};
 
 impl Block {
     /// The block with these neighbourhoods inside it, in the order of their values.

@@ -12,7 +12,7 @@ use super::{
     plane::{Lanes, Plane},
     products::{Side, products},
 };
-use crate::{block::Shape, heap::held, op::Conv};
+use crate::{heap::held, op::Conv, tensor::Shape};
 
 /// Sizes of a convolution, and where its operands lie.
 #[derive(Clone, Debug)]

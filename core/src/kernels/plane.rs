@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 use pulp::Simd;
 
-use crate::block::Shape;
+use crate::tensor::Shape;
 
 /// Images a group: the lanes of the widest vectors (AVX-512); narrower processors take two or more vectors for them.
 #[cfg(not(any(target_os = "none", feature = "small")))]

@@ -12,8 +12,9 @@ use super::{
     plane::{LANES, Lanes, Plane},
 };
 use crate::{
-    block::{Conv, Shape},
+    block::Conv,
     noise::{Purpose, Stream},
+    tensor::Shape,
 };
 
 /// The portable loops first.

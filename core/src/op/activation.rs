@@ -5,17 +5,18 @@ use alloc::{vec, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kept, OnCpu, Operands, Operator, Plain, Values};
 #[cfg(feature = "burn")]
-use crate::burn_device::{BurnOperands, Tensor4};
+use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
-use crate::onnx::{Argument, Attribute, Family, Meaning, OnnxNode, Step, Unreadable};
+use super::onnx::{Argument, Attribute, Family, Meaning, OnnxNode, Step, Unreadable};
+use super::{Kept, OnCpu, Operands, Operator, Plain, Values};
 use crate::{
-    block::{BlockError, Shape},
+    block_error::BlockError,
     kernels::{
         elementwise::{Read, Write, map, zip, zip_two},
         instructions::Arch,
     },
+    tensor::Shape,
 };
 
 /// Which function.

@@ -3,21 +3,23 @@
 #[cfg(feature = "onnx")]
 use alloc::{vec, vec::Vec};
 
-use super::{Arity, Kept, OnCpu, Operands, Operator, Plain, Values};
 #[cfg(feature = "burn")]
-use crate::burn_device::{BurnOperands, Tensor4};
+use super::burn::{BurnOperands, Tensor4};
+use super::{Arity, Kept, OnCpu, Operands, Operator, Plain, Values};
 #[cfg(feature = "onnx")]
-use crate::{
-    block::Weight,
+use super::{
+    Conv, Op,
     onnx::{Argument, Family, Meaning, OnnxNode, Step, Unreadable},
-    op::{Conv, Op},
 };
+#[cfg(feature = "onnx")]
+use crate::tensor::Weight;
 use crate::{
-    block::{BlockError, Shape},
+    block_error::BlockError,
     kernels::{
         elementwise::{Read, Write, gate, gate_sums, zip, zip_two},
         instructions::Arch,
     },
+    tensor::Shape,
 };
 
 /// See [`Op::Add`](super::Op::Add).

@@ -5,12 +5,12 @@ use alloc::{vec, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arity, OnCpu, Operands, Operator};
-use crate::block::{BlockError, Shape};
 #[cfg(feature = "burn")]
-use crate::burn_device::{BurnOperands, Tensor4};
+use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
-use crate::onnx::{Argument, Attribute, Family, Meaning, Step};
+use super::onnx::{Argument, Attribute, Family, Meaning, Step};
+use super::{Arity, OnCpu, Operands, Operator};
+use crate::{block_error::BlockError, tensor::Shape};
 
 /// See [`Op::BatchNorm`](super::Op::BatchNorm).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,18 +3,19 @@
 #[cfg(feature = "onnx")]
 use alloc::{vec, vec::Vec};
 
-use super::{Arity, Channels, OnCpu, Operands, Operator, Plain, Values};
 #[cfg(feature = "burn")]
-use crate::burn_device::{BurnOperands, Tensor4};
+use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
-use crate::onnx::{Argument, Attribute, Family, Meaning, Step};
+use super::onnx::{Argument, Attribute, Family, Meaning, Step};
+use super::{Arity, Channels, OnCpu, Operands, Operator, Plain, Values};
 use crate::{
-    block::{BlockError, Shape},
+    block_error::BlockError,
     kernels::{
         elementwise::{Read, Write, add, copy},
         instructions::Arch,
         plane::Plane,
     },
+    tensor::Shape,
 };
 
 /// See [`Op::Concat`](super::Op::Concat).

@@ -5,12 +5,15 @@ use alloc::{vec, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arity, Channels, OnCpu, Op, Operands, Operator, pool::extent};
-use crate::block::{BlockError, Shape, Weight};
 #[cfg(feature = "burn")]
-use crate::burn_device::{BurnOperands, Tensor4, padded};
+use super::burn::{BurnOperands, Tensor4, padded};
 #[cfg(feature = "onnx")]
-use crate::onnx::{Argument, Attribute, Family, Meaning, Step, window_attributes};
+use super::onnx::{Argument, Attribute, Family, Meaning, Step, window_attributes};
+use super::{Arity, Channels, OnCpu, Op, Operands, Operator, pool::extent};
+use crate::{
+    block_error::BlockError,
+    tensor::{Shape, Weight},
+};
 
 /// Geometry of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

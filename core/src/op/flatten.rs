@@ -3,17 +3,18 @@
 #[cfg(feature = "onnx")]
 use alloc::{vec, vec::Vec};
 
-use super::{Channels, OnCpu, Operands, Operator, Plain, Values};
 #[cfg(feature = "burn")]
-use crate::burn_device::{BurnOperands, Tensor4};
+use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
-use crate::onnx::{Argument, Step};
+use super::onnx::{Argument, Step};
+use super::{Channels, OnCpu, Operands, Operator, Plain, Values};
 use crate::{
-    block::{BlockError, Shape},
+    block_error::BlockError,
     kernels::{
         elementwise::{Read, Write},
         instructions::Arch,
     },
+    tensor::Shape,
 };
 
 /// See [`Op::Flatten`](super::Op::Flatten).

@@ -3,12 +3,15 @@
 #[cfg(feature = "onnx")]
 use alloc::{vec, vec::Vec};
 
-use super::{Arity, Channels, Conv, OnCpu, Operands, Operator};
-use crate::block::{BlockError, Shape, Weight};
 #[cfg(feature = "burn")]
-use crate::burn_device::{BurnOperands, Tensor4};
+use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
-use crate::onnx::{Argument, Attribute, Constant, Family, Meaning, OnnxNode, Step, Unreadable};
+use super::onnx::{Argument, Attribute, Constant, Family, Meaning, OnnxNode, Step, Unreadable};
+use super::{Arity, Channels, Conv, OnCpu, Operands, Operator};
+use crate::{
+    block_error::BlockError,
+    tensor::{Shape, Weight},
+};
 
 /// See [`Op::Linear`](super::Op::Linear).
 pub(super) struct Linear;

@@ -5,18 +5,19 @@ use alloc::{vec, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Channels, OnCpu, Operands, Operator, Plain, Values};
 #[cfg(feature = "burn")]
-use crate::burn_device::{BurnOperands, Tensor4};
+use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
-use crate::onnx::{Argument, Family, Meaning, OnnxNode, Step, Unreadable};
+use super::onnx::{Argument, Family, Meaning, OnnxNode, Step, Unreadable};
+use super::{Channels, OnCpu, Operands, Operator, Plain, Values};
 use crate::{
-    block::{BlockError, MAX_EXTENT, Shape},
+    block_error::BlockError,
     kernels::{
         elementwise::{Read, Write},
         instructions::Arch,
         plane::{Lanes, Plane},
     },
+    tensor::{MAX_EXTENT, Shape},
 };
 
 /// Zero channels, rows and columns.

@@ -6,18 +6,19 @@ use core::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kept, OnCpu, Operands, Operator, Plain, Values};
 #[cfg(feature = "burn")]
-use crate::burn_device::{BurnOperands, Tensor4, padded};
+use super::burn::{BurnOperands, Tensor4, padded};
 #[cfg(feature = "onnx")]
-use crate::onnx::{Argument, Attribute, Family, Meaning, OnnxNode, Step, Unreadable, window_attributes};
+use super::onnx::{Argument, Attribute, Family, Meaning, OnnxNode, Step, Unreadable, window_attributes};
+use super::{Kept, OnCpu, Operands, Operator, Plain, Values};
 use crate::{
-    block::{BlockError, Shape},
+    block_error::BlockError,
     kernels::{
         elementwise::{Read, Write, average},
         instructions::Arch,
         plane::{LANES, Lanes, Plane},
     },
+    tensor::Shape,
 };
 
 /// A window that slides over rows and columns.

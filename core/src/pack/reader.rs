@@ -7,13 +7,14 @@ use half::f16;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    block::{Block, Role, Shape, Weight, element_count},
+    block::{Block, Role},
     op::Op,
     pack::{
         CHUNK_BYTES, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest,
         Metadata, PackError, UNFINISHED, VERSION, WeightEntry, u32_at, u64_at,
     },
     storage::ReadAt,
+    tensor::{Shape, Weight, element_count},
 };
 
 /// A block without its weights.

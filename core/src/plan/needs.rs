@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use half::f16;
 
 use crate::{
-    block::{Block, BlockError, Shape},
+    block::Block,
+    block_error::BlockError,
     cpu::{CpuGradients, Program},
     distill::MEASURED_INPUTS,
     fold::fold_batch_norms,
@@ -20,6 +21,7 @@ use crate::{
     settings::Settings,
     solve::{NormalEquations, solvable_nodes},
     stage::{MICRO_BATCH, Portions},
+    tensor::Shape,
     train::Training,
 };
 

@@ -5,7 +5,7 @@ use anyhow::Result;
 use distill_core::{Activation, Op, Shape};
 
 use super::{Architecture, layers::Layers};
-use crate::{checkpoint::Checkpoint, import::Normalisation};
+use crate::{checkpoint::Checkpoint, normalisation::Normalisation};
 
 /// Stride of the first block of each stage.
 const STRIDES: [u16; 7] = [1, 2, 2, 2, 1, 2, 1];

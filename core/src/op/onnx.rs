@@ -12,10 +12,8 @@ use alloc::{
 };
 use core::fmt;
 
-use crate::{
-    block::{Shape, Weight},
-    op::{Op, Window},
-};
+use super::{Op, Window};
+use crate::tensor::{Shape, Weight};
 
 /// ONNX operators that a file of `op/` can read, each with its reader.
 pub type Family = &'static [(&'static str, fn(&OnnxNode<'_>) -> Result<Meaning, Unreadable>)];

@@ -3,7 +3,10 @@
 use alloc::string::String;
 use core::fmt;
 
-use crate::block::{Dims, MAX_NODES, Shape};
+use crate::tensor::{Dims, Shape};
+
+/// Nodes a block can hold: an inverted residual with squeeze-and-excite needs about 20, six bottlenecks as one 64.
+pub const MAX_NODES: usize = 64;
 
 /// Why a graph is not a block.
 #[derive(Clone, Debug, PartialEq)]
