@@ -275,7 +275,7 @@ impl<'a> Names<'a> {
         let module = module.join(".");
         let inside = |node: &&GraphNode| node.name.strip_prefix(&module).is_some_and(|rest| rest.starts_with('.'));
         let everywhere = self.graph.nodes().iter().filter(|node| !node.weights.is_empty()).filter(inside).count();
-        let own = named.iter().filter(|node| inside(&**node)).count();
+        let own = named.iter().filter(|node| inside(node)).count();
         let name = if module.is_empty() || everywhere > own { named[0].name.clone() } else { module };
         let unique = (0..).map(|number| if number == 0 { name.clone() } else { format!("{name}#{number}") });
         let name = unique.into_iter().find(|name| !self.used.contains(name)).unwrap_or(name);

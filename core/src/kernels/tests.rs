@@ -12,8 +12,8 @@ use super::{
     plane::{LANES, Lanes, Plane},
 };
 use crate::{
-    block::Conv,
     noise::{Purpose, Stream},
+    op::Conv,
     tensor::Shape,
 };
 
@@ -37,7 +37,7 @@ fn noise(plane: Plane, stream: &mut Stream) -> Vec<Lanes> {
 /// Output, gradient by input, by weights, squared error and moments of one group of images.
 fn passes(arch: Arch, conv: Conv, extent: usize, input: Shape, outputs: usize) -> Vec<f32> {
     let stream = &mut Stream::new(1, Purpose::Images, 0);
-    let [stride, padding, groups] = [conv.stride, conv.padding, conv.groups].map(usize::from);
+    let [stride, padding, groups] = [conv.stride[0], conv.padding[0], conv.groups].map(usize::from);
     let size = |length: usize| (length + 2 * padding - extent) / stride + 1;
     let shape = Shape::new(outputs, size(input.height), size(input.width));
     let from = Plane { shape: input, border: padding };
@@ -50,7 +50,7 @@ fn passes(arch: Arch, conv: Conv, extent: usize, input: Shape, outputs: usize) -
     let (source, gradient) = (noise(from, stream), noise(to, stream));
     let bias: Vec<f32> = (0..outputs).map(|output| output as f32).collect();
     let mut output = vec![Lanes::ZERO; to.len()];
-    convolution.forward(arch, &source, &packed, Start::Bias(&bias), true, &mut output);
+    convolution.forward(arch, &source, &packed, Start::Bias(&bias), Some([0.0, f32::INFINITY]), &mut output);
     let mut by_input = InputGradient::new(&convolution, to, from);
     by_input.pack(&convolution, &kernel);
     let mut slope = vec![Lanes::ZERO; from.len()];
@@ -70,7 +70,7 @@ fn passes(arch: Arch, conv: Conv, extent: usize, input: Shape, outputs: usize) -
 
 #[test]
 fn instruction_sets_differ_by_rounding_only() {
-    let conv = |stride, padding, groups| Conv { stride, padding, groups };
+    let conv = |stride, padding, groups| Conv::square(stride, padding).grouped(groups);
     let cases = [
         (conv(1, 1, 1), 3, Shape::new(8, 8, 8), 12),
         (conv(1, 1, 1), 3, Shape::new(3, 5, 7), 5),
