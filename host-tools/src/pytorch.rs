@@ -29,8 +29,8 @@ pub struct Built {
 struct Architecture {
     /// For messages.
     title: &'static str,
-    /// A tensor that it has and those before it in the list do not.
-    tensor: &'static str,
+    /// Tensors that it has, and those before it in the list do not.
+    tensors: &'static [&'static str],
     /// Its name and the usual shape of an image.
     describe: fn(&Checkpoint) -> (String, Shape),
     build: fn(&mut Layers<'_>) -> Result<()>,
@@ -51,7 +51,8 @@ const KNOWN: [Architecture; 5] = [
 /// # Errors
 /// An unknown architecture, another than asked, or a tensor that is missing, does not fit or is left over.
 pub fn build(checkpoint: &mut Checkpoint, asked: Option<&str>, input: Option<Shape>) -> Result<Built> {
-    let Some(known) = KNOWN.iter().find(|known| checkpoint.tensors.contains_key(known.tensor)) else {
+    let has = |tensor: &&str| checkpoint.tensors.contains_key(*tensor);
+    let Some(known) = KNOWN.iter().find(|known| known.tensors.iter().all(has)) else {
         let titles: Vec<&str> = KNOWN.iter().map(|known| known.title).collect();
         bail!(
             "no known architecture has these tensors (known: {}); the file starts with {}. Export the network as .onnx to \

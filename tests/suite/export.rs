@@ -5,12 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use distill_core::{Contents, Device, Encoding, Noise, Pack, PackWriter, run};
+use distill_core::{Contents, Device, Encoding, Manifest, Noise, Pack, PackWriter, Purpose, Stream, run};
 use distill_host::{
     export::export, network::Network, quickstart::builtin_teacher, recompose::recompose, safetensors_file,
 };
 use tempfile::TempDir;
 
+use crate::graphs::random_block;
 use distill_tests::{manifest, pack, settings, teacher};
 
 /// Packs of the small teacher and of its students, in a folder.
@@ -61,7 +62,7 @@ fn a_student_that_does_not_fit_its_place_is_refused() {
     let fingerprint = Pack::open(pack(&teacher(), Encoding::F32).as_slice()).unwrap().fingerprint();
     for (position, expected) in [(2, "block layer1.0 does not fit its place"), (9, "no block at position 9")] {
         let contents = Contents::Neighbourhoods { teacher: fingerprint };
-        let manifest = distill_core::Manifest { contents, ..manifest() };
+        let manifest = Manifest { contents, ..manifest() };
         let mut bytes = Vec::new();
         let mut writer = PackWriter::new(&mut bytes, &manifest, 1).unwrap();
         writer.add(position, &teacher()[1], Encoding::F32).unwrap();
@@ -102,5 +103,22 @@ fn safetensors_whose_description_lies_are_refused() {
         changed[at..at + to.len()].copy_from_slice(to.as_bytes());
         fs::write(&path, &changed).unwrap();
         assert!(safetensors_file::read(&path).is_err(), "{from} became {to}");
+    }
+}
+
+#[test]
+fn random_blocks_compute_the_same_once_written_and_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let stream = &mut Stream::new(11, Purpose::Images, 0);
+    for _ in 0..200 {
+        let block = random_block(stream);
+        let channels = block.input().channels;
+        let manifest = Manifest { mean: vec![0.5; channels], std: vec![0.2; channels], ..manifest() };
+        let network = Network::new(manifest, vec![block.clone()]).unwrap();
+        for (ending, tolerance) in [("onnx", 1e-5), ("safetensors", 0.0)] {
+            let difference = export(&network, &folder.path().join(format!("network.{ending}")));
+            let difference = difference.unwrap_or_else(|error| panic!("{error:#}: {block:#?}"));
+            assert!(difference <= tolerance, "{ending}: {difference}: {block:#?}");
+        }
     }
 }

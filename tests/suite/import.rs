@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use distill_core::{Chain, Device, Images};
 use distill_host::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, TensorValues},
     import::{ImportOptions, import, network},
     network::Network,
     normalisation::Normalisation,
@@ -185,4 +185,40 @@ fn foreign_files_are_refused() {
     }
     let error = format!("{:#}", Checkpoint::read(Path::new("model.h5")).unwrap_err());
     assert!(error.contains("unknown ending \"h5\" (known: th, pth, pt, safetensors)"), "{error}");
+}
+
+/// A checkpoint of zeros.
+fn zeros(tensors: &[(&str, &[usize])]) -> Checkpoint {
+    let tensor = |dims: &[usize]| TensorValues { dims: dims.to_vec(), data: vec![0.0; dims.iter().product()] };
+    let tensors = tensors.iter().map(|(name, dims)| ((*name).to_owned(), tensor(dims))).collect();
+    Checkpoint { tensors, ..Checkpoint::default() }
+}
+
+#[test]
+fn a_network_that_shares_names_with_a_known_one_is_not_taken_for_it() {
+    let small = zeros(&[("conv1.weight", &[64, 3, 3, 3]), ("layer4.0.conv1.weight", &[8, 8, 3, 3])]);
+    let error = error_of(small);
+    assert!(error.contains("conv1 has a kernel of 3 rows") && error.contains("Export it as .onnx"), "{error}");
+    let alex_net = [("features.0.weight", [64, 3, 11, 11].as_slice()), ("classifier.6.weight", &[10, 16])];
+    let error = error_of(zeros(&alex_net));
+    assert!(error.contains("no known architecture has these tensors"), "{error}");
+}
+
+#[test]
+fn bottlenecks_are_called_after_their_widths() {
+    let check = |conv2: [usize; 4], expected: &str| {
+        let tensors = [
+            ("layer1.0.conv1.weight", [8, 8, 1, 1]),
+            ("layer1.0.conv2.weight", conv2),
+            ("layer1.0.conv3.weight", [8; 4]),
+        ];
+        let mut tensors: Vec<(&str, &[usize])> = tensors.iter().map(|(name, dims)| (*name, dims.as_slice())).collect();
+        tensors.push(("layer4.0.conv1.weight", &[8, 8, 1, 1]));
+        let options = ImportOptions { architecture: Some("another".into()), ..ImportOptions::default() };
+        let error = format!("{:#}", network(zeros(&tensors), &options, ("test", &[])).unwrap_err());
+        assert!(error.contains(&format!("those of {expected}, not of another")), "{error}");
+    };
+    check([64, 64, 3, 3], "resnet8");
+    check([128, 128, 3, 3], "wide_resnet8_2");
+    check([128, 4, 3, 3], "resnext8_32x4d");
 }

@@ -10,8 +10,13 @@ use crate::checkpoint::Checkpoint;
 
 const STAGES: usize = 3;
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { title: "CIFAR ResNets", tensor: "layer1.0.conv1.weight", describe, build, normalisation: || None };
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    title: "CIFAR ResNets",
+    tensors: &["layer1.0.conv1.weight"],
+    describe,
+    build,
+    normalisation: || None,
+};
 
 fn describe(checkpoint: &Checkpoint) -> (String, Shape) {
     let has = |index: &usize| checkpoint.tensors.contains_key(&format!("layer1.{index}.conv1.weight"));

@@ -14,7 +14,7 @@ const EPSILON: f32 = 1e-3;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     title: "EfficientNet-Lite",
-    tensor: "_conv_stem.weight",
+    tensors: &["_conv_stem.weight"],
     describe,
     build,
     normalisation: || Some(Normalisation::efficientnet_lite()),
@@ -44,7 +44,7 @@ fn build(layers: &mut Layers<'_>) -> Result<()> {
     let blocks: Vec<String> = names.take_while(|name| layers.has(&format!("{name}._depthwise_conv.weight"))).collect();
     for name in blocks {
         // A stage's blocks are equally wide, and no two stages are.
-        let wide = layers.outputs(&format!("{name}._project_conv.weight"));
+        let wide = layers.extent(&format!("{name}._project_conv.weight"), 0);
         let stride = if wide == channels { 1 } else { stages.next().unwrap_or(1) };
         channels = wide;
         x = inverted_residual(layers, &name, x, stride)?;

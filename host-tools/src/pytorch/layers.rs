@@ -32,9 +32,10 @@ impl<'a> Layers<'a> {
         self.checkpoint.tensors.contains_key(tensor)
     }
 
-    /// First extent of a tensor that is not used yet: the channels that a kernel writes.
-    pub fn outputs(&self, tensor: &str) -> usize {
-        self.checkpoint.tensors.get(tensor).and_then(|tensor| tensor.dims.first()).copied().unwrap_or(0)
+    /// An extent of a tensor that is not used yet, 0 where there is none: the channels that a kernel writes and reads, its
+    /// rows and its columns.
+    pub fn extent(&self, tensor: &str, axis: usize) -> usize {
+        self.checkpoint.tensors.get(tensor).and_then(|tensor| tensor.dims.get(axis)).copied().unwrap_or(0)
     }
 
     /// Shape of a value.

@@ -11,7 +11,7 @@ const STRIDES: [u16; 17] = [1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1];
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     title: "MobileNetV2",
-    tensor: "features.1.conv.0.0.weight",
+    tensors: &["features.1.conv.0.0.weight"],
     describe: |_: &Checkpoint| ("mobilenet_v2".to_owned(), Shape::new(3, 224, 224)),
     build,
     normalisation: || None,

@@ -6,8 +6,11 @@ use distill_core::{MaxPool, Op, Shape, Window};
 use super::{Architecture, layers::Layers};
 use crate::checkpoint::Checkpoint;
 
+/// AlexNet has the second, too.
+const TENSORS: [&str; 3] = ["features.0.weight", "classifier.6.weight", "classifier.0.weight"];
+
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { title: "VGG", tensor: "classifier.6.weight", describe, build, normalisation: || None };
+    Architecture { title: "VGG", tensors: &TENSORS, describe, build, normalisation: || None };
 
 fn describe(checkpoint: &Checkpoint) -> (String, Shape) {
     let layer = |name: &str| name.ends_with(".weight");
