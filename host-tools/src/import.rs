@@ -7,8 +7,8 @@ use distill_core::{Contents, Manifest, Shape};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    checkpoint::Checkpoint, cifar10, network::Network, normalisation::Normalisation, onnx, pytorch, simplify::simplify,
-    split, split::Split,
+    checkpoint::Checkpoint, cifar10, network::Network, normalisation::Normalisation, onnx, pytorch, safetensors_file,
+    simplify::simplify, split, split::Split,
 };
 
 /// What the file does not tell, or what is wanted otherwise.
@@ -43,7 +43,23 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Network> {
         let folder = path.parent().unwrap_or(Path::new("."));
         return onnx_network(&bytes, folder, options, &name).with_context(context);
     }
+    if path.extension().is_some_and(|ending| ending == "safetensors")
+        && let Some(network) = safetensors_file::decode(&bytes, &name).with_context(context)?
+    {
+        return described(network, options).with_context(context);
+    }
     network(Checkpoint::read(path)?, options, (&name, &bytes)).with_context(context)
+}
+
+/// A network whose file describes its blocks: an exported student as a teacher.
+fn described(mut network: Network, options: &ImportOptions) -> Result<Network> {
+    let asked = options.architecture.is_some() || options.input.is_some() || options.split != Split::Unit;
+    ensure!(!asked, "it describes its own blocks: leave --arch, --input and --split out");
+    if let Some(normalisation) = &options.normalisation {
+        network.manifest.mean.clone_from(&normalisation.mean);
+        network.manifest.std.clone_from(&normalisation.std);
+    }
+    Network::new(network.manifest, network.blocks)
 }
 
 /// Imports a checkpoint that is already read; `source` is its file name and bytes.

@@ -7,7 +7,13 @@ use std::{
 
 use distill_core::{Contents, Device, Encoding, Manifest, Noise, Pack, PackWriter, Purpose, Stream, run};
 use distill_host::{
-    export::export, network::Network, quickstart::builtin_teacher, recompose::recompose, safetensors_file,
+    export::export,
+    import::{ImportOptions, import},
+    network::Network,
+    quickstart::builtin_teacher,
+    recompose::recompose,
+    safetensors_file,
+    split::Split,
 };
 use tempfile::TempDir;
 
@@ -83,6 +89,11 @@ fn safetensors_hold_the_whole_network() {
     assert_eq!(read.blocks, network.blocks);
     assert_eq!(read.manifest.mean, network.manifest.mean);
     assert_eq!(read.manifest.classes, network.manifest.classes);
+    // A student is a teacher for the next one.
+    let default = ImportOptions::default();
+    assert_eq!(import(&path, &default).unwrap().blocks, network.blocks);
+    let finer = import(&path, &ImportOptions { split: Split::Layer, ..default }).unwrap_err();
+    assert!(format!("{finer:#}").contains("describes its own blocks"), "{finer:#}");
     let bytes = fs::read(&path).unwrap();
     export(&network, &path).unwrap();
     assert!(fs::read(&path).unwrap() == bytes, "the same network gives the same bytes");

@@ -42,9 +42,8 @@ pub fn tensor(proto: &TensorProto, folder: &Path) -> Result<Tensor> {
         }
         (_, other) => bail!("constant {name} has type {other}, which we cannot read"),
     };
-    let expected = dims.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
     let found = length(&values);
-    ensure!(expected == Some(found), "constant {name} of shape {dims:?} has {found} values");
+    ensure!(elements(&dims) == Some(found), "constant {name} of shape {dims:?} has {found} values");
     Ok(Tensor { name: own_name(&name), dims, values })
 }
 
@@ -79,6 +78,12 @@ fn own_name(name: &str) -> Option<String> {
 
 fn decode<const B: usize, T>(bytes: &[u8], value: impl Fn([u8; B]) -> T) -> Vec<T> {
     bytes.as_chunks::<B>().0.iter().map(|chunk| value(*chunk)).collect()
+}
+
+/// Elements of a shape; `None` if they, or the distances between them, cannot be counted.
+fn elements(dims: &[usize]) -> Option<usize> {
+    let most = dims.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent.max(1)))?;
+    Some(if dims.contains(&0) { 0 } else { most })
 }
 
 fn length(values: &Numbers) -> usize {
@@ -207,8 +212,7 @@ pub fn whole(tensor: &Tensor) -> Vec<i64> {
 fn extents(values: &[i64]) -> Result<Vec<usize>> {
     let dims: Option<Vec<usize>> = values.iter().map(|&extent| usize::try_from(extent).ok()).collect();
     let dims = dims.with_context(|| format!("{values:?} is no shape"))?;
-    let count = dims.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
-    ensure!(count.is_some_and(|count| count <= MOST_MADE), "a constant of shape {dims:?} is too large");
+    ensure!(elements(&dims).is_some_and(|count| count <= MOST_MADE), "a constant of shape {dims:?} is too large");
     Ok(dims)
 }
 
@@ -276,8 +280,7 @@ fn binary(
         dims.push(if pair[0] == 1 { pair[1] } else { pair[0] });
     }
     let largest = length(&a.values).max(length(&b.values)).max(MOST_MADE);
-    let count = dims.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
-    let count = count.filter(|&count| count <= largest).context("a constant grows too large")?;
+    let count = elements(&dims).filter(|&count| count <= largest).context("a constant grows too large")?;
     let place = |tensor: &Tensor, index: usize| -> usize {
         let here = coordinates(&dims, index);
         let own = strides(&tensor.dims);
@@ -357,8 +360,7 @@ pub fn reshaped(dims: &[usize], wanted: &[i64]) -> Result<Vec<usize>> {
     let mut known = shape.iter().filter(|&&extent| extent != usize::MAX);
     let known = known.try_fold(1usize, |product, &extent| product.checked_mul(extent)).unwrap_or(0);
     shape.iter_mut().filter(|extent| **extent == usize::MAX).for_each(|extent| *extent = count / known.max(1));
-    let total = shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
-    ensure!(total == Some(count), "shape {dims:?} cannot become {wanted:?}");
+    ensure!(elements(&shape) == Some(count), "shape {dims:?} cannot become {wanted:?}");
     Ok(shape)
 }
 
