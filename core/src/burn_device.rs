@@ -4,7 +4,7 @@ use alloc::{vec, vec::Vec};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::{block::Block, device::Statistics, images::Images, op::burn::BurnOperands, tensor::Dims};
+use crate::{block::Block, device::Statistics, images::Images, op::burn::BurnOperands};
 
 /// A block up to one of its values, its weights on a device, each as a flat tensor.
 #[derive(Clone, Debug)]

@@ -49,11 +49,11 @@ impl BurnOperands {
     }
 }
 
-/// A value with so much of `filling` at its top, left, bottom and right.
-pub fn padded(x: Tensor<4>, padding: [u16; 4], filling: f32) -> Tensor<4> {
+/// A value with so many zeros at its top, left, bottom and right.
+pub fn padded(x: Tensor<4>, padding: [u16; 4]) -> Tensor<4> {
     let [top, left, bottom, right] = padding.map(usize::from);
     if padding == [0; 4] {
         return x;
     }
-    x.pad([(0, 0), (0, 0), (top, bottom), (left, right)], PadMode::Constant(filling))
+    x.pad([(0, 0), (0, 0), (top, bottom), (left, right)], PadMode::Constant(0.0))
 }

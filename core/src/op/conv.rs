@@ -75,7 +75,7 @@ impl Operator for Conv {
     }
 
     fn channels(&self, given: &Operands<'_>) -> Channels {
-        let depthwise = [given.inputs[0].channels, given.weights[0].dims[0] as usize] == [self.groups.into(); 2];
+        let depthwise = [given.inputs[0].channels, given.weights[0].dims[0] as usize] == [usize::from(self.groups); 2];
         match self.groups {
             1 => Channels::New,
             _ if depthwise => Channels::Same,
@@ -101,7 +101,7 @@ impl Operator for Conv {
 
         let [stride, dilation] = [self.stride, self.dilation].map(|pair| pair.map(usize::from));
         let options = ConvOptions::new(stride, [0; 2], dilation, self.groups.into());
-        let input = padded(given.input(0), self.padding, 0.0);
+        let input = padded(given.input(0), self.padding);
         conv2d(input, given.kernel(0), given.weight(1), options)
     }
 

@@ -7,7 +7,7 @@ use core::ops::Range;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "burn")]
-use super::burn::{BurnOperands, Tensor4, padded};
+use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
 use super::onnx::{Argument, Attribute, Family, Meaning, OnnxNode, Step, Unreadable, window_attributes};
 use super::{Kept, OnCpu, Operands, Operator, Plain, Values};
@@ -94,6 +94,13 @@ impl Window {
         }
     }
 
+    /// Padding before and behind, of rows and columns.
+    #[cfg(feature = "burn")]
+    fn pairs(&self) -> [(usize, usize); 2] {
+        let [top, left, bottom, right] = self.padding.map(usize::from);
+        [(top, bottom), (left, right)]
+    }
+
     #[cfg(feature = "onnx")]
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         window_attributes(self.kernel, self.stride, self.padding)
@@ -113,9 +120,9 @@ impl Operator for MaxPool {
     fn on_burn(&self, given: BurnOperands) -> Tensor4 {
         use burn::tensor::{module::max_pool2d, ops::MaxPoolOptions};
 
-        let [kernel, stride] = [self.window.kernel, self.window.stride].map(|pair| pair.map(usize::from));
-        let input = padded(given.input(0), self.window.padding, f32::MIN);
-        max_pool2d(input, MaxPoolOptions::new(kernel, stride, [0; 2], [1; 2], false))
+        let Window { kernel, stride, .. } = self.window;
+        let options = MaxPoolOptions::new(kernel.map(usize::from)).with_stride(stride.map(usize::from));
+        max_pool2d(given.input(0), options.with_padding_pairs(self.window.pairs()))
     }
 
     #[cfg(feature = "onnx")]
@@ -193,17 +200,12 @@ impl Operator for AveragePool {
 
     #[cfg(feature = "burn")]
     fn on_burn(&self, given: BurnOperands) -> Tensor4 {
-        use burn::tensor::{Tensor, module::avg_pool2d, ops::AvgPoolOptions};
+        use burn::tensor::{module::avg_pool2d, ops::AvgPoolOptions};
 
-        let [kernel, stride] = [self.window.kernel, self.window.stride].map(|pair| pair.map(usize::from));
-        let mean = |x: Tensor<4>| {
-            avg_pool2d(padded(x, self.window.padding, 0.0), AvgPoolOptions::new(kernel, stride, [0; 2], true, false))
-        };
-        let x = given.input(0);
-        // The mean of ones is the share of the window that lies inside.
-        let share = (!self.counts_padding).then(|| mean(Tensor::ones(x.dims(), &x.device())));
-        let means = mean(x);
-        share.map_or(means.clone(), |share| means / share)
+        let Window { kernel, stride, .. } = self.window;
+        let options = AvgPoolOptions::new(kernel.map(usize::from)).with_stride(stride.map(usize::from));
+        let options = options.with_padding_pairs(self.window.pairs()).with_count_include_pad(self.counts_padding);
+        avg_pool2d(given.input(0), options)
     }
 
     #[cfg(feature = "onnx")]
