@@ -61,7 +61,15 @@ pub fn distill(
                 student = student.with_part(place, &learned)?;
             }
         }
-        (DeviceBlock::new(&folded, on.0), student)
+        if student == folded {
+            log::warn!(
+                "{}: nothing between its neighbourhoods' boundaries can shrink; it stays the teacher's",
+                folded.name()
+            );
+        }
+        let target = DeviceBlock::new(&folded, on.0);
+        drop(folded);
+        (target, student)
     };
     let (relative_error, loss) = measure(&target, &DeviceBlock::new(&student, on.0), inputs, on.1)?;
     Ok(Distilled { block: student, relative_error, loss })

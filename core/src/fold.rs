@@ -4,7 +4,7 @@
 //! convolution and no batch norm. Students are made from it: fewer passes over the activations,
 //! fewer parameters, and a last convolution whose best value has a closed form.
 
-use alloc::{borrow::ToOwned, format, string::String, vec, vec::Vec};
+use alloc::{format, string::String, vec, vec::Vec};
 
 use crate::{
     block::Block,
@@ -71,5 +71,5 @@ fn folded_weights(block: &Block, conv: usize, norm: usize) -> Vec<Weight> {
 }
 
 fn bias_name(kernel: &str) -> String {
-    kernel.strip_suffix(".weight").map_or_else(|| kernel.to_owned(), |stem| format!("{stem}.bias"))
+    format!("{}.bias", kernel.strip_suffix(".weight").unwrap_or(kernel))
 }

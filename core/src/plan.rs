@@ -313,7 +313,7 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
             Self::NoStatistics { block } => {
                 write!(
                     f,
-                    "block {block} has no batch-norm statistics, which propagated noise needs: use standard noise"
+                    "block {block} has no batch-norm statistics, which propagated noise needs: take standard noise (--noise standard)"
                 )
             }
             Self::Misfit { block, takes, given } => {

@@ -181,6 +181,13 @@ impl ChannelClasses {
             group.sort_by(|&a, &b| strength[b].total_cmp(&strength[a]).then(a.cmp(&b)));
             group[width.of(group.len())..].iter().for_each(|&class| keeps[class] = false);
         }
+        // A value that is only some of a group keeps one, too.
+        for value in &self.of_value {
+            let strongest = value.iter().copied().max_by(|&a, &b| strength[a].total_cmp(&strength[b]));
+            if let Some(class) = strongest.filter(|_| !value.iter().any(|&class| keeps[class])) {
+                keeps[class] = true;
+            }
+        }
         keeps
     }
 

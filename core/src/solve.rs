@@ -33,7 +33,15 @@ const ROWS: usize = 16;
 /// The convolution a solve replaces, and the teacher's of the same name: the last dense one, if its output has the teacher's
 /// channels and something before it is not the teacher's. `None` where there is none.
 pub fn solvable_nodes(student: &Block, teacher: &Block) -> Option<[usize; 2]> {
-    let same_node = |node: usize| teacher.nodes().iter().position(|other| other.name == student.nodes()[node].name);
+    // Of equal names the one as many before the last.
+    let named = |block: &Block, name: &str| -> Vec<usize> {
+        (0..block.nodes().len()).rev().filter(|&node| block.nodes()[node].name == name).collect()
+    };
+    let same_node = |node: usize| {
+        let name = &student.nodes()[node].name;
+        let place = named(student, name).iter().position(|&other| other == node)?;
+        named(teacher, name).get(place).copied()
+    };
     (0..student.nodes().len()).rev().find_map(|node| {
         let dense = matches!(student.nodes()[node].op, Op::Conv(Conv { groups: 1, .. }));
         let same = same_node(node).filter(|_| dense && student.weight(node, 1).is_some())?;

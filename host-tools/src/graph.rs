@@ -49,6 +49,13 @@ impl Graph {
         Ok(self.nodes.len())
     }
 
+    /// Whether an operator could be appended.
+    pub fn fits(&self, node: &GraphNode) -> bool {
+        let shapes: Option<Vec<Shape>> = node.inputs.iter().map(|&value| self.shapes.get(value).copied()).collect();
+        let weights: Vec<&Weight> = node.weights.iter().collect();
+        shapes.is_some_and(|shapes| node.op.shape(&node.name, &shapes, &weights).is_ok())
+    }
+
     /// Takes the last operator back.
     pub fn pop(&mut self) -> Option<GraphNode> {
         let node = self.nodes.pop()?;

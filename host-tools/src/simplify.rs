@@ -10,7 +10,7 @@ use crate::graph::{Graph, GraphNode};
 /// # Errors
 /// Only a defect of this file.
 pub fn simplify(graph: Graph) -> Result<Graph> {
-    let graph = without_unread(graph)?;
+    let graph = without_idle(without_unread(graph)?)?;
     let readers = graph.readers();
     let mut simple = Graph::new(graph.shape(0));
     // Where each value of the old graph is in the new one.
@@ -20,26 +20,18 @@ pub fn simplify(graph: Graph) -> Result<Graph> {
         let alone = inputs.len() == 1 && readers[inputs[0]] == 1;
         inputs.iter_mut().for_each(|value| *value = renamed[*value]);
         let before = inputs.first().and_then(|&value| value.checked_sub(1)).map(|node| &simple.nodes()[node]);
-        let changes_nothing = match &op {
-            Op::AveragePool(AveragePool { window, .. }) => window.kernel == [1; 2] && window.stride == [1; 2],
-            Op::Slice(slice) => *slice == Slice::ALL,
-            Op::Pad(pad) => (pad.before, pad.after) == ([0; 3], [0; 3]),
-            _ => false,
-        };
-        if changes_nothing {
-            renamed.push(inputs[0]);
-            continue;
-        }
         // The value of the node before, which nothing else reads, is the last one: it can be taken back.
         let last = alone && inputs[0] == simple.nodes().len();
         let replaced = match (before.filter(|_| last), &op) {
             (Some(before), Op::Conv(conv)) if is_affine(conv, &weights) => scaled(before, &weights),
-            (Some(before), Op::Conv(conv)) => padded(before, conv).map(|(conv, inputs)| GraphNode {
-                name: name.clone(),
-                op: Op::Conv(conv),
-                inputs,
-                weights: weights.clone(),
-            }),
+            (Some(before), Op::Conv(conv)) => padded(before, conv)
+                .map(|(conv, inputs)| GraphNode {
+                    name: name.clone(),
+                    op: Op::Conv(conv),
+                    inputs,
+                    weights: weights.clone(),
+                })
+                .filter(|node| simple.fits(node)),
             _ => None,
         };
         if let Some(node) = replaced {
@@ -109,6 +101,25 @@ fn gated(graph: &Graph, op: &Op, inputs: &[usize]) -> Option<(Activation, usize)
         }
     };
     of(second, first).or_else(|| of(first, second))
+}
+
+/// Without the operators that change nothing.
+fn without_idle(graph: Graph) -> Result<Graph> {
+    let mut busy = Graph::new(graph.shape(0));
+    let mut renamed = vec![0];
+    for node in graph.into_nodes() {
+        let inputs: Vec<usize> = node.inputs.iter().map(|&value| renamed[value]).collect();
+        let idle = match &node.op {
+            Op::AveragePool(AveragePool { window, .. }) => {
+                (window.kernel, window.stride, window.padding) == ([1; 2], [1; 2], [0; 4])
+            }
+            Op::Slice(slice) => *slice == Slice::ALL,
+            Op::Pad(pad) => (pad.before, pad.after) == ([0; 3], [0; 3]),
+            _ => false,
+        };
+        renamed.push(if idle { inputs[0] } else { busy.push(&node.name, node.op, &inputs, node.weights)? });
+    }
+    Ok(busy)
 }
 
 /// Without the operators whose value nothing reads.

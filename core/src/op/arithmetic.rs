@@ -136,6 +136,9 @@ fn binary(
         return Ok(affine(node, value, scale, shift));
     }
     let op = of_values.ok_or_else(|| node.refuse("neither of its inputs is a constant"))?;
+    if node.rank(0)? != node.rank(1)? {
+        return Err(node.refuse("its values have different numbers of dimensions"));
+    }
     let inputs = match op {
         Op::Mul if node.is_gate(0) => vec![1, 0],
         _ => vec![0, 1],

@@ -75,6 +75,9 @@ impl Operator for BatchNorm {
 
 #[cfg(feature = "onnx")]
 pub(super) const ONNX: Family = &[("BatchNormalization", |node| {
+    if node.int("training_mode", 0) != 0 {
+        return Err(node.refuse("it takes the batch's statistics: export the network in evaluation mode"));
+    }
     let parts = ["weight", "bias", "running_mean", "running_var"];
     let weights = parts.into_iter().enumerate().map(|(slot, part)| node.constant(slot + 1, part)?.weight(part));
     let op = super::Op::BatchNorm(BatchNorm { epsilon: node.float("epsilon", 1e-5) });

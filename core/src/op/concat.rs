@@ -77,7 +77,7 @@ impl Plain for Concat {
 }
 
 #[cfg(feature = "onnx")]
-pub(super) const ONNX: Family = &[("Concat", |node| match node.int("axis", 1) {
-    1 | -3 => Ok(Meaning { inputs: (0..node.inputs.len()).collect(), ..Meaning::new(super::Op::Concat) }),
+pub(super) const ONNX: Family = &[("Concat", |node| match node.axis(node.int("axis", 1))? {
+    1 => Ok(Meaning { inputs: (0..node.inputs.len()).collect(), ..Meaning::new(super::Op::Concat) }),
     axis => Err(node.refuse(format_args!("it joins along axis {axis}, not along channels"))),
 })];

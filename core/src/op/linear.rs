@@ -55,7 +55,8 @@ impl Operator for Linear {
     }
 
     #[cfg(feature = "onnx")]
-    fn to_onnx(&self, _given: &Operands<'_>) -> Vec<Step> {
+    fn to_onnx(&self, given: &Operands<'_>) -> Vec<Step> {
+        let outputs = given.weights[0].dims[0].into();
         vec![
             Step::new("Flatten", vec![Argument::Value(0)], vec![("axis", Attribute::Int(1))]),
             Step::new(
@@ -63,6 +64,8 @@ impl Operator for Linear {
                 vec![Argument::Step(0), Argument::Weight(0), Argument::Weight(1)],
                 vec![("transB", Attribute::Int(1))],
             ),
+            // A value has four dimensions, whatever reads it.
+            Step::new("Reshape", vec![Argument::Step(1), Argument::Ints("shape", vec![-1, outputs, 1, 1])], vec![]),
         ]
     }
 }

@@ -118,12 +118,18 @@ pub fn distil(block: Block, settings: &Settings) -> Result<Vec<Way>, BlockError>
         let leads = settings.noise == Noise::Propagated && part[0] > 0;
         let before = leads.then(|| Program::new(&folded, part[0].into(), false));
         let [program, arena] = before.as_ref().map_or([0; 2], program_bytes);
-        let inner = neighbourhood(folded.part(part)?, &recipe, settings)?;
+        let teacher = folded.part(part)?;
+        // What nothing changes is not distilled.
+        if recipe.student(&teacher)? == teacher {
+            continue;
+        }
+        let alone = teacher.heap_bytes() as u64;
+        let inner = neighbourhood(teacher, &recipe, settings)?;
         for (way, inner) in ways.iter_mut().zip(inner) {
             let images = if leads { inner.portions.training.min(batch).max(inner.portions.solving) } else { 0 };
             let passing = program + images_bytes(&[folded.input()], images) + inner.portions.workers as u64 * arena;
             way.portions = inner.portions;
-            way.raise_to((inner.bytes + passing).max(held) + 2 * held);
+            way.raise_to((inner.bytes + passing).max(held + alone) + 2 * held);
         }
     }
     ways.iter_mut().for_each(|way| way.raise_to(first));

@@ -7,8 +7,8 @@ use distill_core::onnx::{Attribute, Numbers, Tensor};
 use half::{bf16, f16};
 use rten_onnx::onnx::{DataLocation, DataType, TensorProto};
 
-/// Elements a constant may grow to by an operator that makes more of them: shapes are a few numbers long.
-const MOST_MADE: usize = 1 << 20;
+/// Largest extent of a constant, and of one without elements.
+const MOST_EXTENTS: [usize; 2] = [1 << 28, 1 << 16];
 
 /// A constant as the file holds it; large ones may lie in a file beside the model, in `folder`.
 ///
@@ -83,10 +83,13 @@ fn decode<const B: usize, T>(bytes: &[u8], value: impl Fn([u8; B]) -> T) -> Vec<
 /// Elements of a shape; `None` if they, or the distances between them, cannot be counted.
 fn elements(dims: &[usize]) -> Option<usize> {
     let most = dims.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent.max(1)))?;
-    Some(if dims.contains(&0) { 0 } else { most })
+    let limit = MOST_EXTENTS[usize::from(dims.contains(&0))];
+    let fits = dims.iter().all(|&extent| extent <= limit);
+    fits.then_some(if dims.contains(&0) { 0 } else { most })
 }
 
-fn length(values: &Numbers) -> usize {
+/// Elements.
+pub fn length(values: &Numbers) -> usize {
     match values {
         Numbers::Floats(values) => values.len(),
         Numbers::Ints(values) => values.len(),
@@ -106,15 +109,16 @@ pub fn shape(dims: &[usize], start: i64, end: i64) -> Tensor {
     ints(chosen.iter().map(|&extent| extent as i64).collect())
 }
 
-/// What an operator makes of constants; `None` if it is none we can compute.
+/// What an operator makes of constants, of at most `most` elements; `None` if it is none we can compute.
 ///
 /// # Errors
-/// Its constants do not fit it.
+/// Its constants do not fit it, or grow too large.
 pub fn evaluate(
     kind: &str,
     inputs: &[Option<&Tensor>],
     attribute: impl Fn(&str) -> Option<Attribute>,
     filling: Option<Tensor>,
+    most: usize,
 ) -> Result<Option<Tensor>> {
     let int = |name: &str, missing: i64| match attribute(name) {
         Some(Attribute::Int(value)) => value,
@@ -130,8 +134,8 @@ pub fn evaluate(
         "Identity" | "CastLike" => Some(Tensor { name: None, ..given(0)?.clone() }),
         "Cast" => Some(cast(given(0)?, int("to", 1))),
         "Shape" => Some(shape(&given(0)?.dims, int("start", 0), int("end", i64::MAX))),
-        "Concat" => Some(concat(inputs, int("axis", 0))?),
-        "Gather" => Some(gather(given(0)?, given(1)?, int("axis", 0))?),
+        "Concat" => Some(concat(inputs, int("axis", 0), most)?),
+        "Gather" => Some(gather(given(0)?, given(1)?, int("axis", 0), most)?),
         "Reshape" => Some(reshape(given(0)?, &whole(given(1)?))?),
         "Squeeze" => {
             let axes = axes(1).map(|axes| normal(&axes, given(0)?.dims.len())).transpose()?;
@@ -153,7 +157,7 @@ pub fn evaluate(
             Some(Tensor { name: None, dims, ..given(0)?.clone() })
         }
         "ConstantOfShape" => {
-            let dims = extents(&whole(given(0)?))?;
+            let dims = extents(&whole(given(0)?), most)?;
             let count = dims.iter().product();
             let values = match filling.map(|filling| filling.values) {
                 Some(Numbers::Ints(values)) => Numbers::Ints(vec![values.first().copied().unwrap_or(0); count]),
@@ -170,20 +174,21 @@ pub fn evaluate(
         )?),
         "Transpose" => Some(transpose(given(0)?, list("perm"))?),
         "Expand" => {
-            let shape = extents(&whole(given(1)?))?;
+            let shape = extents(&whole(given(1)?), most)?;
             let ones = Tensor { name: None, values: Numbers::Ints(vec![1; shape.iter().product()]), dims: shape };
             let ones = if matches!(given(0)?.values, Numbers::Floats(_)) { cast(&ones, 1) } else { ones };
-            Some(binary(given(0)?, &ones, |a, b| a * b, i64::wrapping_mul)?)
+            Some(binary(given(0)?, &ones, most, |a, b| a * b, i64::wrapping_mul)?)
         }
-        "Add" => Some(binary(given(0)?, given(1)?, |a, b| a + b, i64::wrapping_add)?),
-        "Sub" => Some(binary(given(0)?, given(1)?, |a, b| a - b, i64::wrapping_sub)?),
-        "Mul" => Some(binary(given(0)?, given(1)?, |a, b| a * b, i64::wrapping_mul)?),
-        "Div" => Some(binary(given(0)?, given(1)?, |a, b| a / b, |a, b| a.checked_div(b).unwrap_or(0))?),
+        "Add" => Some(binary(given(0)?, given(1)?, most, |a, b| a + b, i64::wrapping_add)?),
+        "Sub" => Some(binary(given(0)?, given(1)?, most, |a, b| a - b, i64::wrapping_sub)?),
+        "Mul" => Some(binary(given(0)?, given(1)?, most, |a, b| a * b, i64::wrapping_mul)?),
+        "Div" => Some(binary(given(0)?, given(1)?, most, |a, b| a / b, |a, b| a.checked_div(b).unwrap_or(0))?),
         "Sqrt" => Some(unary(given(0)?, f32::sqrt)),
         "Reciprocal" => Some(unary(given(0)?, f32::recip)),
         "Neg" => Some(binary(
             given(0)?,
             &Tensor { name: None, dims: vec![], values: minus_one(given(0)?) },
+            most,
             |a, b| a * b,
             i64::wrapping_mul,
         )?),
@@ -209,10 +214,10 @@ pub fn whole(tensor: &Tensor) -> Vec<i64> {
 }
 
 /// Extents of something new.
-fn extents(values: &[i64]) -> Result<Vec<usize>> {
+fn extents(values: &[i64], most: usize) -> Result<Vec<usize>> {
     let dims: Option<Vec<usize>> = values.iter().map(|&extent| usize::try_from(extent).ok()).collect();
     let dims = dims.with_context(|| format!("{values:?} is no shape"))?;
-    ensure!(elements(&dims).is_some_and(|count| count <= MOST_MADE), "a constant of shape {dims:?} is too large");
+    ensure!(elements(&dims).is_some_and(|count| count <= most), "a constant of shape {dims:?} is too large");
     Ok(dims)
 }
 
@@ -267,6 +272,7 @@ fn coordinates(dims: &[usize], index: usize) -> Vec<usize> {
 fn binary(
     a: &Tensor,
     b: &Tensor,
+    most: usize,
     of_floats: impl Fn(f32, f32) -> f32,
     of_ints: impl Fn(i64, i64) -> i64,
 ) -> Result<Tensor> {
@@ -279,8 +285,7 @@ fn binary(
         ensure!(pair[0] == pair[1] || pair.contains(&1), "shapes {:?} and {:?} do not fit", a.dims, b.dims);
         dims.push(if pair[0] == 1 { pair[1] } else { pair[0] });
     }
-    let largest = length(&a.values).max(length(&b.values)).max(MOST_MADE);
-    let count = elements(&dims).filter(|&count| count <= largest).context("a constant grows too large")?;
+    let count = elements(&dims).filter(|&count| count <= most).context("a constant grows too large")?;
     let place = |tensor: &Tensor, index: usize| -> usize {
         let here = coordinates(&dims, index);
         let own = strides(&tensor.dims);
@@ -302,7 +307,7 @@ fn binary(
     Ok(Tensor { name: None, dims, values })
 }
 
-fn concat(inputs: &[Option<&Tensor>], axis: i64) -> Result<Tensor> {
+fn concat(inputs: &[Option<&Tensor>], axis: i64, most: usize) -> Result<Tensor> {
     let parts: Vec<&Tensor> = inputs.iter().copied().flatten().collect();
     let first = parts.first().context("nothing to join")?;
     let axis = normal(&[axis], first.dims.len())?[0];
@@ -314,6 +319,8 @@ fn concat(inputs: &[Option<&Tensor>], axis: i64) -> Result<Tensor> {
         parts.iter().all(|part| others(&part.dims) == others(&dims) && part.dims.len() == dims.len()),
         "parts do not fit"
     );
+    let total: usize = parts.iter().map(|part| length(&part.values)).sum();
+    ensure!(total <= most, "a constant grows too large");
     dims[axis] = parts.iter().map(|part| part.dims[axis]).sum();
     let outer: usize = dims[..axis].iter().product();
     let row = |part: &Tensor| part.dims[axis..].iter().product::<usize>();
@@ -333,14 +340,15 @@ fn concat(inputs: &[Option<&Tensor>], axis: i64) -> Result<Tensor> {
     Ok(Tensor { name: None, dims, values })
 }
 
-fn gather(tensor: &Tensor, indices: &Tensor, axis: i64) -> Result<Tensor> {
+fn gather(tensor: &Tensor, indices: &Tensor, axis: i64, most: usize) -> Result<Tensor> {
     let axis = normal(&[axis], tensor.dims.len())?[0];
     let extent = tensor.dims[axis];
     let chosen = normal(&whole(indices), extent)?;
     let dims: Vec<usize> = [&tensor.dims[..axis], &indices.dims, &tensor.dims[axis + 1..]].concat();
     let inner: usize = tensor.dims[axis + 1..].iter().product();
     let outer: usize = tensor.dims[..axis].iter().product();
-    ensure!(outer * chosen.len() * inner <= length(&tensor.values).max(MOST_MADE), "a constant grows too large");
+    let count = outer.checked_mul(inner).and_then(|count| count.checked_mul(chosen.len()));
+    ensure!(count.is_some_and(|count| count <= most), "a constant grows too large");
     let places = (0..outer)
         .flat_map(|o| chosen.iter().flat_map(move |&index| (0..inner).map(move |i| (o * extent + index) * inner + i)));
     Ok(pick(tensor, dims, places))

@@ -3,10 +3,7 @@
 //! The batch is taken to be 1, so that every shape is known and shape arithmetic is constants; what it computes is not
 //! kept. Everything else becomes an operator of ours, through the words of `core/src/op/`.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-};
+use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use distill_core::{
@@ -17,6 +14,9 @@ use rten_onnx::onnx::{AttributeProto, AttributeType, GraphProto, ModelProto, Nod
 
 use super::{CLASSES, MEAN, STD, constants};
 use crate::graph::Graph;
+
+/// Elements that constants may grow by beyond the file's size: shapes are a few numbers long.
+const SHAPE_ELEMENTS: usize = 1 << 20;
 
 /// What an ONNX file holds.
 pub struct OnnxModel {
@@ -43,7 +43,7 @@ pub fn read(bytes: &[u8], folder: &Path, input: Option<Shape>) -> Result<OnnxMod
     let normalisation = property(MEAN).zip(property(STD)).map(|(mean, std)| [mean, std]);
     let classes = property(CLASSES).map_or_else(Vec::new, |list| list.split(',').map(str::to_owned).collect());
     let graph = model.graph.as_ref().context("the ONNX file has no graph")?;
-    let mut reader = Reader::new(graph, folder, input)?;
+    let mut reader = Reader::new(graph, folder, input, bytes.len())?;
     for (index, node) in graph.node.iter().enumerate() {
         reader.node(node).with_context(|| reader.place(node, index, graph.node.len()))?;
     }
@@ -65,12 +65,14 @@ struct Reader<'a> {
     folder: &'a Path,
     values: HashMap<&'a str, Value>,
     constants: HashMap<&'a str, Tensor>,
-    /// Names of weights and operators that are taken.
-    used: HashSet<String>,
+    /// Elements that constants may still grow by.
+    room: usize,
+    /// Names of weights and operators that are taken, each with how often it was asked for.
+    used: HashMap<String, usize>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(graph: &'a GraphProto, folder: &'a Path, input: Option<Shape>) -> Result<Self> {
+    fn new(graph: &'a GraphProto, folder: &'a Path, input: Option<Shape>, size: usize) -> Result<Self> {
         let mut constants = HashMap::new();
         for initializer in &graph.initializer {
             constants.insert(initializer.name.as_deref().unwrap_or_default(), constants::tensor(initializer, folder)?);
@@ -90,7 +92,8 @@ impl<'a> Reader<'a> {
             folder,
             values: HashMap::from([(name(image), value)]),
             constants,
-            used: HashSet::new(),
+            room: size + SHAPE_ELEMENTS,
+            used: HashMap::new(),
         })
     }
 
@@ -109,8 +112,9 @@ impl<'a> Reader<'a> {
                 node.input.iter().map(|name| self.constants.get(name.as_str())).collect();
             let filling = node.attribute.iter().find_map(|attribute| attribute.t.as_ref());
             let filling = filling.map(|tensor| constants::tensor(tensor, self.folder)).transpose()?;
-            let found = constants::evaluate(kind, &inputs, |name| attribute_of(node, name), filling)?;
+            let found = constants::evaluate(kind, &inputs, |name| attribute_of(node, name), filling, self.room)?;
             let found = found.context("it is not supported over constants")?;
+            self.room = self.room.saturating_sub(constants::length(&found.values));
             self.constants.insert(output, found);
             return Ok(());
         }
@@ -128,6 +132,11 @@ impl<'a> Reader<'a> {
                 Ok(())
             }
             ("Identity" | "Dropout" | "Cast" | "CastLike", Some(value)) => {
+                let floating = [1, 10, 11, 16].map(|kind| Some(Attribute::Int(kind)));
+                ensure!(kind != "Cast" || floating.contains(&attribute_of(node, "to")), "it makes integers of values");
+                let training = node.input.get(2).and_then(|name| self.constants.get(name.as_str()));
+                let training = kind == "Dropout" && training.is_some_and(|mode| constants::whole(mode) != [0]);
+                ensure!(!training, "it drops values at random: export the network in evaluation mode");
                 self.values.insert(output, value);
                 Ok(())
             }
@@ -228,7 +237,7 @@ impl<'a> Reader<'a> {
             _ => {
                 let stand_in = Tensor { name: None, dims: value.dims.clone(), values: Numbers::Ints(Vec::new()) };
                 let axes = axes().map(constants::ints);
-                let found = constants::evaluate(kind, &[Some(&stand_in), axes.as_ref()], |_| None, None)?;
+                let found = constants::evaluate(kind, &[Some(&stand_in), axes.as_ref()], |_| None, None, 0)?;
                 found.context("it is not supported")?.dims
             }
         };
@@ -277,8 +286,7 @@ impl<'a> Reader<'a> {
             };
             let name = self.operator_name(node, &self.module(node), &Op::Slice(slice));
             let id = self.graph.push(&name, Op::Slice(slice), &[value.id], Vec::new())?;
-            let Shape { channels, height, width } = self.graph.shape(id);
-            self.values.insert(output, Value { id, dims: vec![1, channels, height, width] });
+            self.values.insert(output, self.value_like(id, &value));
             start = end;
         }
         Ok(())
@@ -299,13 +307,20 @@ impl<'a> Reader<'a> {
     fn pair(&mut self, node: &NodeProto, kind: &str, values: [Value; 2]) -> Result<Value> {
         let op = match (kind, attribute_of(node, "axis")) {
             ("Sum", _) => Op::Add,
-            (_, Some(Attribute::Int(1 | -3))) => Op::Concat,
+            (_, Some(Attribute::Int(axis))) if axis == 1 || axis == 1 - values[0].dims.len() as i64 => Op::Concat,
             (_, axis) => bail!("it joins along axis {axis:?}, not along channels"),
         };
         let name = self.operator_name(node, &self.module(node), &op);
-        let id = self.graph.push(&name, op, &values.map(|value| value.id), Vec::new())?;
+        let [first, second] = values;
+        ensure!(first.dims.len() == second.dims.len(), "its values have different numbers of dimensions");
+        let id = self.graph.push(&name, op, &[first.id, second.id], Vec::new())?;
+        Ok(self.value_like(id, &first))
+    }
+
+    /// A value with as many dimensions as another.
+    fn value_like(&self, id: usize, other: &Value) -> Value {
         let Shape { channels, height, width } = self.graph.shape(id);
-        Ok(Value { id, dims: vec![1, channels, height, width] })
+        Value { id, dims: if other.dims.len() == 2 { vec![1, channels] } else { vec![1, channels, height, width] } }
     }
 
     /// The teacher's name for the layer: of its weight, else of the way through PyTorch's modules to it.
@@ -331,17 +346,20 @@ impl<'a> Reader<'a> {
     }
 
     fn free(&mut self, name: String) -> String {
-        let taken = |name: &String| self.used.contains(name);
-        let free = (0..).map(|n| if n == 0 { name.clone() } else { format!("{name}#{n}") }).find(|name| !taken(name));
-        let free = free.unwrap_or(name);
-        self.used.insert(free.clone());
+        let mut free = name.clone();
+        while self.used.contains_key(&free) {
+            let asked = self.used.entry(name.clone()).or_default();
+            *asked += 1;
+            free = format!("{name}#{asked}");
+        }
+        self.used.insert(free.clone(), 0);
         free
     }
 
     /// A weight under a name of its own: one constant may serve several layers.
     fn own(&mut self, mut weight: Weight, layer: &str) -> Weight {
         let key = format!("weight {}", weight.name);
-        if !self.used.insert(key) {
+        if self.used.insert(key, 0).is_some() {
             let part = weight.name.rsplit('.').next().unwrap_or("weight").to_owned();
             let name = self.free(format!("weight {layer}.{part}"));
             weight.name = name.trim_start_matches("weight ").to_owned();
