@@ -1,4 +1,5 @@
-//! `.onnx` files as PyTorch's two exporters write them, against what PyTorch computes: `fixtures/make_onnx_fixtures.py`.
+//! `.onnx` files as PyTorch's two exporters write them, against what PyTorch computes (`fixtures/make_onnx_fixtures.py`), and
+//! rarer graphs against onnxruntime (`fixtures/make_onnx_cases.py`).
 
 use std::{fs, path::Path};
 
@@ -20,7 +21,9 @@ struct Golden {
 
 /// The golden file of `NAME-EXPORTER-OPSET….onnx`.
 fn golden(file: &str) -> Golden {
-    let name = file.split("-legacy").next().and_then(|name| name.split("-dynamo").next()).unwrap();
+    let name = file.trim_end_matches(".onnx");
+    let name =
+        ["-legacy", "-dynamo"].iter().find_map(|exporter| name.split_once(exporter)).map_or(name, |(name, _)| name);
     let json: Value = serde_json::from_slice(&fs::read(format!("{FOLDER}/{name}.json")).unwrap()).unwrap();
     let numbers = |list: &Value| list.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
     Golden { input: numbers(&json["input"]), logits: json["logits"].as_array().unwrap().iter().map(numbers).collect() }
@@ -102,6 +105,18 @@ fn what_cannot_be_read_is_named_with_its_place() {
     check("refuse-shuffle-dynamo-18.onnx", &["operator Reshape", "[1, 8, 8, 8] to [1, 2, 4, 8, 8]"]);
     check("refuse-shuffle-legacy-17.onnx", &["operator Reshape"]);
     check("refuse-two-inputs-legacy-17.onnx", &["2 inputs (input, second)"]);
+    // What would compute something else.
+    check(
+        "refuse-case-norm-in-training.onnx",
+        &["operator BatchNormalization", "export the network in evaluation mode"],
+    );
+    check("refuse-case-dropout-in-training.onnx", &["operator Dropout", "export the network in evaluation mode"]);
+    check("refuse-case-cast-to-int.onnx", &["operator Cast", "makes integers of values"]);
+    check("refuse-case-slice-in-three-dimensions.onnx", &["operator Slice", "[1, 8, 64]"]);
+    check("refuse-case-ranks.onnx", &["operator Add", "different numbers of dimensions"]);
+    check("refuse-case-matmul-of-images.onnx", &["operator MatMul", "not [N, C]"]);
+    // What would grow to a terabyte.
+    check("refuse-case-doubled.onnx", &["operator Concat", "grows too large"]);
 }
 
 #[test]

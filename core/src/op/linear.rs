@@ -73,6 +73,9 @@ impl Operator for Linear {
 /// A matrix `[D, C]` and a bias `[D]`, zero where there is none.
 #[cfg(feature = "onnx")]
 fn affine(node: &OnnxNode<'_>, matrix: Constant<'_>, transposed: bool) -> Result<Meaning, Unreadable> {
+    if node.rank(0)? != 2 {
+        return Err(node.refuse("its first input is not [N, C]"));
+    }
     let &[rows, columns] = matrix.dims() else {
         return Err(node.refuse("its second input is no matrix"));
     };

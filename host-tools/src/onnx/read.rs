@@ -186,7 +186,7 @@ impl<'a> Reader<'a> {
             meaning.inputs.iter().map(|&slot| Some(self.values.get(inputs[slot].as_str())?.id)).collect();
         let read = read.context("one of its inputs is a constant where a value is needed")?;
         for &slot in &meaning.inputs {
-            self.usual(&inputs[slot])?;
+            self.usual(&inputs[slot], &meaning.op)?;
         }
         let name = self.operator_name(node, &module, &meaning.op);
         let weights = meaning.weights.into_iter().map(|weight| self.own(weight, &name)).collect();
@@ -196,12 +196,13 @@ impl<'a> Reader<'a> {
     }
 
     /// A value must lie as we hold it: `[1, C, H, W]`, or `[1, C]` of one position.
-    fn usual(&self, name: &str) -> Result<()> {
+    fn usual(&self, name: &str, op: &Op) -> Result<()> {
         let Some(value) = self.values.get(name) else { return Ok(()) };
         let Shape { channels, height, width } = self.graph.shape(value.id);
         let whole = value.dims == [1, channels, height, width];
         // The mean over what is left of a value in fewer dimensions is the mean over rows and columns.
-        let fewer = value.dims.len() == 3 && value.dims[..2] == [1, channels];
+        let means = matches!(op, Op::GlobalAveragePool);
+        let fewer = means && value.dims.len() == 3 && value.dims[..2] == [1, channels];
         ensure!(
             whole || fewer || value.dims == [1, channels] && height * width == 1,
             "its input has shape {:?}",
