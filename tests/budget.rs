@@ -161,9 +161,16 @@ fn check_recipes() {
         }
         let last = branch.nodes().len() as u8;
         builder.push("add", Op::Add, &[0, last], Vec::new()).unwrap();
-        builder.finish().unwrap().with_parts([[0, 6], [6, last]].into_iter().collect()).unwrap()
+        (builder.finish().unwrap(), last)
     };
-    let parts = pair(parted("parts"), parted("next"));
+    let within = |name: &str, parts: fn(u8) -> Vec<[u8; 2]>| {
+        let (block, last) = parted(name);
+        block.with_parts(parts(last).into_iter().collect()).unwrap()
+    };
+    let of_two = |last| vec![[0, 6], [6, last]];
+    // Of the second kind only the first part has anything inside.
+    let of_one = |last| vec![[0, 6], [6, 9], [9, last]];
+    let parts = pair(within("parts", of_two), within("next", of_one));
     let whole = pair(chain("whole", Shape::new(32, 8, 8), &layers), chain("next", Shape::new(32, 8, 8), &layers));
     for noise in [Noise::Standard, Noise::Propagated] {
         for (steps, batch) in [(0, 64), (2, 50)] {

@@ -1,8 +1,8 @@
 //! Fold and shrink: what they must keep, and which channels go.
 
 use distill_core::{
-    BatchNorm, Block, BlockBuilder, Conv, Op, Purpose, Role, Shape, Statistics, Stream, Weight, Width,
-    fold_batch_norms, inner_channels, shrink,
+    Activation, BatchNorm, Block, BlockBuilder, Conv, Op, Purpose, Role, Shape, Slice, Statistics, Stream, Weight,
+    Width, fold_batch_norms, inner_channels, shrink,
 };
 
 use crate::naive::{self, relative_error, widen};
@@ -203,4 +203,39 @@ fn block_whose_channels_all_reach_the_boundary_stays_whole() {
     assert_eq!(shrink(&stem, width(0.1)).unwrap(), stem);
     let block = pre_activation();
     assert_eq!(shrink(&block, width(0.1)).unwrap(), block);
+}
+
+/// A layer of eight channels, of which the first two are weak and go one way, the others another; a gate on the second.
+fn parted() -> Block {
+    let stream = &mut Stream::new(9, Purpose::Images, 0);
+    let mut builder = BlockBuilder::new("block", Role::Neighbourhood, Shape::new(3, 4, 4));
+    let mut push = |name: &str, op: Op, inputs: &[u8], weights| builder.push(name, op, inputs, weights).unwrap();
+    let mut first = gaussian(stream, "first", &[8, 3, 1, 1]);
+    first.data[..6].iter_mut().for_each(|weight| *weight *= 1e-3);
+    let x = push("first", POINTWISE, &[0], vec![first]);
+    let part = |start: u32, end: u32| Op::Slice(Slice { start: [start, 0, 0], end: [end, 9, 9], ..Slice::ALL });
+    let weak = push("weak", part(0, 2), &[x], vec![]);
+    let strong = push("strong", part(2, 8), &[x], vec![]);
+    let mean = push("mean", Op::GlobalAveragePool, &[strong], vec![]);
+    let squeezed = push("squeeze", POINTWISE, &[mean], vec![gaussian(stream, "squeeze", &[4, 6, 1, 1])]);
+    let gate = push("gate", POINTWISE, &[squeezed], vec![gaussian(stream, "gate", &[6, 4, 1, 1])]);
+    let gate = push("sigmoid", Op::Activation(Activation::Sigmoid), &[gate], vec![]);
+    let gated = push("gated", Op::Mul, &[strong, gate], vec![]);
+    let joined = push("joined", Op::Concat, &[gated, weak], vec![]);
+    let weights = vec![gaussian(stream, "last", &[5, 8, 1, 1]), Weight::new("last.bias", &[5], vec![0.5; 5])];
+    push("last", POINTWISE, &[joined], weights);
+    builder.finish().unwrap()
+}
+
+#[test]
+fn gates_slices_and_concatenations_narrow_together_and_none_to_nothing() {
+    let block = parted();
+    let channels =
+        |block: &Block| (0..=block.nodes().len()).map(|value| block.shape(value).channels).collect::<Vec<_>>();
+    let half = shrink(&block, Width::new(0.5).unwrap()).unwrap();
+    // Four of eight, all strong ones; of the weak part one stays. Its own group is between squeeze and gate.
+    assert_eq!(channels(&half), [3, 5, 1, 4, 4, 2, 4, 4, 4, 5, 5]);
+    shrink(&block, Width::new(0.01).unwrap()).unwrap();
+    let whole = shrink(&block, Width::FULL).unwrap();
+    assert_eq!(whole, block);
 }

@@ -234,8 +234,10 @@ impl Run<'_> {
         let base = here.line + column.max(0) as usize;
         let reach = ((X - 1) * step + (taps.max(1) - 1) * dilation) * parts + 1;
         let at = |o: usize, p: usize| here.target + o * plan.target.area() + columns.stride * (x + p);
+        let [low, high] = self.clamp.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]);
+        let (low, high) = (simd.splat_f32s(low), simd.splat_f32s(high));
         for part in 0..parts {
-            // Only constant bounds on `sums`, or the compiler keeps them in memory.
+            // Only constant bounds on `sums`, and no closure over them, or the compiler keeps them in memory.
             let mut sums = [[simd.splat_f32s(0.0); X]; O];
             for (o, sums) in sums.iter_mut().enumerate() {
                 for (p, sum) in sums.iter_mut().enumerate() {
@@ -271,7 +273,7 @@ impl Run<'_> {
             for (o, sums) in sums.iter().enumerate() {
                 for (p, &sum) in sums.iter().enumerate() {
                     if o < here.channels {
-                        target[at(o, p) * parts + part] = self.clamp.map_or(sum, |bounds| held(simd, sum, bounds));
+                        target[at(o, p) * parts + part] = held(simd, sum, low, high);
                     }
                 }
             }
@@ -295,8 +297,7 @@ struct Tile<'a> {
 
 /// `x` between two bounds; what is not a number stays none.
 #[inline(always)]
-fn held<S: Simd>(simd: S, x: S::f32s, [low, high]: Bounds) -> S::f32s {
-    let [low, high] = [low, high].map(|bound| simd.splat_f32s(bound));
+fn held<S: Simd>(simd: S, x: S::f32s, low: S::f32s, high: S::f32s) -> S::f32s {
     let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);
     simd.select_f32s(simd.less_than_f32s(high, x), high, x)
 }
