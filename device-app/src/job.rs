@@ -80,7 +80,7 @@ pub fn run_job(
     let mut part = PartFile::open(job.student, job.resume)?;
     let cache = Box::new(scratch_file(job.student)?);
     let (mut blocks, mut planned_bytes) = (Vec::new(), 0);
-    let mut watch = BlockWatch { start, run_peak: 0, bar: None };
+    let mut watch = BlockWatch { start, run_peak: 0, bar: None, block_end: 0 };
     let observe = |event: Event<'_>| match event {
         Event::Planned(plan) => {
             planned_bytes = plan.bytes;
@@ -116,6 +116,8 @@ struct BlockWatch {
     start: Instant,
     run_peak: usize,
     bar: Option<ProgressBar>,
+    /// Where the bar is when the block in work is done.
+    block_end: u64,
 }
 
 impl BlockWatch {
@@ -129,6 +131,7 @@ impl BlockWatch {
         // A block counts as one unit of progress, and so does each of its gradient steps.
         let units = (total * (settings.recipe.training.steps + 1)) as u64;
         let bar = self.bar.get_or_insert_with(|| ProgressBar::new(units).with_style(style()));
+        self.block_end += settings.recipe.training.steps as u64 + 1;
         bar.set_message(format!("block {index} {name}"));
         bar.tick();
         self.run_peak = self.run_peak.max(heap.peak_bytes());
@@ -137,9 +140,10 @@ impl BlockWatch {
     }
 
     fn step(&self, loss: f32) {
-        if let Some(bar) = &self.bar {
+        log::debug!("loss {loss:.6}");
+        // A block with several neighbourhoods takes the steps for each.
+        if let Some(bar) = self.bar.as_ref().filter(|bar| bar.position() + 1 < self.block_end) {
             bar.inc(1);
-            log::debug!("loss {loss:.6}");
         }
     }
 
@@ -167,7 +171,7 @@ impl BlockWatch {
             outcome.seconds
         );
         if let Some(bar) = &self.bar {
-            bar.inc(1);
+            bar.set_position(self.block_end);
             if bar.is_hidden() {
                 eprintln!("{line}")
             } else {
