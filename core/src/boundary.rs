@@ -14,7 +14,7 @@ use half::{
 };
 
 use crate::{
-    cpu::{CurrentPass, Transfer, Workspace},
+    cpu::{BatchPass, Transfer, Workspace},
     device::Statistics,
     forward::DeviceBlock,
     images::{Images, gather, scatter},
@@ -51,22 +51,52 @@ impl Cache {
 }
 
 impl Boundary {
-    /// White noise at the network's input, `count` images in batches of `batch`.
+    /// Room for `count` images that go through the teacher in batches of `batch`.
+    pub fn new(cache: Cache, shape: Shape, [count, batch]: [usize; 2]) -> Self {
+        Self { shape, count, batch, cache, staging: Vec::new() }
+    }
+
+    /// Puts white noise into the first `images` places.
     ///
     /// # Errors
     /// The storage's own.
-    pub fn noise(
-        mut cache: Cache,
-        stream: &mut Stream,
-        shape: Shape,
-        [count, batch]: [usize; 2],
-    ) -> Result<Self, ScratchError> {
-        let (mut buffer, mut staging) = (vec![0.0; shape.elements()], Vec::new());
-        for image in 0..count {
+    pub fn put_noise(&mut self, images: usize, stream: &mut Stream) -> Result<(), ScratchError> {
+        let mut buffer = vec![0.0; self.shape.elements()];
+        (0..images).try_for_each(|image| {
             stream.fill(&mut buffer);
-            cache.write(image..image + 1, shape.elements(), &mut staging, |halves| to_f16(&buffer, halves))?;
-        }
-        Ok(Self { shape, count, batch, cache, staging })
+            self.put(image, &buffer)
+        })
+    }
+
+    /// Puts the first `images` once more behind themselves.
+    ///
+    /// # Errors
+    /// The storage's own.
+    pub fn repeat(&mut self, images: usize) -> Result<(), ScratchError> {
+        let mut buffer = vec![0.0; self.shape.elements()];
+        (0..images).try_for_each(|image| {
+            self.get(image, &mut buffer)?;
+            self.put(images + image, &buffer)
+        })
+    }
+
+    /// Replaces one image, `[C, H, W]`.
+    ///
+    /// # Errors
+    /// The storage's own.
+    pub fn put(&mut self, image: usize, values: &[f32]) -> Result<(), ScratchError> {
+        let halves = |halves: &mut [f16]| to_f16(values, halves);
+        self.cache.write(image..image + 1, self.shape.elements(), &mut self.staging, halves)
+    }
+
+    /// One image, `[C, H, W]`.
+    ///
+    /// # Errors
+    /// The storage's own.
+    pub fn get(&mut self, image: usize, values: &mut [f32]) -> Result<(), ScratchError> {
+        let halves = self.cache.read(image..image + 1, self.shape.elements(), &mut self.staging)?;
+        halves.convert_to_f32_slice(values);
+        Ok(())
     }
 
     /// Shape of one image.
@@ -84,30 +114,56 @@ impl Boundary {
         self.count == 0
     }
 
-    /// Pushes every image through the teacher's block with current batch statistics, in at most `arenas` arenas of a group
-    /// of images each.
+    /// Pushes the images of each range through its block, in at most `arenas` arenas of a group of images each. The ranges follow
+    /// each other and hold every image; the blocks take and give the same shapes.
     ///
     /// # Errors
     /// The storage's own; the activations are lost then.
-    pub fn advance(&mut self, mut block: DeviceBlock, arenas: usize) -> Result<(), ScratchError> {
-        let Self { shape, count, batch, cache, staging } = self;
-        let (taken, given) = (shape.elements(), block.output().elements());
+    pub fn advance(
+        &mut self,
+        mut passes: Vec<(Range<usize>, DeviceBlock)>,
+        statistics: Statistics,
+        arenas: usize,
+    ) -> Result<(), ScratchError> {
+        let Some(output) = passes.first().map(|(_, block)| block.output()) else { return Ok(()) };
         // An image that grows may only lie where nothing is left to read.
-        let backwards = given > taken;
+        let backwards = output.elements() > self.shape.elements();
+        if backwards {
+            passes.reverse();
+        }
+        for (range, block) in passes {
+            self.pass(range, block, BatchPass { count: 0, backwards, statistics }, arenas)?;
+        }
+        // As many images at a time are not wanted again before the next block.
+        self.staging = Vec::new();
+        self.shape = output;
+        Ok(())
+    }
+
+    fn pass(
+        &mut self,
+        range: Range<usize>,
+        mut block: DeviceBlock,
+        pass: BatchPass,
+        arenas: usize,
+    ) -> Result<(), ScratchError> {
+        let Self { shape, batch, cache, staging, .. } = self;
+        let (taken, given) = (shape.elements(), block.output().elements());
         let mut workspace = Workspace::default();
-        for index in 0..count.div_ceil(*batch) {
-            let index = if backwards { count.div_ceil(*batch) - 1 - index } else { index };
-            let first = index * *batch;
-            let here = (*count - first).min(*batch);
+        let batches = range.len().div_ceil(*batch);
+        for index in 0..batches {
+            let index = if pass.backwards { batches - 1 - index } else { index };
+            let first = range.start + index * *batch;
+            let here = (range.end - first).min(*batch);
             let images = |groups: &Range<usize>| first + groups.start * LANES..first + here.min(groups.end * LANES);
             let Some(program) = block.program_mut() else {
                 let values = cache.read(first..first + here, taken, staging)?.to_f32_vec();
-                let output = block.forward(&Images::from_values(&values, *shape), Statistics::Current).to_values();
+                let output = block.forward(&Images::from_values(&values, *shape), pass.statistics).to_values();
                 cache.write(first..first + here, given, staging, |halves| to_f16(&output, halves))?;
                 continue;
             };
             let arenas = workspace.arenas(arenas.min(here.div_ceil(LANES)), program.arena());
-            let pass = CurrentPass { count: here, backwards };
+            let pass = BatchPass { count: here, ..pass };
             pass.run(program, arenas, |program, arenas, transfer| match transfer {
                 Transfer::Load(groups) => {
                     let halves = cache.read(images(&groups), taken, staging)?;
@@ -129,9 +185,6 @@ impl Boundary {
                 }),
             })?;
         }
-        // As many images at a time are not wanted again before the next block.
-        self.staging = Vec::new();
-        self.shape = block.output();
         Ok(())
     }
 

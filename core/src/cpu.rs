@@ -6,6 +6,7 @@
 mod backward;
 mod gradients;
 mod layout;
+mod passes;
 mod program;
 
 use alloc::{vec, vec::Vec};
@@ -14,9 +15,11 @@ use core::ops::Range;
 pub use self::{
     backward::Backward,
     gradients::{CpuGradients, PIECES, add},
+    passes::{Part, Passes, Target},
     program::Program,
 };
 use crate::{
+    device::Statistics,
     images::Images,
     kernels::{
         elementwise::Write,
@@ -85,19 +88,21 @@ pub fn clear_absent((values, plane): Write<'_>, lanes: usize) {
     }
 }
 
-/// A batch on its way through a block with its own statistics.
+/// A batch on its way through a block.
 ///
-/// Each batch norm waits for the whole batch. With an arena for each group the batch stays in them; with fewer, every group
+/// With its own statistics each batch norm waits for the whole batch. With an arena for each group the batch stays in them; with fewer, every group
 /// starts again from its input for each batch norm. The values are the same to the bit.
 #[derive(Clone, Copy, Debug)]
-pub struct CurrentPass {
+pub struct BatchPass {
     /// Images in the batch.
     pub count: usize,
     /// Whether the last groups are stored first: outputs that take the inputs' place and are larger than they.
     pub backwards: bool,
+    /// Whose mean and variance the batch norms take.
+    pub statistics: Statistics,
 }
 
-/// What a [`CurrentPass`] asks for: the arenas at hand hold these groups, one each.
+/// What a [`BatchPass`] asks for: the arenas at hand hold these groups, one each.
 #[derive(Clone, Debug)]
 pub enum Transfer {
     /// Their inputs into the arenas.
@@ -106,8 +111,8 @@ pub enum Transfer {
     Store(Range<usize>),
 }
 
-impl CurrentPass {
-    /// All nodes; afterwards `program` has the batch's statistics.
+impl BatchPass {
+    /// All nodes; afterwards `program` has the statistics it worked with.
     ///
     /// # Errors
     /// What `transfer` fails with.
@@ -119,7 +124,10 @@ impl CurrentPass {
     ) -> Result<(), E> {
         let (groups, held) = (self.count.div_ceil(LANES), arenas.len());
         let (kept, sets) = (held >= groups, groups.div_ceil(held.max(1)));
-        let segments = program.segments();
+        let segments = match self.statistics {
+            Statistics::Current => program.segments(),
+            Statistics::Running => [0..program.steps.len()].into(),
+        };
         let most = segments.iter().map(|nodes| program.norm_channels(nodes.end)).max().unwrap_or(0);
         let mut found = Vec::with_capacity(most.max(1) * groups);
         for nodes in segments {
@@ -144,7 +152,8 @@ impl CurrentPass {
                     transfer(here, arenas, Transfer::Store(set))?;
                 }
             }
-            program.set_moments(nodes.end, &found);
+            let total = program.total(nodes.end, &found);
+            program.set_moments(nodes.end, &total);
         }
         Ok(())
     }

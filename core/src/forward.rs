@@ -68,7 +68,7 @@ impl DeviceBlock {
             (On::Cpu(program), Statistics::Current) => {
                 let (mut program, mut workspace) = (program.clone(), Workspace::default());
                 let arenas = workspace.arenas(input.groups().len(), program.arena());
-                let pass = cpu::CurrentPass { count: input.len(), backwards: false };
+                let pass = cpu::BatchPass { count: input.len(), backwards: false, statistics };
                 let Ok(()) = pass.run(&mut program, arenas, |program, arenas, transfer| {
                     match transfer {
                         cpu::Transfer::Load(groups) => each(arenas.iter_mut().zip(groups), |(arena, group)| {

@@ -106,6 +106,12 @@ impl Images {
         }
     }
 
+    /// Subtracts others of the same shape and number.
+    pub(crate) fn subtract(&mut self, others: &Self) {
+        let lanes = self.values.iter_mut().zip(&others.values);
+        lanes.flat_map(|(ours, theirs)| ours.0.iter_mut().zip(theirs.0)).for_each(|(ours, theirs)| *ours -= theirs);
+    }
+
     /// A group as one long row.
     fn line(&self) -> Plane {
         Plane { shape: Shape::new(1, 1, self.shape.elements()), border: 0 }

@@ -31,9 +31,16 @@ pub(crate) struct Part<'a> {
     /// Its number in the block.
     number: usize,
     /// What leads to it from the block's input, where that takes anything and is what it is fed.
-    before: Option<&'a DeviceBlock>,
+    before: Option<Before<'a>>,
     /// Groups of images in work at the same time.
     workers: usize,
+}
+
+/// What leads to a neighbourhood inside the block: the student's side, and, where inputs come in pairs, the teacher's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before<'a> {
+    pub inputs: &'a DeviceBlock,
+    pub teachers: &'a DeviceBlock,
 }
 
 /// Between the numbers of blocks and those of their parts, so that each has noise of its own.
@@ -44,12 +51,14 @@ const PARTS: usize = 1 << 16;
 pub enum Source<'a> {
     /// `N(0, 1)` of this shape, drawn anew for every batch; nothing is kept.
     Fresh(Shape),
-    /// Cached teacher activations; the last `held_out` images are for measuring only.
+    /// Cached activations; the last `held_out` images are for measuring only.
     Cached {
-        /// The activations.
+        /// The activations: the teacher's, or as many of the student's behind them.
         boundary: &'a mut Boundary,
         /// Images that neither solve nor training sees.
         held_out: usize,
+        /// Whether the student's prefix feeds the neighbourhood, and the teacher's makes the targets.
+        paired: bool,
     },
 }
 
@@ -69,7 +78,7 @@ pub struct Batches<'a> {
     /// Noise of one image.
     noise: Vec<f32>,
     /// What leads to a neighbourhood inside the block, and the block's inputs on the way.
-    before: Option<(&'a DeviceBlock, Images, Workspace)>,
+    before: Option<(Before<'a>, Images, Workspace)>,
 }
 
 impl<'a> Inputs<'a> {
@@ -78,9 +87,14 @@ impl<'a> Inputs<'a> {
         Self { source, seed, index, part: None }
     }
 
-    /// Whether they are cached activations of the teacher.
+    /// Whether they are cached activations.
     pub(crate) fn are_cached(&self) -> bool {
         matches!(self.source, Source::Cached { .. })
+    }
+
+    /// Whether the teacher takes others at the same time.
+    pub(crate) fn are_paired(&self) -> bool {
+        matches!(self.source, Source::Cached { paired: true, .. })
     }
 
     /// Those of a neighbourhood inside the block that takes `shape`; cached ones go through `before` to it.
@@ -88,12 +102,14 @@ impl<'a> Inputs<'a> {
         &'b mut self,
         number: usize,
         shape: Shape,
-        before: Option<&'b DeviceBlock>,
+        before: Option<Before<'b>>,
         workers: usize,
     ) -> Inputs<'b> {
         let source = match &mut self.source {
             Source::Fresh(_) => Source::Fresh(shape),
-            Source::Cached { boundary, held_out } => Source::Cached { boundary, held_out: *held_out },
+            Source::Cached { boundary, held_out, paired } => {
+                Source::Cached { boundary, held_out: *held_out, paired: *paired }
+            }
         };
         Inputs { source, seed: self.seed, index: self.index, part: Some(Part { number, before, workers }) }
     }
@@ -115,17 +131,18 @@ impl<'a> Inputs<'a> {
     fn batches(&mut self, purpose: Purpose) -> Batches<'_> {
         let (source, (first, visible)) = match &mut self.source {
             Source::Fresh(shape) => (Source::Fresh(*shape), (0, 0)),
-            Source::Cached { boundary, held_out } => {
-                let trained = boundary.len().saturating_sub(*held_out);
-                let seen = if purpose == Purpose::Measure { (trained, boundary.len() - trained) } else { (0, trained) };
-                (Source::Cached { boundary, held_out: *held_out }, seen)
+            Source::Cached { boundary, held_out, paired } => {
+                let all = if *paired { boundary.len() / 2 } else { boundary.len() };
+                let trained = all.saturating_sub(*held_out);
+                let seen = if purpose == Purpose::Measure { (trained, all - trained) } else { (0, trained) };
+                (Source::Cached { boundary, held_out: *held_out, paired: *paired }, seen)
             }
         };
         let stream =
             Stream::new(self.seed, purpose, self.index + self.part.map_or(0, |part| (part.number + 1) * PARTS));
         let (order, chosen, noise) = (Vec::new(), Vec::new(), Vec::new());
         let before = self.part.and_then(|Part { before, workers, .. }| {
-            before.map(|before| (before, Images::zeros(before.input(), 0), Workspace::new(workers)))
+            before.map(|before| (before, Images::zeros(before.inputs.input(), 0), Workspace::new(workers)))
         });
         Batches { source, stream, first, visible, left: None, order, chosen, noise, before }
     }
@@ -143,15 +160,37 @@ impl Batches<'_> {
         } else {
             self.choose(count);
         }
-        match (&mut self.source, &mut self.before) {
-            (Source::Cached { boundary, .. }, Some((before, input, workspace))) => {
-                boundary.gather(&self.chosen, input)?;
-                before.forward_into(input, images, workspace);
+        if let Source::Cached { boundary, paired, .. } = &mut self.source {
+            // The student's lie behind the teacher's.
+            let behind = if *paired { boundary.len() / 2 } else { 0 };
+            self.chosen.iter_mut().for_each(|image| *image += behind);
+            match &mut self.before {
+                Some((before, input, workspace)) => {
+                    boundary.gather(&self.chosen, input)?;
+                    before.inputs.forward_into(input, images, workspace);
+                }
+                None => boundary.gather(&self.chosen, images)?,
             }
-            (Source::Cached { boundary, .. }, None) => boundary.gather(&self.chosen, images)?,
-            (Source::Fresh(_), _) => {}
         }
         Ok(count > 0)
+    }
+
+    /// What the teacher takes for the inputs drawn last: the same, or the others of their pairs, in `others`.
+    ///
+    /// # Errors
+    /// Of the storage that holds the cache.
+    pub fn teachers<'i>(&mut self, inputs: &'i Images, others: &'i mut Images) -> Result<&'i Images, ScratchError> {
+        let Source::Cached { boundary, paired: true, .. } = &mut self.source else { return Ok(inputs) };
+        let behind = boundary.len() / 2;
+        self.chosen.iter_mut().for_each(|image| *image -= behind);
+        match &mut self.before {
+            Some((before, input, workspace)) => {
+                boundary.gather(&self.chosen, input)?;
+                before.teachers.forward_into(input, others, workspace);
+            }
+            None => boundary.gather(&self.chosen, others)?,
+        }
+        Ok(others)
     }
 
     /// Noise comes image by image, so that a batch's size does not change what is drawn.

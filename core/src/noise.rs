@@ -13,7 +13,7 @@ use rand_xoshiro::{
 };
 use serde::Serialize;
 
-use crate::tensor::Shape;
+use crate::{device::Statistics, tensor::Shape};
 
 /// Images that share their current batch statistics: large enough for stable ones.
 pub const NOISE_BATCH: usize = 64;
@@ -26,6 +26,21 @@ pub enum Noise {
     /// Noise images pushed through the teacher's blocks with current batch statistics
     /// (Raikwar & Mishra 2022), kept in a cache.
     Propagated,
+    /// [`NoiseImages`](crate::NoiseImages) of the teacher's pack, matched to its running statistics, and variants of them,
+    /// pushed through the teacher with those statistics, kept in a cache.
+    Calibrated,
+}
+
+impl Noise {
+    /// Whether activations of the teacher are kept in a cache.
+    pub fn is_cached(self) -> bool {
+        self != Self::Standard
+    }
+
+    /// The statistics that the teacher's batch norms work with while a cache is pushed through them.
+    pub fn statistics(self) -> Statistics {
+        if self == Self::Calibrated { Statistics::Running } else { Statistics::Current }
+    }
 }
 
 /// What a stream of random numbers is for.
@@ -39,6 +54,8 @@ pub enum Purpose {
     Train = 3,
     /// The inputs on which a neighbourhood's error is measured.
     Measure = 4,
+    /// What calibrated images begin as, and their classes.
+    Calibrate = 5,
 }
 
 /// A stream of random numbers.
@@ -71,6 +88,25 @@ impl Stream {
     /// `count` images of white noise, `N(0, 1)` in every pixel: `[count, C, H, W]`, row-major.
     pub fn images(&mut self, count: usize, shape: Shape) -> Vec<f32> {
         self.gaussian(count * shape.elements())
+    }
+
+    /// `count` images of white noise of every octave, each of the same strength, `N(0, 1)` in every pixel: `[count, C, H, W]`. The
+    /// noise of an octave is constant over squares of 1, 2, 4… pixels, up to the whole image.
+    pub fn octaves(&mut self, count: usize, shape: Shape) -> Vec<f32> {
+        let Shape { height, width, .. } = shape;
+        let mut images = vec![0.0; count * shape.elements()];
+        let sides = || core::iter::successors(Some(1), |side| Some(2 * side)).take_while(|&side| side < 2 * height.max(width));
+        let scale = 1.0 / libm::sqrtf(sides().count() as f32);
+        for plane in images.chunks_exact_mut(height * width) {
+            for side in sides() {
+                let columns = width.div_ceil(side);
+                let noise = self.gaussian(height.div_ceil(side) * columns);
+                for (index, value) in plane.iter_mut().enumerate() {
+                    *value += scale * noise[index / width / side * columns + index % width / side];
+                }
+            }
+        }
+        images
     }
 
     /// An integer below `bound` (at least 1), without bias beyond 2⁻³².

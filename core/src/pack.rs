@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{Nodes, Parts, Role},
+    calibrate::Calibration,
     tensor::{Dims, Shape},
 };
 
@@ -28,7 +29,7 @@ pub const MAGIC: [u8; 4] = *b"NDP\x1A";
 /// Those of a pack that is not finished: its blocks so far can be gone on with.
 pub const UNFINISHED: [u8; 4] = *b"NDP\x1B";
 /// The version this code writes, and the newest it reads.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 const HEADER_BYTES: u64 = 32;
 const ENTRY_BYTES: u64 = 32;
@@ -68,6 +69,19 @@ pub enum Contents {
         /// Fingerprint of the teacher pack.
         teacher: u32,
     },
+}
+
+/// The calibrated noise images in a pack, without their pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibrated {
+    /// How they were made.
+    pub calibration: Calibration,
+    /// How many.
+    pub images: u32,
+    /// Shape of one.
+    pub shape: Shape,
+    /// What is left of the statistics' mismatch, on average over the batches.
+    pub mismatch: f32,
 }
 
 /// How the weights of a block are stored.

@@ -112,6 +112,8 @@ pub enum PlanError<R> {
         /// The first neighbourhood without.
         block: String,
     },
+    /// The pack holds no calibrated noise images, or too few.
+    NotCalibrated,
     /// A block does not take what the one before it gives.
     Misfit {
         /// The block's name.
@@ -152,15 +154,23 @@ pub fn plan<R: ReadAt>(
         return Err(PlanError::BudgetOfDevice);
     }
     let passed = passed_blocks(teacher, settings)?;
+    if settings.noise == Noise::Calibrated {
+        let stored = teacher.calibrated().ok_or(PlanError::NotCalibrated)?;
+        let first = passed.first().map_or(stored.shape, |passed| passed.outline.input);
+        if stored.shape != first || stored.images as usize <= MEASURED_INPUTS {
+            return Err(PlanError::NotCalibrated);
+        }
+    }
     // Whole batches, so that held-out images share no statistics with the others.
     let images = settings.images.next_multiple_of(NOISE_BATCH) + MEASURED_INPUTS;
+    let images = if settings.sequential { 2 * images } else { images };
     let elements = passed.iter().map(|passed| passed.outline.input.elements()).max().unwrap_or(0);
     let in_memory = CachePlan { images, elements, in_storage: false };
     let in_storage = CachePlan { in_storage: true, ..in_memory };
     let caches: &[Option<CachePlan>] = match settings.noise {
         Noise::Standard => &[None],
-        Noise::Propagated if storage => &[Some(in_memory), Some(in_storage)],
-        Noise::Propagated => &[Some(in_memory)],
+        _ if storage => &[Some(in_memory), Some(in_storage)],
+        _ => &[Some(in_memory)],
     };
     let names: usize = passed.iter().map(|passed| passed.outline.name.len()).sum();
     let lines = BYTES_PER_BLOCK * teacher.blocks() + NAMES_PER_BLOCK * names;
@@ -169,13 +179,13 @@ pub fn plan<R: ReadAt>(
     let mut given = None;
     for (place, here) in passed.iter().enumerate() {
         let block = teacher.block(here.position).map_err(PlanError::Teacher)?;
-        if settings.noise == Noise::Propagated {
+        if settings.noise.is_cached() {
             if let Some(given) = given.filter(|&given| given != block.input()) {
                 return Err(PlanError::Misfit { block: block.name().into(), takes: block.input(), given });
             }
             given = Some(block.output());
         }
-        let advanced = settings.noise == Noise::Propagated && place + 1 < passed.len();
+        let advanced = settings.noise.is_cached() && place + 1 < passed.len();
         let to_advance = if advanced { needs::advance(&block) } else { Vec::new() };
         let to_distil = match here.number {
             Some(_) => needs::distil(block, settings).map_err(PlanError::Block)?,
@@ -234,7 +244,7 @@ fn passed_blocks<R: ReadAt>(teacher: &mut Pack<R>, settings: &Settings) -> Resul
     }
     let last = passed.iter().rposition(|passed| passed.number.is_some());
     passed.truncate(last.map_or(0, |last| last + 1));
-    passed.retain(|passed| passed.number.is_some() || settings.noise == Noise::Propagated);
+    passed.retain(|passed| passed.number.is_some() || settings.noise.is_cached());
     Ok(passed)
 }
 
@@ -314,6 +324,12 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
                 write!(
                     f,
                     "block {block} has no batch-norm statistics, which propagated noise needs: take standard noise (--noise standard)"
+                )
+            }
+            Self::NotCalibrated => {
+                write!(
+                    f,
+                    "the teacher pack holds no calibrated noise (more than {MEASURED_INPUTS} images): make it with `distill calibrate`, or take another --noise"
                 )
             }
             Self::Misfit { block, takes, given } => {

@@ -22,10 +22,21 @@ pub struct Recipe {
     pub fewer_layers: usize,
     /// What takes the place of the activations inside; `None` leaves them.
     pub activation: Option<Activation>,
+    /// How the channels to keep are chosen.
+    pub selection: Selection,
     /// Inputs of the ridge solve; 0 switches it off.
     pub solve_inputs: usize,
     /// Gradient steps after it.
     pub training: Training,
+}
+
+/// How the channels that a student keeps are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Selection {
+    /// The largest ‖w_in‖·‖w_out‖: no inputs are needed.
+    Norm,
+    /// Those that the last convolution can least do without, on the inputs of the solve.
+    Residual,
 }
 
 impl Recipe {

@@ -4,7 +4,7 @@
 //! append its student to the pack, push the cached inputs through the *teacher's* block, drop it.
 //! Peak memory does not grow with depth.
 
-use alloc::{boxed::Box, string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec, vec::Vec};
 use core::fmt;
 
 use crate::{
@@ -17,13 +17,15 @@ use crate::{
     forward::DeviceBlock,
     inputs::{Inputs, Source},
     kernels::plane::LANES,
-    noise::{NOISE_BATCH, Purpose, Stream},
+    noise::{NOISE_BATCH, Noise, Purpose, Stream},
+    noise_images::Pixels,
     pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
     plan::{BlockPlan, Plan, PlanError, plan},
     report::BlockReport,
     settings::Settings,
     stage::{DistillError, Portions},
     storage::{ReadAt, Scratch, ScratchError, WriteAt},
+    variant::Variant,
 };
 
 /// What a run is doing, for progress bars and clocks.
@@ -100,7 +102,8 @@ pub fn run<R: ReadAt, W: WriteAt>(
     };
     let positions: Vec<usize> = plan.blocks.iter().filter(|b| b.number.is_some()).map(|b| b.position).collect();
     let total = positions.len();
-    let made_by = (settings, teacher.fingerprint(), device.name(), LANES as u32, env!("CARGO_PKG_VERSION"));
+    let network = (teacher.fingerprint(), teacher.noise_checksum());
+    let made_by = (settings, network, device.name(), LANES as u32, env!("CARGO_PKG_VERSION"));
     let job = postcard::to_allocvec(&made_by).map_or(0, |bytes| crc32fast::hash(&bytes));
     let mut writer = PackWriter::resume(student, &manifest, &positions, job).map_err(RunError::Student)?;
     drop(manifest);
@@ -112,7 +115,9 @@ pub fn run<R: ReadAt, W: WriteAt>(
             let block = teacher.block(*position).map_err(RunError::Teacher)?;
             observe(Event::Started { index, total, name: block.name() });
             let source = match &mut boundary {
-                Some(boundary) => Source::Cached { boundary, held_out: MEASURED_INPUTS },
+                Some(boundary) => {
+                    Source::Cached { boundary, held_out: MEASURED_INPUTS, paired: settings.sequential }
+                }
                 None => Source::Fresh(block.input()),
             };
             let mut inputs = Inputs::new(source, settings.seed, index);
@@ -150,14 +155,24 @@ pub fn run<R: ReadAt, W: WriteAt>(
         }
         if let Some(boundary) = boundary.as_mut().filter(|_| place + 1 < plan.blocks.len()) {
             let block = DeviceBlock::new(&teacher.block(*position).map_err(RunError::Teacher)?, device);
-            boundary.advance(block, *arenas).map_err(RunError::Cache)?;
+            let mut passes = vec![(0..boundary.len(), block)];
+            if settings.sequential {
+                let student = match *number {
+                    Some(_) => writer.block(reports.len() - 1).map_err(RunError::Student)?,
+                    None => teacher.block(*position).map_err(RunError::Teacher)?,
+                };
+                let half = boundary.len() / 2;
+                passes[0].0 = 0..half;
+                passes.push((half..2 * half, DeviceBlock::new(&student, device)));
+            }
+            boundary.advance(passes, settings.noise.statistics(), *arenas).map_err(RunError::Cache)?;
         }
     }
     let storage = writer.finish().map_err(RunError::Student)?;
     Ok((reports, storage))
 }
 
-/// Noise images at the network's input, where the noise is propagated.
+/// Noise images at the network's input, where the noise has any.
 fn start_boundary<R: ReadAt, W>(
     teacher: &mut Pack<R>,
     storage: Option<Box<dyn Scratch>>,
@@ -171,7 +186,53 @@ fn start_boundary<R: ReadAt, W>(
         None => Cache::Memory(Vec::with_capacity(planned.images * planned.elements)),
     };
     let mut stream = Stream::new(settings.seed, Purpose::Images, 0);
-    Boundary::noise(cache, &mut stream, shape, [planned.images, NOISE_BATCH]).map(Some).map_err(RunError::Cache)
+    // Teacher and student begin with the same images.
+    let images = if settings.sequential { planned.images / 2 } else { planned.images };
+    let mut boundary = Boundary::new(cache, shape, [planned.images, NOISE_BATCH]);
+    if settings.noise == Noise::Calibrated {
+        put_calibrated(teacher, &mut boundary, images, &mut stream)?;
+    } else {
+        boundary.put_noise(images, &mut stream).map_err(RunError::Cache)?;
+    }
+    if settings.sequential {
+        boundary.repeat(images).map_err(RunError::Cache)?;
+    }
+    Ok(Some(boundary))
+}
+
+/// Puts the teacher's calibrated images into the first `images` places, and variants of them as far as they do not fill those. The last of
+/// them come last, to measure on, without variants.
+fn put_calibrated<R: ReadAt, W>(
+    teacher: &mut Pack<R>,
+    boundary: &mut Boundary,
+    images: usize,
+    stream: &mut Stream,
+) -> Result<(), RunError<R::Error, W>> {
+    let (shape, pixels) = (boundary.shape(), Pixels::new(teacher.manifest()));
+    let stored = teacher.calibrated().map_or(0, |calibrated| calibrated.images as usize);
+    let (trained, originals) = (images - MEASURED_INPUTS, stored - MEASURED_INPUTS);
+    let [mut values, mut other] = [(); 2].map(|()| vec![0.0; shape.elements()]);
+    let mut put = Ok(());
+    let show = |index: usize, image: &[u8]| {
+        let place = if index < originals { Some(index).filter(|&i| i < trained) } else { Some(index - originals + trained) };
+        if let Some(place) = place.filter(|_| put.is_ok()) {
+            pixels.values(image, shape, &mut values);
+            put = boundary.put(place, &values);
+        }
+    };
+    teacher.each_noise_image(show).map_err(RunError::Teacher)?;
+    let vary = || -> Result<(), ScratchError> {
+        put?;
+        let mut varied = Vec::with_capacity(shape.elements());
+        for image in originals..trained {
+            boundary.get(image % originals, &mut values)?;
+            boundary.get(stream.below(originals), &mut other)?;
+            Variant::draw(stream, shape).of(&values, &other, shape, &mut varied);
+            boundary.put(image, &varied)?;
+        }
+        Ok(())
+    };
+    vary().map_err(RunError::Cache)
 }
 
 /// A student that an earlier run finished.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     noise::Noise,
     optimizer::{Schedule, Update},
-    recipe::Recipe,
+    recipe::{Recipe, Selection},
     shrink::Width,
     train::Training,
 };
@@ -26,7 +26,10 @@ pub struct Settings {
     pub widths: Vec<(String, Width)>,
     /// What goes into it.
     pub noise: Noise,
-    /// Noise images to keep for [`Noise::Propagated`], rounded up to whole batches of
+    /// Whether a neighbourhood is fed what the students before it make, and is to make what the teacher makes of its own: it then
+    /// makes good their errors ("sequential correction"), and depends on them. For noise that is cached.
+    pub sequential: bool,
+    /// Noise images to keep for noise that is cached, rounded up to whole batches of
     /// [`NOISE_BATCH`](crate::NOISE_BATCH); [`MEASURED_INPUTS`](crate::MEASURED_INPUTS) more are held out.
     pub images: usize,
     /// Numbers of the neighbourhoods to distil, from 0; empty for all.
@@ -74,11 +77,13 @@ impl Settings {
             rate: Update::Adam.default_rate(),
             weight_decay: 0.0,
         };
-        let recipe = Recipe { width, fewer_layers: 0, activation: None, solve_inputs: images, training };
+        let (selection, solve_inputs) = (Selection::Norm, images);
+        let recipe = Recipe { width, fewer_layers: 0, activation: None, selection, solve_inputs, training };
         Self {
             recipe,
             widths: Vec::new(),
             noise: Noise::Propagated,
+            sequential: false,
             images,
             blocks: Vec::new(),
             seed: 0,
@@ -102,6 +107,7 @@ impl Settings {
         let checks = [
             (inputs.contains(&self.images), "number of noise images", "from 1 to 65536"),
             (self.recipe.solve_inputs <= MAX_INPUTS, "number of inputs of a solve", "at most 65536"),
+            (!self.sequential || self.noise.is_cached(), "noise of a sequential run", "propagated or calibrated"),
             (inputs.contains(&batch), "batch", "from 1 to 65536"),
             (steps <= MAX_STEPS, "number of steps", "at most 2^30"),
             (rate.is_finite() && rate > 0.0, "learning rate", "a number above 0"),

@@ -52,26 +52,7 @@ impl Width {
 /// As [`Block::new`]; a valid block shrinks to a valid block.
 pub fn shrink(block: &Block, width: Width) -> Result<Block, BlockError> {
     let classes = ChannelClasses::of(block);
-    let keeps = classes.strongest(block, width);
-    let kept = |value: usize| -> Vec<usize> {
-        let of_value = &classes.of_value[value];
-        (0..of_value.len()).filter(|&channel| keeps[of_value[channel]]).collect()
-    };
-    let mut builder = BlockBuilder::new(block.name(), block.role(), block.input());
-    for (index, node) in block.nodes().iter().enumerate() {
-        let input = usize::from(node.inputs[0]);
-        let (read, written) = (kept(input), kept(index + 1));
-        let narrower = read.len() < block.shape(input).channels || written.len() < block.shape(index + 1).channels;
-        let op = node.op.operator().narrowed(&read, &written).filter(|_| narrower);
-        // Only the kernel of a dense layer has a dimension for what it reads.
-        let dense = channels(block, index) == Channels::New;
-        let narrowed = |(slot, weight): (usize, &Weight)| {
-            weight.select([Some(&written), Some(read.as_slice()).filter(|_| dense && slot == 0)])
-        };
-        let weights = block.weights_of(index).into_iter().enumerate().map(narrowed).collect();
-        builder.push(&node.name, op.unwrap_or_else(|| node.op.clone()), &node.inputs, weights)?;
-    }
-    builder.finish()?.with_parts(block.parts().iter().copied().collect())
+    classes.narrowed(block, &classes.strongest(block, width))
 }
 
 /// Channels of each group that a width below 1 takes from, in the graph's order.
@@ -105,7 +86,7 @@ fn channels(block: &Block, index: usize) -> Channels {
 }
 
 /// Which channels shrink as one.
-struct ChannelClasses {
+pub struct ChannelClasses {
     /// The class of every channel of every value.
     of_value: Vec<Vec<usize>>,
     /// For each class its group; of a class that is another's, or one that stays, `None`.
@@ -113,7 +94,8 @@ struct ChannelClasses {
 }
 
 impl ChannelClasses {
-    fn of(block: &Block) -> Self {
+    /// Those of a block.
+    pub fn of(block: &Block) -> Self {
         // A set for each channel that a layer makes, and one for each value whose layer makes some.
         let (mut classes, mut origins) = (Sets::default(), Sets::default());
         let (mut origin_of, mut stays) = (Vec::new(), Vec::new());
@@ -173,8 +155,45 @@ impl ChannelClasses {
         (0..self.of_value.len()).map(members).filter(|group: &Vec<usize>| !group.is_empty())
     }
 
-    /// Whether each class is kept.
-    fn strongest(&self, block: &Block, width: Width) -> Vec<bool> {
+    /// The block without the classes that are not kept.
+    ///
+    /// # Errors
+    /// As [`Block::new`].
+    pub fn narrowed(&self, block: &Block, keeps: &[bool]) -> Result<Block, BlockError> {
+        let kept = |value: usize| -> Vec<usize> {
+            let of_value = &self.of_value[value];
+            (0..of_value.len()).filter(|&channel| keeps[of_value[channel]]).collect()
+        };
+        let mut builder = BlockBuilder::new(block.name(), block.role(), block.input());
+        for (index, node) in block.nodes().iter().enumerate() {
+            let input = usize::from(node.inputs[0]);
+            let (read, written) = (kept(input), kept(index + 1));
+            let narrower = read.len() < block.shape(input).channels || written.len() < block.shape(index + 1).channels;
+            let op = node.op.operator().narrowed(&read, &written).filter(|_| narrower);
+            // Only the kernel of a dense layer has a dimension for what it reads.
+            let dense = channels(block, index) == Channels::New;
+            let narrowed = |(slot, weight): (usize, &Weight)| {
+                weight.select([Some(&written), Some(read.as_slice()).filter(|_| dense && slot == 0)])
+            };
+            let weights = block.weights_of(index).into_iter().enumerate().map(narrowed).collect();
+            builder.push(&node.name, op.unwrap_or_else(|| node.op.clone()), &node.inputs, weights)?;
+        }
+        builder.finish()?.with_parts(block.parts().iter().copied().collect())
+    }
+
+    /// The class of each channel of a value.
+    pub fn of_value(&self, value: usize) -> &[usize] {
+        &self.of_value[value]
+    }
+
+    /// The group of a class, known by a number, if it may shrink; and the classes in it.
+    pub fn group(&self, class: usize) -> Option<(usize, usize)> {
+        let group = self.group[class]?;
+        Some((group, self.group.iter().filter(|&&other| other == Some(group)).count()))
+    }
+
+    /// Whether each class is kept: of each group the strongest.
+    pub fn strongest(&self, block: &Block, width: Width) -> Vec<bool> {
         let mut keeps = vec![true; self.group.len()];
         let strength = self.strengths(block);
         for mut group in self.inner_groups() {

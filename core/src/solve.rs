@@ -158,7 +158,13 @@ impl NormalEquations {
     ///
     /// # Errors
     /// As [`Block::new`].
-    pub fn solve(self, mut student: Block) -> Result<Block, BlockError> {
+    pub fn solve(self, student: Block) -> Result<Block, BlockError> {
+        let node = self.node;
+        self.system(&student).solve(student, node)
+    }
+
+    /// The sums as means, with a ridge towards the weights the convolution of `block` has.
+    pub(crate) fn system(self, block: &Block) -> System {
         let Self { node, features, patches, targets, planes, workers, .. } = self;
         drop((planes, workers));
         // The 1 is the last feature: its square counts the patches.
@@ -172,10 +178,53 @@ impl NormalEquations {
             }
         }
         // Row by row is column by column of the transpose.
-        let mut solution = DMatrix::from_vec(features, outputs, targets);
-        solution *= scale;
+        let mut cross = DMatrix::from_vec(features, outputs, targets);
+        cross *= scale;
         let ridge = RIDGE * gram.diagonal().mean();
         (0..features).for_each(|i| gram[(i, i)] += ridge);
+        let [kernel, bias] = [0, 1].map(|slot| block.weight(node, slot).map_or(&[][..], |weight| &weight.data));
+        for (output, mut column) in cross.column_iter_mut().enumerate() {
+            let kernel = &kernel[output * (features - 1)..][..features - 1];
+            column.iter_mut().zip(kernel.iter().chain([&bias[output]])).for_each(|(c, w)| *c += ridge * f64::from(*w));
+        }
+        System { gram, cross }
+    }
+}
+
+/// `(G + λI) Wᵀ = C + λ W₀ᵀ`, the lower triangle of the left side.
+pub struct System {
+    gram: DMatrix<f64>,
+    cross: DMatrix<f64>,
+}
+
+impl System {
+    /// Unknowns of each output.
+    pub fn features(&self) -> usize {
+        self.gram.nrows()
+    }
+
+    /// The inverse of the left side, and the solution.
+    pub fn inverted(&self) -> Option<(DMatrix<f64>, DMatrix<f64>)> {
+        let factor = Cholesky::new(self.gram.clone())?;
+        let solution = factor.solve(&self.cross);
+        Some((factor.inverse(), solution))
+    }
+
+    /// That of some of the features, in ascending order.
+    pub fn of(&self, features: &[usize]) -> Self {
+        Self {
+            gram: self.gram.select_columns(features).select_rows(features),
+            cross: self.cross.select_rows(features),
+        }
+    }
+
+    /// `student` with the solution in the place of convolution `node`.
+    ///
+    /// # Errors
+    /// As [`Block::new`].
+    pub fn solve(self, mut student: Block, node: usize) -> Result<Block, BlockError> {
+        let Self { gram, cross: mut solution } = self;
+        let (features, outputs) = solution.shape();
         let Some(factor) = Cholesky::new(gram) else {
             log::warn!("{}: the solve met activations that are not finite; kept the pruned weights", student.name());
             return Ok(student);

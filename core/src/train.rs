@@ -163,7 +163,8 @@ pub fn train(
     if training.steps == 0 || !trained {
         return Ok(student);
     }
-    let (mut input, mut target) = (Images::zeros(student.input(), 0), Images::zeros(student.output(), 0));
+    let [mut input, mut other] = [(); 2].map(|()| Images::zeros(student.input(), 0));
+    let mut target = Images::zeros(student.output(), 0);
     let mut trainer = BlockTrainer::new(student, training, device);
     trainer.workspace = Workspace::new(portions.workers);
     let mut batches = inputs.epochs();
@@ -172,7 +173,8 @@ pub fn train(
         let mut left = training.batch;
         while left > 0 {
             batches.next_into(left.min(portions.training), &mut input)?;
-            teacher.forward_into(&input, &mut target, &mut trainer.workspace);
+            let theirs = batches.teachers(&input, &mut other)?;
+            teacher.forward_into(theirs, &mut target, &mut trainer.workspace);
             trainer.add(&input, &target);
             left -= left.min(portions.training);
         }

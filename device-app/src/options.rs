@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use distill_core::{Activation, Budget, Device, Noise, Recipe, Schedule, Settings, Training, Update, Width};
+use distill_core::{Activation, Budget, Device, Noise, Recipe, Schedule, Selection, Settings, Training, Update, Width};
 
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]
@@ -47,9 +47,16 @@ pub struct WorkOptions {
     /// Where the blocks' inputs come from
     #[arg(long, value_enum, default_value_t = NoiseName::Propagated)]
     pub noise: NoiseName,
-    /// Noise images kept for propagated noise, rounded up to a multiple of 64; as many inputs go into each solve
+    /// Feed each block what the students before it make, so that it makes good their errors; not for standard noise
+    #[arg(long)]
+    pub sequential: bool,
+    /// Noise images kept for propagated and calibrated noise, rounded up to a multiple of 64; as many inputs go into each
+    /// solve. Where fewer are calibrated, shifted, mirrored and mixed ones fill up
     #[arg(long, default_value_t = 512, value_name = "N")]
     pub images: usize,
+    /// How the channels to keep are chosen [default: residual for calibrated noise, else norm]
+    #[arg(long, value_enum, value_name = "BY")]
+    pub select: Option<SelectionName>,
     /// Solve each block's last convolution in closed form (the default)
     #[arg(long, overrides_with = "no_solve")]
     pub solve: bool,
@@ -92,6 +99,17 @@ pub enum NoiseName {
     Standard,
     /// Noise images pushed through the teacher with current batch statistics
     Propagated,
+    /// The noise images that `distill calibrate` put into the teacher pack
+    Calibrated,
+}
+
+/// `--select`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum SelectionName {
+    /// The largest norms of the weights that write and read them
+    Norm,
+    /// Those that the solve can least do without: better where the noise is like data, worse where it is not
+    Residual,
 }
 
 /// `--activation`.
@@ -162,17 +180,31 @@ impl WorkOptions {
             width: Width::new(self.width)?,
             fewer_layers: self.fewer_layers,
             activation: self.activation.map(ActivationName::activation),
+            selection: match (self.select, self.noise) {
+                (Some(SelectionName::Residual), _) | (None, NoiseName::Calibrated) => Selection::Residual,
+                _ => Selection::Norm,
+            },
             solve_inputs: if self.no_solve { 0 } else { self.images },
             training,
         };
         let noise = match self.noise {
             NoiseName::Standard => Noise::Standard,
             NoiseName::Propagated => Noise::Propagated,
+            NoiseName::Calibrated => Noise::Calibrated,
         };
         let blocks = self.blocks.as_deref().map(parse_blocks).transpose()?.unwrap_or_default();
         let budget = Budget { bytes: self.budget.map_or(u64::MAX, |size| size.as_u64()), used: 0 };
         let widths = self.widths.as_deref().map(read_widths).transpose()?.unwrap_or_default();
-        let settings = Settings { recipe, widths, noise, images: self.images, blocks, seed: self.seed, budget };
+        let settings = Settings {
+            recipe,
+            widths,
+            noise,
+            sequential: self.sequential,
+            images: self.images,
+            blocks,
+            seed: self.seed,
+            budget,
+        };
         settings.check()?;
         Ok(settings)
     }

@@ -65,6 +65,15 @@ impl Progress {
         Ok(Self { bar, work, start: Instant::now(), said: Instant::now() })
     }
 
+    /// Says something that stays, above the bar.
+    pub fn say(&self, line: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("{line}");
+        } else {
+            self.bar.println(line);
+        }
+    }
+
     /// Says how much is done.
     pub fn set(&mut self, done: u64) {
         self.bar.set_position(done);

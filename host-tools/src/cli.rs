@@ -8,10 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, Parser, Subcommand};
-use distill_core::{CountingAllocator, Device, Encoding, Manifest, Shape};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use distill_core::{Calibration, CountingAllocator, Device, Encoding, Manifest, Pull, Shape, Start};
 use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
 use distill_host::{
+    calibrate::calibrate,
     crop::{CROP_FRACTION, Preparation},
     data,
     drawing::{self, Format},
@@ -67,6 +68,9 @@ enum Command {
         after_help = "Examples:\n  distill inspect teacher.ndp\n  distill inspect teacher.ndp --budget 8MiB --width 0.5 --steps 150\n  distill inspect teacher.ndp --draw teacher.svg"
     )]
     Inspect(Box<InspectArgs>),
+    /// Put noise images into a teacher pack that look like data to the teacher, for --noise calibrated; no data is used
+    #[command(after_help = "Example:\n  distill calibrate teacher.ndp -o teacher.ndp")]
+    Calibrate(CalibrateArgs),
     /// Measure accuracy on labelled images
     #[command(
         after_help = "Examples:\n  distill evaluate student.ndp --data cifar10\n  distill evaluate student.ndp --data imagenet/val --crop-fraction 0.875 --filter bicubic"
@@ -141,6 +145,39 @@ struct InspectArgs {
 }
 
 #[derive(Args)]
+struct CalibrateArgs {
+    /// Teacher pack, whose batch norms are not folded
+    teacher: PathBuf,
+    /// Pack to write: the teacher with the images. Where it is there with some of them, their making goes on
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Images, rounded up to whole batches
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    images: usize,
+    /// Images that are matched together
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    batch: usize,
+    /// Gradient steps on the pixels of a batch
+    #[arg(long, default_value_t = 150, value_name = "N")]
+    steps: usize,
+    /// What the images begin as
+    #[arg(long, value_enum, default_value_t = StartName::Octaves)]
+    start: StartName,
+    /// Every random number follows from it
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+}
+
+/// `--start`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StartName {
+    /// N(0,1) in every pixel
+    White,
+    /// Noise of every octave, with a spectrum as steep as natural images' (1/f)
+    Octaves,
+}
+
+#[derive(Args)]
 struct EvaluateArgs {
     /// .ndp, or .safetensors written by recompose
     file: PathBuf,
@@ -184,6 +221,7 @@ pub fn run(heap: &CountingAllocator<System>) -> Result<()> {
         }
         Command::Import(args) => import_file(json, &args),
         Command::Inspect(args) => inspect_file(json, &args),
+        Command::Calibrate(args) => calibrate_file(json, &args),
         Command::Evaluate(args) => evaluate_file(json, &args, &device),
         Command::Recompose { teacher, students, output } => recompose_files(json, &teacher, &students, &output),
     }
@@ -250,6 +288,26 @@ fn inspect_file(json: bool, InspectArgs { file, draw, work }: &InspectArgs) -> R
     print(json, &summary, || match draw {
         Some(path) => format!("{}\ndrawn: {}", inspection.table(), path.display()),
         None => inspection.table(),
+    })
+}
+
+fn calibrate_file(json: bool, args: &CalibrateArgs) -> Result<()> {
+    let start = match args.start {
+        StartName::White => Start::White,
+        StartName::Octaves => Start::Octaves,
+    };
+    let calibration = Calibration { batch: args.batch, start, seed: args.seed, pull: Pull::statistics(args.steps) };
+    let outcome = calibrate(&args.teacher, &args.output, &calibration, args.images)?;
+    print(json, &outcome, || {
+        format!(
+            "{} images in {:.0} s, mismatch of the statistics {:.1} -> {:.3}: {output}\n\
+             Next: distill-device run {output} -o blocks.ndp --noise calibrated",
+            outcome.images,
+            outcome.seconds,
+            outcome.mismatch_before,
+            outcome.mismatch,
+            output = args.output.display(),
+        )
     })
 }
 

@@ -18,6 +18,8 @@ pub mod drawing;
 pub mod inspect;
 pub mod plan_table;
 
+pub mod calibrate;
+
 pub mod export;
 pub mod recompose;
 pub mod safetensors_file;

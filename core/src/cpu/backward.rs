@@ -221,6 +221,18 @@ impl Backward {
         }
     }
 
+    /// Gives batch norm `node` a gradient of its own by what it reads: `slope · input + offset` of each channel, beside that of
+    /// what comes after it.
+    pub fn pull(&mut self, program: &Program, node: usize, pulls: impl Iterator<Item = [f32; 2]>) {
+        if let (Some(Weights::Norm { factors }), Kernel::Norm(norm)) =
+            (&mut self.steps[node].weights, &program.steps[node].kernel)
+        {
+            for ((factors, gain), [slope, offset]) in factors.iter_mut().zip(&norm.gain).zip(pulls) {
+                *factors = [*gain, slope, offset];
+            }
+        }
+    }
+
     /// One node's gradient by its inputs, on one group of images, `lanes` of them there.
     pub fn step(&self, program: &Program, node: usize, values: &[Lanes], gradients: &mut [Lanes], lanes: usize) {
         let (arch, step, forward) = (program.arch, &self.steps[node], &program.steps[node]);

@@ -212,17 +212,19 @@ impl Program {
         }
     }
 
-    /// Gives batch norm `node` the statistics of a batch, from the moments of its parts in order: `[parts, C]`. Returns the
-    /// batch's moments.
-    pub fn set_moments(&mut self, node: usize, parts: &[Moments]) -> Vec<Moments> {
+    /// Moments of what batch norm `node` reads in a batch, from those of its parts in order: `[parts, C]`; none for another node.
+    pub fn total(&self, node: usize, parts: &[Moments]) -> Vec<Moments> {
         let channels = self.norm_channels(node);
         let of = |channel: usize| parts.iter().skip(channel).step_by(channels);
         let total = |channel| of(channel).fold(Moments::default(), |total, part| total.and(*part));
-        let total: Vec<Moments> = (0..channels).map(total).collect();
+        (0..channels).map(total).collect()
+    }
+
+    /// Gives batch norm `node` the statistics of a batch; nothing to another node.
+    pub fn set_moments(&mut self, node: usize, moments: &[Moments]) {
         if let Some(Step { kernel: Kernel::Norm(norm), .. }) = self.steps.get_mut(node) {
-            norm.set_moments(&total);
+            norm.set_moments(moments);
         }
-        total
     }
 
     /// All nodes on one group of images.

@@ -8,9 +8,10 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     block::{Block, Role},
+    noise_images::NoiseImages,
     op::Op,
     pack::{
-        CHUNK_BYTES, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest,
+        CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest,
         Metadata, PackError, UNFINISHED, VERSION, WeightEntry, u32_at, u64_at,
     },
     storage::ReadAt,
@@ -28,6 +29,8 @@ pub struct Outline {
     pub input: Shape,
     /// Whether a batch norm with running statistics is in it.
     pub has_statistics: bool,
+    /// How its weights are stored: in half precision as far as that holds them, or in single.
+    pub encoding: Encoding,
 }
 
 /// An open pack: header, index and manifest are read and checked, blocks are read on demand.
@@ -36,7 +39,8 @@ pub struct Pack<R> {
     storage: R,
     manifest: Manifest,
     entries: Vec<Entry>,
-    fingerprint: u32,
+    /// Calibrated noise images, and where their section is.
+    noise: Option<(Calibrated, Entry)>,
 }
 
 impl<R: ReadAt> Pack<R> {
@@ -63,7 +67,7 @@ impl<R: ReadAt> Pack<R> {
         if crc32fast::hash(&header[..28]) != u32_at(&header, 28) {
             return Err(PackError::Checksum { section: None });
         }
-        let (sections, fingerprint, expected) = (u32_at(&header, 8), u32_at(&header, 12), u64_at(&header, 16));
+        let (sections, index_crc, expected) = (u32_at(&header, 8), u32_at(&header, 12), u64_at(&header, 16));
         if expected != found {
             return Err(PackError::Length { expected, found });
         }
@@ -73,17 +77,23 @@ impl<R: ReadAt> Pack<R> {
         }
         let mut index = vec![0; (index_end - HEADER_BYTES) as usize];
         storage.read_at(HEADER_BYTES, &mut index).map_err(PackError::Storage)?;
-        if crc32fast::hash(&index) != fingerprint {
+        if crc32fast::hash(&index) != index_crc {
             return Err(PackError::Checksum { section: None });
         }
-        let entries: Vec<Entry> = index.chunks_exact(ENTRY_BYTES as usize).map(Entry::from_bytes).collect();
+        let mut entries: Vec<Entry> = index.chunks_exact(ENTRY_BYTES as usize).map(Entry::from_bytes).collect();
         for (section, entry) in entries.iter().enumerate() {
             if entry.metadata_length > MAX_METADATA_BYTES || entry.end().is_none_or(|end| end > found) {
                 return Err(PackError::Malformed { section: section as u32 });
             }
         }
         let manifest: Manifest = read_metadata(&mut storage, &entries[0], 0)?;
-        Ok(Self { storage, manifest, entries, fingerprint })
+        let mut noise = None;
+        if let [1, 0] = header[6..8] {
+            let section = sections - 1;
+            let entry = entries.pop().filter(|_| section > 0).ok_or(PackError::Malformed { section })?;
+            noise = Some((read_calibrated(&mut storage, &entry, section, &manifest)?, entry));
+        }
+        Ok(Self { storage, manifest, entries, noise })
     }
 
     /// What the network needs beyond its blocks.
@@ -96,9 +106,58 @@ impl<R: ReadAt> Pack<R> {
         self.entries.len() - 1
     }
 
-    /// The index's checksum, which covers the checksum of every section: tells packs apart.
+    /// A checksum of the checksums of manifest and blocks: tells networks apart, with noise images or without.
     pub fn fingerprint(&self) -> u32 {
-        self.fingerprint
+        let mut hasher = Hasher::new();
+        for Entry { metadata_crc, weights_crc, position, .. } in &self.entries {
+            [metadata_crc, weights_crc, position].iter().for_each(|part| hasher.update(&part.to_le_bytes()));
+        }
+        hasher.finalize()
+    }
+
+    /// The calibrated noise images it holds.
+    pub fn calibrated(&self) -> Option<&Calibrated> {
+        self.noise.as_ref().map(|(calibrated, _)| calibrated)
+    }
+
+    /// A checksum of the noise images; 0 where there are none.
+    pub(crate) fn noise_checksum(&self) -> u32 {
+        self.noise.as_ref().map_or(0, |(_, entry)| entry.weights_crc)
+    }
+
+    /// Reads the calibrated noise images; none where the pack holds none.
+    ///
+    /// # Errors
+    /// [`PackError`] if the section is damaged.
+    pub fn noise_images(&mut self) -> Result<Option<NoiseImages>, PackError<R::Error>> {
+        let Some((Calibrated { shape, .. }, entry)) = self.noise else { return Ok(None) };
+        let mut pixels = Vec::new();
+        let length = usize::try_from(entry.weights_length).unwrap_or(usize::MAX);
+        pixels.try_reserve_exact(length).map_err(|_| PackError::Memory { section: self.noise_section() })?;
+        self.each_noise_image(|_, image| pixels.extend_from_slice(image))?;
+        Ok(Some(NoiseImages::from_pixels(shape, pixels)))
+    }
+
+    /// Shows every noise image's number and pixels to `show`, one at a time in memory.
+    pub(crate) fn each_noise_image(&mut self, mut show: impl FnMut(usize, &[u8])) -> Result<(), PackError<R::Error>> {
+        let Some((Calibrated { images, shape, .. }, entry)) = self.noise else { return Ok(()) };
+        let (mut image, mut hasher) = (vec![0; shape.elements()], Hasher::new());
+        let mut offset = entry.offset + u64::from(entry.metadata_length);
+        for index in 0..images as usize {
+            self.storage.read_at(offset, &mut image).map_err(PackError::Storage)?;
+            hasher.update(&image);
+            show(index, &image);
+            offset += image.len() as u64;
+        }
+        if hasher.finalize() == entry.weights_crc {
+            Ok(())
+        } else {
+            Err(PackError::Checksum { section: Some(self.noise_section()) })
+        }
+    }
+
+    fn noise_section(&self) -> u32 {
+        self.entries.len() as u32
     }
 
     /// Where block `index` stands in its network, counted from the stem at 0.
@@ -113,7 +172,9 @@ impl<R: ReadAt> Pack<R> {
     pub fn outline(&mut self, index: usize) -> Result<Outline, PackError<R::Error>> {
         let metadata = self.metadata(index + 1)?;
         let has_statistics = metadata.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm(_)));
-        Ok(Outline { name: metadata.name, role: metadata.role, input: metadata.input, has_statistics })
+        let half = metadata.weights.iter().any(|weight| weight.encoding == Encoding::F16);
+        let encoding = if half { Encoding::F16 } else { Encoding::F32 };
+        Ok(Outline { name: metadata.name, role: metadata.role, input: metadata.input, has_statistics, encoding })
     }
 
     /// Reads block `index`.
@@ -126,6 +187,26 @@ impl<R: ReadAt> Pack<R> {
 
     fn metadata(&mut self, section: usize) -> Result<Metadata, PackError<R::Error>> {
         read_metadata(&mut self.storage, &self.entries[section], section as u32)
+    }
+}
+
+/// Reads what is told of noise images, and checks that they fill their section.
+fn read_calibrated<R: ReadAt>(
+    storage: &mut R,
+    entry: &Entry,
+    section: u32,
+    manifest: &Manifest,
+) -> Result<Calibrated, PackError<R::Error>> {
+    let calibrated: Calibrated = read_metadata(storage, entry, section)?;
+    let Shape { channels, height, width } = calibrated.shape;
+    let extents = [channels, height, width].map(|extent| extent as u64);
+    let bytes = extents.iter().try_fold(u64::from(calibrated.images), |bytes, &extent| bytes.checked_mul(extent));
+    let named = [&manifest.mean, &manifest.std].iter().all(|values| values.len() == channels);
+    let normal = manifest.std.iter().all(|&std| std.is_finite() && std > 0.0) && manifest.mean.iter().all(|m| m.is_finite());
+    if named && normal && bytes.is_some_and(|bytes| bytes > 0 && bytes == entry.weights_length) {
+        Ok(calibrated)
+    } else {
+        Err(PackError::Malformed { section })
     }
 }
 

@@ -8,8 +8,10 @@ use half::f16;
 
 use crate::{
     block::Block,
+    calibrate::Calibration,
+    noise_images::NoiseImages,
     pack::{
-        CHUNK_BYTES, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest,
+        CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest,
         Metadata, PackError, UNFINISHED, VERSION, WeightEntry, reader::read_block, u32_at,
     },
     storage::WriteAt,
@@ -21,6 +23,8 @@ pub struct PackWriter<W> {
     storage: W,
     entries: Vec<Entry>,
     blocks: u32,
+    /// Whether noise images come last.
+    noise: bool,
     end: u64,
     /// Checksum of what the pack is made by; 0 without one.
     job: u32,
@@ -32,7 +36,17 @@ impl<W: WriteAt> PackWriter<W> {
     /// # Errors
     /// [`PackError`] of the storage, or for more blocks than a pack can hold.
     pub fn new(storage: W, manifest: &Manifest, blocks: usize) -> Result<Self, PackError<W::Error>> {
-        let mut writer = Self::empty(storage, blocks, 0)?;
+        let mut writer = Self::empty(storage, blocks, false, 0)?;
+        writer.add_manifest(manifest)?;
+        Ok(writer)
+    }
+
+    /// [`new`](Self::new) with a place for noise images, which [`add_noise`](Self::add_noise) puts behind the blocks.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_noise(storage: W, manifest: &Manifest, blocks: usize) -> Result<Self, PackError<W::Error>> {
+        let mut writer = Self::empty(storage, blocks, true, 0)?;
         writer.add_manifest(manifest)?;
         Ok(writer)
     }
@@ -43,7 +57,7 @@ impl<W: WriteAt> PackWriter<W> {
     /// # Errors
     /// [`PackError::OtherJob`], and as [`new`](Self::new).
     pub fn resume(storage: W, manifest: &Manifest, positions: &[usize], job: u32) -> Result<Self, PackError<W::Error>> {
-        let mut writer = Self::empty(storage, positions.len(), job)?;
+        let mut writer = Self::empty(storage, positions.len(), false, job)?;
         let mut header = [0; HEADER_BYTES as usize];
         let length = writer.storage.length().map_err(PackError::Storage)?;
         if length >= HEADER_BYTES {
@@ -51,7 +65,7 @@ impl<W: WriteAt> PackWriter<W> {
         }
         // What does not change when the pack is finished: that write may have been cut short.
         let known = header[..3] == MAGIC[..3] && header[4..6] == VERSION.to_le_bytes();
-        if known && u32_at(&header, 24) == job && u32_at(&header, 8) == writer.blocks + 1 {
+        if known && u32_at(&header, 24) == job && u32_at(&header, 8) == writer.sections() {
             writer.find_entries(length, positions)?;
         } else if known && crc32fast::hash(&header[..28]) == u32_at(&header, 28) {
             return Err(PackError::OtherJob);
@@ -65,14 +79,15 @@ impl<W: WriteAt> PackWriter<W> {
         Ok(writer)
     }
 
-    fn empty(storage: W, blocks: usize, job: u32) -> Result<Self, PackError<W::Error>> {
+    fn empty(storage: W, blocks: usize, noise: bool, job: u32) -> Result<Self, PackError<W::Error>> {
+        let others = 1 + usize::from(noise);
         let sections =
-            u32::try_from(blocks + 1).ok().filter(|&s| s <= MAX_SECTIONS).ok_or(PackError::SectionCount {
+            u32::try_from(blocks + others).ok().filter(|&s| s <= MAX_SECTIONS).ok_or(PackError::SectionCount {
                 expected: MAX_SECTIONS - 1,
                 found: u32::try_from(blocks).unwrap_or(u32::MAX),
             })?;
         let end = HEADER_BYTES + u64::from(sections) * ENTRY_BYTES;
-        Ok(Self { storage, entries: Vec::with_capacity(blocks + 1), blocks: sections - 1, end, job })
+        Ok(Self { storage, entries: Vec::with_capacity(blocks + others), blocks: blocks as u32, noise, end, job })
     }
 
     fn add_manifest(&mut self, manifest: &Manifest) -> Result<(), PackError<W::Error>> {
@@ -142,12 +157,13 @@ impl<W: WriteAt> PackWriter<W> {
         self.storage.sync().map_err(PackError::Storage)
     }
 
-    fn write_header(&mut self, magic: [u8; 4], fingerprint: u32, length: u64) -> Result<(), PackError<W::Error>> {
+    fn write_header(&mut self, magic: [u8; 4], index_crc: u32, length: u64) -> Result<(), PackError<W::Error>> {
         let mut header = [0; HEADER_BYTES as usize];
         header[..4].copy_from_slice(&magic);
         header[4..6].copy_from_slice(&VERSION.to_le_bytes());
-        header[8..12].copy_from_slice(&(self.blocks + 1).to_le_bytes());
-        header[12..16].copy_from_slice(&fingerprint.to_le_bytes());
+        header[6] = self.noise.into();
+        header[8..12].copy_from_slice(&self.sections().to_le_bytes());
+        header[12..16].copy_from_slice(&index_crc.to_le_bytes());
         header[16..24].copy_from_slice(&length.to_le_bytes());
         header[24..28].copy_from_slice(&self.job.to_le_bytes());
         let crc = crc32fast::hash(&header[..28]);
@@ -185,14 +201,38 @@ impl<W: WriteAt> PackWriter<W> {
         self.append(position, &bytes, weights.flat_map(|(weight, encoding)| encoded(&weight.data, encoding)))
     }
 
+    /// Appends noise images behind the last block.
+    ///
+    /// # Errors
+    /// [`PackError`] of the storage, or if there is no place for them.
+    pub fn add_noise(
+        &mut self,
+        calibration: Calibration,
+        images: &NoiseImages,
+        mismatch: f32,
+    ) -> Result<(), PackError<W::Error>> {
+        let section = self.entries.len() as u32;
+        if !self.noise || section != self.blocks + 1 {
+            return Err(PackError::SectionCount { expected: self.blocks, found: section });
+        }
+        let count = u32::try_from(images.len()).map_err(|_| PackError::Malformed { section })?;
+        let calibrated = Calibrated { calibration, images: count, shape: images.shape(), mismatch };
+        let bytes = postcard::to_allocvec(&calibrated).map_err(|_| PackError::Malformed { section })?;
+        self.append(0, &bytes, images.pixels().iter().copied())
+    }
+
+    fn sections(&self) -> u32 {
+        1 + self.blocks + u32::from(self.noise)
+    }
+
     /// Syncs the sections, then writes index and header, then syncs those: the pack is valid from here on.
     ///
     /// # Errors
     /// [`PackError`] of the storage, or if blocks are missing.
     pub fn finish(mut self) -> Result<W, PackError<W::Error>> {
-        let added = self.entries.len() as u32 - 1;
-        if added != self.blocks {
-            return Err(PackError::SectionCount { expected: self.blocks, found: added });
+        let added = self.entries.len() as u32;
+        if added != self.sections() {
+            return Err(PackError::SectionCount { expected: self.sections() - 1, found: added - 1 });
         }
         self.storage.sync().map_err(PackError::Storage)?;
         let mut index = Vec::with_capacity(self.entries.len() * ENTRY_BYTES as usize);

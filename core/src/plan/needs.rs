@@ -115,7 +115,7 @@ pub fn distil(block: Block, settings: &Settings) -> Result<Vec<Way>, BlockError>
         neighbourhood(folded.clone(), &Recipe { solve_inputs: 0, training: untrained(&recipe), ..recipe }, settings)?;
     for &part in folded.parts() {
         // Cached inputs of the block are on their way to the part.
-        let leads = settings.noise == Noise::Propagated && part[0] > 0;
+        let leads = settings.noise.is_cached() && part[0] > 0;
         let before = leads.then(|| Program::new(&folded, part[0].into(), false));
         let [program, arena] = before.as_ref().map_or([0; 2], program_bytes);
         let teacher = folded.part(part)?;
@@ -170,7 +170,7 @@ fn neighbourhood(folded_block: Block, recipe: &Recipe, settings: &Settings) -> R
         let arenas = |images: usize, arena: u64| portions.workers.min(images.div_ceil(LANES)) as u64 * arena;
         // Numbers of a part's images, and either the cache's order or one image of fresh noise.
         let feed = |images: usize, order: usize| match settings.noise {
-            Noise::Propagated => values_bytes::<usize>(2 * images + order),
+            Noise::Propagated | Noise::Calibrated => values_bytes::<usize>(2 * images + order),
             Noise::Standard => values_bytes::<f32>(input.elements()),
         };
         let solve = solving.map_or(0, |(node, programs, arena, shapes)| {

@@ -1,0 +1,204 @@
+//! Noise images that look like data to the teacher: each batch's statistics at every batch norm are moved to the running ones
+//! by gradient on the pixels ("calibrated noise"; Haroush et al. 2019, ZeroQ 2020, DeepInversion 2020).
+//!
+//! The loss of a batch is, over the batch norms `l` with `C` channels,
+//! `Σ_l mean_c[(μ − μ̂)² + (σ − σ̂)²] / mean_c[σ̂²]`, where `μ, σ` are the batch's and `μ̂, σ̂` the running ones, and small terms
+//! for smoothness and for classes.
+
+use alloc::{vec, vec::Vec};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    block::Block,
+    cpu::{Passes, Target},
+    device::Statistics,
+    images::Images,
+    kernels::norm::Moments,
+    noise::{Purpose, Stream},
+    noise_images::{NoiseImages, Pixels},
+    op::{BatchNorm, Op},
+    optimizer::{Optimizer, Schedule, Update},
+    tensor::Shape,
+};
+
+/// What noise images begin as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    /// `N(0, 1)` in every pixel.
+    White,
+    /// White noise of every octave, of equal strength: a spectrum that falls like natural images' (1/f).
+    Octaves,
+}
+
+/// How noise images are made.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Images that share their statistics.
+    pub batch: usize,
+    /// What they begin as.
+    pub start: Start,
+    /// Every random number follows from it.
+    pub seed: u64,
+    /// What they are moved towards, and how far.
+    pub pull: Pull,
+}
+
+impl Calibration {
+    /// Batches of 128 from [`Start::Octaves`] by `steps` steps of [`Pull::statistics`].
+    pub const fn new(steps: usize, seed: u64) -> Self {
+        Self { batch: 128, start: Start::Octaves, seed, pull: Pull::statistics(steps) }
+    }
+}
+
+/// What images are moved towards, and how far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pull {
+    /// Steps of Adam on the pixels of a batch.
+    pub steps: usize,
+    /// Their peak learning rate, down a cosine to zero.
+    pub rate: f32,
+    /// Weight of the mismatch of the statistics.
+    pub statistics: f32,
+    /// Weight of the mean squared difference of neighbouring pixels.
+    pub smoothness: f32,
+    /// Weight of the cross-entropy between what the teacher says and what it should.
+    pub classes: f32,
+    /// The teacher's logits are divided by it.
+    pub temperature: f32,
+}
+
+impl Pull {
+    /// Towards the running statistics, with the weights of our probe (science.md, section 9).
+    pub const fn statistics(steps: usize) -> Self {
+        Self { steps, rate: 0.1, statistics: 1.0, smoothness: 0.05, classes: 0.1, temperature: 1.0 }
+    }
+}
+
+/// A teacher that tells how images should change.
+#[derive(Debug)]
+pub struct Calibrator<'a> {
+    shape: Shape,
+    passes: Passes<'a>,
+}
+
+impl<'a> Calibrator<'a> {
+    /// For the teacher's blocks, whose batch norms are not folded.
+    pub fn new(blocks: &'a [Block]) -> Self {
+        let shape = blocks.first().map_or(Shape::new(1, 1, 1), Block::input);
+        Self { shape, passes: Passes::new(blocks, false) }
+    }
+
+    /// Classes that the teacher tells apart.
+    fn classes(&self) -> usize {
+        self.passes.parts.last().map_or(0, |part| part.block.output().elements())
+    }
+
+    /// Batch `index` of noise images, matched to the teacher's statistics; `progress` is told the mismatch at each step.
+    pub fn batch(
+        &mut self,
+        index: usize,
+        calibration: &Calibration,
+        pixels: &Pixels,
+        progress: impl FnMut(f32),
+    ) -> NoiseImages {
+        let Calibration { batch, start, seed, pull } = calibration;
+        let mut stream = Stream::new(*seed, Purpose::Calibrate, index);
+        let mut images = match start {
+            Start::White => stream.images(*batch, self.shape),
+            Start::Octaves => stream.octaves(*batch, self.shape),
+        };
+        let mut labels = vec![0.0; batch * self.classes()];
+        labels.chunks_exact_mut(self.classes()).for_each(|image| image[stream.below(image.len())] = 1.0);
+        self.pull(&mut images, &labels, pull, pixels, progress);
+        NoiseImages::new(&images, self.shape, pixels)
+    }
+
+    /// Moves `images`, `[N, C, H, W]`, inside the range of pixels; `probabilities`, `[N, classes]`, are what the teacher should
+    /// say of them.
+    fn pull(
+        &mut self,
+        images: &mut Vec<f32>,
+        probabilities: &[f32],
+        pull: &Pull,
+        pixels: &Pixels,
+        mut progress: impl FnMut(f32),
+    ) {
+        let (shape, plane) = (self.shape, self.shape.height * self.shape.width);
+        let mut gradient = vec![0.0; images.len()];
+        let mut optimizer = Optimizer::new(Update::Adam, 0.0, [images.len()].into_iter());
+        for step in 0..pull.steps {
+            progress(self.gradient(&Images::from_values(images, shape), probabilities, pull, &mut gradient));
+            add_roughness(images, &mut gradient, shape, pull.smoothness);
+            let rate = Schedule::Cosine.rate(pull.rate, step, pull.steps);
+            optimizer.step([(&mut *images, &gradient)].into_iter(), rate);
+            for (index, plane) in images.chunks_exact_mut(plane).enumerate() {
+                let [low, high] = [0, 255].map(|pixel| pixels.value(index % shape.channels, pixel));
+                plane.iter_mut().for_each(|value| *value = value.clamp(low, high));
+            }
+        }
+    }
+
+    /// The gradient by the images of the statistics' mismatch and of the cross-entropy; returns the mismatch.
+    fn gradient(&mut self, images: &Images, probabilities: &[f32], pull: &Pull, gradient: &mut [f32]) -> f32 {
+        let &Pull { statistics, classes, temperature, .. } = pull;
+        self.passes.prepare(images.len());
+        let mut mismatch = 0.0;
+        self.passes.forward(images, Statistics::Running, |_, part, node, moments| {
+            let (here, pulls) = pulls(part.block, node, moments, statistics);
+            mismatch += here;
+            part.backward.pull(&part.program, node, pulls.into_iter());
+        });
+        self.passes.cross_entropy(Target { probabilities, temperature, weight: classes });
+        self.passes.backward(Statistics::Running);
+        let elements = self.shape.elements();
+        self.passes.image_gradients(|image, offset, chunk| {
+            gradient[image * elements + offset..][..chunk.len()].copy_from_slice(chunk);
+        });
+        mismatch as f32
+    }
+}
+
+/// Mismatch of one batch norm, and its gradient by each value it reads: `slope · x + offset` of each channel.
+fn pulls(block: &Block, node: usize, moments: &[Moments], weight: f32) -> (f64, Vec<[f32; 2]>) {
+    let Op::BatchNorm(BatchNorm { epsilon }) = block.nodes()[node].op else { return (0.0, Vec::new()) };
+    let running = |slot: usize| block.weight(node, slot).map_or(&[][..], |weight| &weight.data);
+    let (means, variances) = (running(2), running(3));
+    let channels = moments.len() as f64;
+    // A statistic that is zero everywhere has no scale of its own.
+    let scale = variances.iter().map(|&v| f64::from(v)).sum::<f64>() / channels + f64::from(epsilon);
+    let mut mismatch = 0.0;
+    let pulls = moments.iter().zip(means.iter().zip(variances)).map(|(found, (&mean, &variance))| {
+        let deviation = libm::sqrt(found.variance());
+        let off = [found.mean - f64::from(mean), deviation - libm::sqrt(variance.into())];
+        mismatch += (off[0] * off[0] + off[1] * off[1]) / (channels * scale);
+        let share = 2.0 * f64::from(weight) / (channels * scale * found.count.max(1.0));
+        let slope = share * off[1] / deviation.max(1e-6);
+        [slope as f32, (share * off[0] - slope * found.mean) as f32]
+    });
+    let pulls = pulls.collect();
+    (mismatch, pulls)
+}
+
+/// Adds the gradient of the mean squared difference of neighbouring pixels, down and across.
+fn add_roughness(images: &[f32], gradient: &mut [f32], shape: Shape, weight: f32) {
+    let Shape { height, width, .. } = shape;
+    let planes = images.len() / (height * width).max(1);
+    let scale = |pairs: usize| 2.0 * weight / (planes * pairs).max(1) as f32;
+    let (down, across) = (scale((height - 1) * width), scale(height * (width - 1)));
+    let both = images.chunks_exact(height * width).zip(gradient.chunks_exact_mut(height * width));
+    for (image, gradient) in both {
+        for at in 0..height * width {
+            if at + width < height * width {
+                let pull = down * (image[at + width] - image[at]);
+                gradient[at + width] += pull;
+                gradient[at] -= pull;
+            }
+            if (at + 1) % width > 0 {
+                let pull = across * (image[at + 1] - image[at]);
+                gradient[at + 1] += pull;
+                gradient[at] -= pull;
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Which hidden channels a student keeps, by what each is worth to the convolution that reads them.
+//!
+//! Removing features `S` from a ridge regression with inverse Gram matrix `P` and solution `W` raises its residual by
+//! `tr(W_Sᵀ (P_SS)⁻¹ W_S)`; afterwards `P ← P − P_:S (P_SS)⁻¹ P_S:` and `W ← W − P_:S (P_SS)⁻¹ W_S`. Backward elimination takes
+//! the channel that costs least, one at a time. It believes the inputs: on noise that is far from data, norms choose better.
+
+use alloc::vec::Vec;
+
+use nalgebra::{Cholesky, DMatrix};
+
+use crate::shrink::{ChannelClasses, Width};
+
+/// The classes that stay when each group that `value` carries has shrunk to `width`. `keeps` says it of the others; `inverse` and `solution`
+/// are of the features of the value's channels, each channel's together, and others behind them that stay.
+pub fn eliminate(
+    classes: &ChannelClasses,
+    value: usize,
+    width: Width,
+    keeps: &mut [bool],
+    (mut inverse, mut solution): (DMatrix<f64>, DMatrix<f64>),
+) {
+    let channels = classes.of_value(value);
+    let area = (inverse.nrows() - 1) / channels.len();
+    // Classes that may go, with their group and their features; and how many of each group still have to.
+    let (mut candidates, mut quotas) = (Vec::<Candidate>::new(), Vec::<(usize, usize)>::new());
+    for (channel, &class) in channels.iter().enumerate() {
+        let Some((group, members)) = classes.group(class) else { continue };
+        let features = channel * area..(channel + 1) * area;
+        match candidates.iter_mut().find(|candidate| candidate.class == class) {
+            Some(candidate) => candidate.features.extend(features),
+            None => candidates.push(Candidate { class, group, features: features.collect() }),
+        }
+        keeps[class] = true;
+        if !quotas.iter().any(|&(other, _)| other == group) {
+            quotas.push((group, members - width.of(members)));
+        }
+    }
+    loop {
+        let may_go = |group: usize| quotas.iter().any(|&(other, left)| other == group && left > 0);
+        let costs = candidates.iter().enumerate().filter(|(_, candidate)| may_go(candidate.group));
+        let costs = costs.filter_map(|(index, candidate)| Some((index, candidate.cost(&inverse, &solution)?)));
+        let Some((cheapest, _)) = costs.min_by(|(_, a), (_, b)| a.total_cmp(b)) else { return };
+        let Candidate { class, group, features } = candidates.swap_remove(cheapest);
+        keeps[class] = false;
+        quotas.iter_mut().filter(|(other, _)| *other == group).for_each(|(_, left)| *left -= 1);
+        let Some(block) = block(&inverse, &features) else { return };
+        let columns = inverse.select_columns(&features);
+        let (of_inverse, of_solution) = (block.solve(&columns.transpose()), block.solve(&solution.select_rows(&features)));
+        inverse.gemm(-1.0, &columns, &of_inverse, 1.0);
+        solution.gemm(-1.0, &columns, &of_solution, 1.0);
+    }
+}
+
+struct Candidate {
+    class: usize,
+    group: usize,
+    features: Vec<usize>,
+}
+
+impl Candidate {
+    /// By how much the residual grows without it.
+    fn cost(&self, inverse: &DMatrix<f64>, solution: &DMatrix<f64>) -> Option<f64> {
+        let weights = solution.select_rows(&self.features);
+        Some(block(inverse, &self.features)?.solve(&weights).dot(&weights))
+    }
+}
+
+/// `P_SS`, factored.
+fn block(inverse: &DMatrix<f64>, features: &[usize]) -> Option<Cholesky<f64, nalgebra::Dyn>> {
+    Cholesky::new(inverse.select_columns(features).select_rows(features))
+}

@@ -1,0 +1,53 @@
+//! Variants of an image, so that few calibrated images go further.
+
+use alloc::vec::Vec;
+
+use crate::{noise::Stream, tensor::Shape};
+
+/// Most pixels an image is shifted by in each direction, as a share of its side: 4 of CIFAR-10's 32.
+const SHIFT: usize = 8;
+
+/// What is done to an image: mirrored or not, shifted (what leaves on one side comes in on the other), and, for one of two,
+/// a rectangle of it taken from another image.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    mirrored: bool,
+    /// Rows and columns, below the image's.
+    shift: [usize; 2],
+    /// Rows and columns of the rectangle: first, and one past the last.
+    patch: [[usize; 2]; 2],
+}
+
+impl Variant {
+    /// Draws one.
+    pub fn draw(stream: &mut Stream, Shape { height, width, .. }: Shape) -> Self {
+        let mirrored = stream.below(2) == 1;
+        let shift = [height, width].map(|side| {
+            let most = side / SHIFT;
+            (side + stream.below(2 * most + 1) - most) % side
+        });
+        let patched = stream.below(2) == 1;
+        let patch = [height, width].map(|side| {
+            let (one, other) = (stream.below(side + 1), stream.below(side + 1));
+            if patched { [one.min(other), one.max(other)] } else { [0, 0] }
+        });
+        Self { mirrored, shift, patch }
+    }
+
+    /// Makes the variant of `image`, `[C, H, W]`, with the rectangle from `other`.
+    pub fn of(&self, image: &[f32], other: &[f32], Shape { height, width, .. }: Shape, variant: &mut Vec<f32>) {
+        variant.clear();
+        let [rows, columns] = self.patch;
+        for (image, other) in image.chunks_exact(height * width).zip(other.chunks_exact(height * width)) {
+            for row in 0..height {
+                let from = (row + self.shift[0]) % height * width;
+                for column in 0..width {
+                    let inside = (rows[0]..rows[1]).contains(&row) && (columns[0]..columns[1]).contains(&column);
+                    let shifted = (column + self.shift[1]) % width;
+                    let shifted = if self.mirrored { width - 1 - shifted } else { shifted };
+                    variant.push(if inside { other[row * width + column] } else { image[from + shifted] });
+                }
+            }
+        }
+    }
+}
