@@ -150,7 +150,7 @@ impl<'a> Calibrator<'a> {
             part.backward.pull(&part.program, node, pulls.into_iter());
         });
         self.passes.cross_entropy(Target { probabilities, temperature, weight: classes });
-        self.passes.backward(Statistics::Running);
+        self.passes.backward(Statistics::Running, &[]);
         let elements = self.shape.elements();
         self.passes.image_gradients(|image, offset, chunk| {
             gradient[image * elements + offset..][..chunk.len()].copy_from_slice(chunk);

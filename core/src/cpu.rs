@@ -15,7 +15,7 @@ use core::ops::Range;
 pub use self::{
     backward::Backward,
     gradients::{CpuGradients, PIECES, add},
-    passes::{Part, Passes, Target},
+    passes::{Goal, Part, Passes, Target},
     program::Program,
 };
 use crate::{

@@ -112,6 +112,12 @@ impl Images {
         lanes.flat_map(|(ours, theirs)| ours.0.iter_mut().zip(theirs.0)).for_each(|(ours, theirs)| *ours -= theirs);
     }
 
+    /// The sum of the squares.
+    pub(crate) fn energy(&self) -> f64 {
+        let of = |group: &[Lanes]| group.iter().flat_map(|lanes| lanes.0).map(|value| value * value).sum::<f32>();
+        self.groups().map(|group| f64::from(of(group))).sum()
+    }
+
     /// A group as one long row.
     fn line(&self) -> Plane {
         Plane { shape: Shape::new(1, 1, self.shape.elements()), border: 0 }

@@ -5,7 +5,7 @@ use alloc::{vec, vec::Vec};
 use crate::{
     block::Block,
     block_error::BlockError,
-    cpu::{Passes, Target},
+    cpu::{Goal, Passes, Target},
     device::Statistics,
     images::Images,
     kernels::norm::Moments,
@@ -60,10 +60,12 @@ impl<'a> NetworkTrainer<'a> {
         for (image, &label) in probabilities.chunks_exact_mut(classes.max(1)).zip(labels) {
             image[usize::from(label)] = 1.0;
         }
-        self.step_towards(images, Target { probabilities: &probabilities, temperature: 1.0, weight: 1.0 })
+        self.step_towards(images, Target { probabilities: &probabilities, temperature: 1.0, weight: 1.0 }, &[])
     }
 
-    fn step_towards(&mut self, images: &Images, target: Target<'_>) -> f32 {
+    /// One step towards `target`, and each block's output towards its goal where there are any; returns the mean cross-entropy
+    /// before it.
+    pub(crate) fn step_towards(&mut self, images: &Images, target: Target<'_>, goals: &[Goal]) -> f32 {
         for (part, weights) in self.passes.parts.iter_mut().zip(&self.weights) {
             part.program.set_weights(part.block, |index| &weights[index]);
             part.backward.set_weights(part.block, &part.program, |index| &weights[index]);
@@ -74,7 +76,7 @@ impl<'a> NetworkTrainer<'a> {
             update_running_statistics(part.block, node, moments, &mut weights[index]);
         });
         let loss = self.passes.cross_entropy(target);
-        self.passes.backward(Statistics::Current);
+        self.passes.backward(Statistics::Current, goals);
         self.gradients.iter_mut().flatten().for_each(|gradient| gradient.fill(0.0));
         self.passes.add_gradients(&mut self.gradients);
         let rate = self.training.schedule.rate(self.training.rate, self.step, self.training.steps);

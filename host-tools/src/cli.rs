@@ -5,11 +5,12 @@ use std::{
     fmt::Write as _,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use distill_core::{Calibration, CountingAllocator, Device, Encoding, Manifest, Pull, Shape, Start};
+use distill_core::{Calibration, CountingAllocator, Device, Encoding, Manifest, Pull, Schedule, Shape, Start, Training, Tuning, Update};
 use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
 use distill_host::{
     calibrate::calibrate,
@@ -18,6 +19,7 @@ use distill_host::{
     drawing::{self, Format},
     evaluate::{Evaluation, evaluate},
     export, fetch,
+    finetune::{self, NoiseSource},
     import::{ImportOptions, import},
     inspect::{Inspection, inspect, read_blocks},
     network::Network,
@@ -88,6 +90,53 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+    /// Let a student learn from its teacher once more, as a whole network, on noise
+    #[command(
+        after_help = "Example:\n  distill finetune teacher.ndp blocks.ndp -o student.ndp --noise calibrated"
+    )]
+    Finetune(FinetuneArgs),
+}
+
+#[derive(Args)]
+struct FinetuneArgs {
+    /// Teacher pack
+    teacher: PathBuf,
+    /// A recomposed student (.ndp), or student packs of the teacher
+    #[arg(required = true)]
+    students: Vec<PathBuf>,
+    /// File to write: .ndp, .safetensors or .onnx
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// What the student learns from
+    #[arg(long, value_enum, default_value_t = LessonName::Calibrated)]
+    noise: LessonName,
+    /// Gradient steps
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    steps: usize,
+    /// Images a step
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    batch: usize,
+    /// Peak learning rate of Adam, down a cosine to zero
+    #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
+    rate: f32,
+    /// Divides the logits before the softmaxes are compared
+    #[arg(long, default_value_t = 2.5, value_name = "T")]
+    temperature: f32,
+    /// Weight of the relative distance of each block's output
+    #[arg(long, default_value_t = 1.0, value_name = "W")]
+    features: f32,
+    /// Every random number follows from it
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+}
+
+/// `finetune --noise`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LessonName {
+    /// N(0,1) in every pixel (the paper)
+    Standard,
+    /// The noise images that `distill calibrate` put into the teacher pack
+    Calibrated,
 }
 
 #[derive(Subcommand)]
@@ -223,6 +272,7 @@ pub fn run(heap: &CountingAllocator<System>) -> Result<()> {
         Command::Inspect(args) => inspect_file(json, &args),
         Command::Calibrate(args) => calibrate_file(json, &args),
         Command::Evaluate(args) => evaluate_file(json, &args, &device),
+        Command::Finetune(args) => finetune_files(json, &args),
         Command::Recompose { teacher, students, output } => recompose_files(json, &teacher, &students, &output),
     }
 }
@@ -356,6 +406,34 @@ fn recompose_files(json: bool, teacher: &Path, students: &[PathBuf], output: &Pa
             format!("\nread again, its logits differ by at most {difference:.1e} of the largest")
         };
         format!("{parameters} parameters, {macs} MACs: {}{read}", output.display())
+    })
+}
+
+fn finetune_files(json: bool, args: &FinetuneArgs) -> Result<()> {
+    let FinetuneArgs { teacher, students, output, .. } = args;
+    check_distinct(output, students.iter().map(PathBuf::as_path).chain([teacher.as_path()]))?;
+    export::check_ending(output)?;
+    let student = finetune::student(teacher, students)?;
+    let training = Training {
+        steps: args.steps,
+        batch: args.batch,
+        update: Update::Adam,
+        schedule: Schedule::Cosine,
+        rate: args.rate,
+        weight_decay: 0.0,
+    };
+    let source = match args.noise {
+        LessonName::Standard => NoiseSource::Standard,
+        LessonName::Calibrated => NoiseSource::Calibrated,
+    };
+    let tuning = Tuning { training, temperature: args.temperature, features: args.features, seed: args.seed };
+    let start = Instant::now();
+    let (network, loss) = finetune::finetune_on_noise(teacher, &student, source, &tuning)?;
+    export::export(&network, output)?;
+    let (parameters, seconds) = (network.parameters(), start.elapsed().as_secs_f64());
+    let summary = json!({"file": output, "parameters": parameters, "loss": loss, "seconds": seconds});
+    print(json, &summary, || {
+        format!("{} steps in {seconds:.0} s, last cross-entropy {loss:.4}: {}", args.steps, output.display())
     })
 }
 

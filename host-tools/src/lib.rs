@@ -21,6 +21,7 @@ pub mod plan_table;
 pub mod calibrate;
 
 pub mod export;
+pub mod finetune;
 pub mod recompose;
 pub mod safetensors_file;
 

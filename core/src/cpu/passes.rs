@@ -2,13 +2,13 @@
 
 use alloc::{vec, vec::Vec};
 
-use super::{Backward, PIECES, Program, add};
+use super::{Backward, PIECES, Program, add, clear_absent};
 use crate::{
     block::Block,
     device::Statistics,
     images::{Images, gather},
     kernels::{
-        elementwise::copy,
+        elementwise::{copy, zip_two},
         norm::Moments,
         parallel::each,
         plane::{LANES, Lanes},
@@ -63,6 +63,14 @@ pub struct Target<'a> {
     pub temperature: f32,
     /// Weight of the cross-entropy in the loss.
     pub weight: f32,
+}
+
+/// What a block's output should be.
+#[derive(Clone, Debug)]
+pub struct Goal {
+    pub values: Images,
+    /// Its pull is as many times the distance.
+    pub scale: f32,
 }
 
 impl<'a> Passes<'a> {
@@ -179,8 +187,8 @@ impl<'a> Passes<'a> {
     }
 
     /// Gradients down to the weights or the images, once that by the logits is set. With current statistics a norm's waits for
-    /// the sums of the whole batch.
-    pub fn backward(&mut self, statistics: Statistics) {
+    /// the sums of the whole batch. The output of each block but the last is pulled to its goal, where there are any.
+    pub fn backward(&mut self, statistics: Statistics, goals: &[Goal]) {
         for index in (0..self.parts.len()).rev() {
             let (before, here) = self.parts.split_at_mut(index);
             let Part { block, program, backward } = &mut here[0];
@@ -213,15 +221,20 @@ impl<'a> Passes<'a> {
                 }
             }
             let Some(previous) = before.last() else { return };
-            let backward = &*backward;
+            let (backward, goal) = (&*backward, goals.get(index - 1));
             each(self.pieces.iter_mut(), |piece| {
-                for Group { slopes, .. } in &mut piece.groups {
+                for Group { index: group, lanes, values, slopes } in &mut piece.groups {
                     let [even, odd] = slopes;
                     let (here, there) = if index % 2 == 0 { (even, odd) } else { (odd, even) };
                     previous.backward.slots.clear_borders(there);
                     let target = previous.backward.gradient(there, previous.block.nodes().len());
-                    if let Some((target, (source, plane))) = target.zip(backward.gradient(here, 0)) {
-                        copy(program.arch, target, (source, plane));
+                    let Some(((target, to), (source, plane))) = target.zip(backward.gradient(here, 0)) else { continue };
+                    copy(program.arch, (target, to), (source, plane));
+                    if let Some(Goal { values: wanted, scale }) = goal {
+                        let output = previous.program.output(&values[index - 1]);
+                        let pull = |slope: f32, here: f32, there: f32| slope + scale * (here - there);
+                        zip_two(program.arch, (target, to), output, wanted.plane(*group), pull);
+                        clear_absent((target, to), *lanes);
                     }
                 }
             });

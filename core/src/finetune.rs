@@ -1,0 +1,137 @@
+//! A whole student learns from its teacher on noise images: knowledge distillation without data (G-ND+FT of the paper).
+//!
+//! The loss is `CE(softmax(z_T / τ), softmax(z_S / τ))` (eq. 3 with λ = 0, as noise has no labels), and for each block but the
+//! last `w · ‖S_i − T_i‖² / ‖T_i‖²` of its output over the batch.
+
+use alloc::{vec, vec::Vec};
+
+use serde::Serialize;
+
+use crate::{
+    block::Block,
+    block_error::BlockError,
+    cpu::{Goal, Target, Workspace},
+    device::Device,
+    fold::fold_batch_norms,
+    forward::DeviceBlock,
+    images::Images,
+    network::NetworkTrainer,
+    noise::{Purpose, Stream, shuffle},
+    noise_images::{NoiseImages, Pixels},
+    tensor::Shape,
+    train::Training,
+    variant::Variant,
+};
+
+/// How a student learns.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Tuning {
+    /// Steps, images a step, update rule, rates.
+    pub training: Training,
+    /// τ: both softmaxes are of logits divided by it.
+    pub temperature: f32,
+    /// w: weight of the distance of each block's output.
+    pub features: f32,
+    /// Every random number follows from it.
+    pub seed: u64,
+}
+
+/// The images that a student learns from. There is no way to hand it others.
+#[derive(Clone, Copy, Debug)]
+pub enum Lessons<'a> {
+    /// `N(0, 1)` in every pixel, drawn anew for every step.
+    White,
+    /// These, mirrored, shifted and mixed.
+    Images(&'a NoiseImages, &'a Pixels),
+}
+
+/// The student after `tuning`: without batch norms where they fold away; those that are left learn with the batch's statistics. `progress`
+/// is told the mean cross-entropy before each step.
+///
+/// # Errors
+/// [`BlockError`] if a block does not fold, or training diverged.
+pub fn finetune(
+    teacher: &[Block],
+    student: &[Block],
+    lessons: Lessons<'_>,
+    tuning: &Tuning,
+    mut progress: impl FnMut(f32),
+) -> Result<Vec<Block>, BlockError> {
+    let folded = |blocks: &[Block]| blocks.iter().map(fold_batch_norms).collect::<Result<Vec<_>, _>>();
+    let teacher: Vec<DeviceBlock> = folded(teacher)?.iter().map(|block| DeviceBlock::new(block, &Device::Cpu)).collect();
+    let student = folded(student)?;
+    let mut trainer = NetworkTrainer::new(&student, &tuning.training);
+    let mut lessons = Drawn::new(lessons, tuning.seed, student.first().map_or(Shape::new(1, 1, 1), Block::input));
+    let (mut images, mut workspace) = (Images::zeros(lessons.shape, 0), Workspace::default());
+    let goal = |block: &DeviceBlock| Goal { values: Images::zeros(block.output(), 0), scale: 0.0 };
+    let mut goals: Vec<Goal> = teacher.iter().map(goal).collect();
+    for _ in 0..tuning.training.steps {
+        lessons.next_into(tuning.training.batch, &mut images);
+        for (index, block) in teacher.iter().enumerate() {
+            let (done, rest) = goals.split_at_mut(index);
+            block.forward_into(done.last().map_or(&images, |goal| &goal.values), &mut rest[0].values, &mut workspace);
+            let energy = rest[0].values.energy();
+            rest[0].scale = if energy > 0.0 { (2.0 * f64::from(tuning.features) / energy) as f32 } else { 0.0 };
+        }
+        let Some((logits, goals)) = goals.split_last() else { break };
+        let probabilities = softmax(&logits.values, tuning.temperature);
+        let target = Target { probabilities: &probabilities, temperature: tuning.temperature, weight: 1.0 };
+        progress(trainer.step_towards(&images, target, if tuning.features > 0.0 { goals } else { &[] }));
+    }
+    trainer.finish()
+}
+
+/// Probabilities of the classes of each image, `[N, classes]`.
+fn softmax(logits: &Images, temperature: f32) -> Vec<f32> {
+    let mut values = logits.to_values();
+    for image in values.chunks_exact_mut(logits.shape().elements()) {
+        let largest = image.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        image.iter_mut().for_each(|logit| *logit = libm::expf((*logit - largest) / temperature));
+        let total: f32 = image.iter().sum();
+        image.iter_mut().for_each(|share| *share /= total);
+    }
+    values
+}
+
+/// Batches of lessons.
+struct Drawn<'a> {
+    lessons: Lessons<'a>,
+    stream: Stream,
+    shape: Shape,
+    /// What is left of an epoch.
+    order: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl<'a> Drawn<'a> {
+    fn new(lessons: Lessons<'a>, seed: u64, shape: Shape) -> Self {
+        let stream = Stream::new(seed, Purpose::Train, usize::MAX);
+        Self { lessons, stream, shape, order: Vec::new(), values: Vec::new() }
+    }
+
+    fn next_into(&mut self, count: usize, images: &mut Images) {
+        let Self { lessons, stream, shape, order, values } = self;
+        let (shape, elements) = (*shape, shape.elements());
+        match *lessons {
+            Lessons::White => *values = stream.images(count, shape),
+            Lessons::Images(noise, pixels) => {
+                let [mut image, mut other] = [(); 2].map(|()| vec![0.0; elements]);
+                let mut varied = Vec::with_capacity(elements);
+                values.clear();
+                for _ in 0..count {
+                    if order.is_empty() {
+                        shuffle(stream, order, noise.len());
+                    }
+                    let pair = [order.pop().unwrap_or(0), stream.below(noise.len())];
+                    for (index, values) in pair.into_iter().zip([&mut image, &mut other]) {
+                        pixels.values(&noise.pixels()[index * elements..][..elements], shape, values);
+                    }
+                    Variant::draw(stream, shape).of(&image, &other, shape, &mut varied);
+                    values.extend_from_slice(&varied);
+                }
+            }
+        }
+        images.reset(shape, count);
+        images.fill(|image, offset, chunk| chunk.copy_from_slice(&values[image * elements + offset..][..chunk.len()]));
+    }
+}

@@ -1,0 +1,63 @@
+//! A student network learns from its teacher once more, as a whole, on noise.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use distill_core::{Contents, Lessons, Pixels, Tuning, finetune};
+use distill_device::{Progress, open_pack};
+
+use crate::{network::Network, recompose::recompose};
+
+/// Where a student's lessons come from. There is no variant for a data set's images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoiseSource {
+    /// White noise, new for every step.
+    Standard,
+    /// The calibrated images of the teacher's pack.
+    Calibrated,
+}
+
+/// The network that a recomposed pack holds, or the teacher with the students of other packs.
+///
+/// # Errors
+/// The files, or students of another teacher.
+pub fn student(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
+    match students {
+        [whole] if open_pack(whole)?.manifest().contents == Contents::Network => Network::read_pack(whole),
+        _ => recompose(teacher, students),
+    }
+}
+
+/// `student` after `tuning` on noise; the last mean cross-entropy beside it.
+///
+/// # Errors
+/// The teacher's pack, or what it lacks; a student of another shape; training that diverges.
+pub fn finetune_on_noise(
+    teacher: &Path,
+    student: &Network,
+    source: NoiseSource,
+    tuning: &Tuning,
+) -> Result<(Network, f32)> {
+    let mut pack = open_pack(teacher)?;
+    let network = Network::read_pack(teacher)?;
+    let shapes = |network: &Network| (network.input(), network.logits());
+    ensure!(shapes(student) == shapes(&network), "the student takes or gives another shape than the teacher");
+    let images = match source {
+        NoiseSource::Standard => None,
+        NoiseSource::Calibrated => {
+            let missing = || format!("{} holds no calibrated noise: make it with `distill calibrate`", teacher.display());
+            Some(pack.noise_images()?.with_context(missing)?)
+        }
+    };
+    let pixels = Pixels::new(&network.manifest);
+    let lessons = images.as_ref().map_or(Lessons::White, |images| Lessons::Images(images, &pixels));
+    let mut progress = Progress::new("fine-tuning", Some(tuning.training.steps as u64), "{pos}/{len} steps")?;
+    let (mut step, mut last) = (0, 0.0);
+    let blocks = finetune(&network.blocks, &student.blocks, lessons, tuning, |loss| {
+        (step, last) = (step + 1, loss);
+        log::debug!("cross-entropy {loss:.6}");
+        progress.set(step);
+    });
+    let blocks = blocks.context("the student's weights are not finite any more: take a lower --rate")?;
+    Ok((Network::new(student.manifest.clone(), blocks)?, last))
+}
