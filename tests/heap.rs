@@ -45,8 +45,9 @@ fn main() {
         weight_decay: 0.0,
     };
     let stream = &mut Stream::new(2, Purpose::Images, 0);
-    let mut boundary = Boundary::noise(Cache::MEMORY, stream, INPUT, [96, 64]).unwrap();
-    let cached = Source::Cached { boundary: &mut boundary, held_out: 32 };
+    let mut boundary = Boundary::new(Cache::MEMORY, INPUT, [96, 64]);
+    boundary.put_noise(96, stream).unwrap();
+    let cached = Source::Cached { boundary: &mut boundary, held_out: 32, paired: false };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     for source in [cached, Source::Fresh(INPUT)] {
         let rose = pool.install(|| {

@@ -6,8 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
 
 use distill_core::{
-    BatchNorm, Block, BlockBuilder, Budget, Contents, Conv, Encoding, Manifest, Noise, Op, PackWriter, Pad, Purpose,
-    Recipe, Role, Schedule, Settings, Shape, Slice, Stream, Training, Update, Weight, Width,
+    BatchNorm, Block, BlockBuilder, Boundary, Budget, Cache, Contents, Conv, Encoding, Manifest, Noise, Op, PackWriter,
+    Pad, Purpose, Recipe, Role, Schedule, Selection, Settings, Shape, Slice, Stream, Training, Update, Weight, Width,
 };
 
 /// What the network takes.
@@ -126,7 +126,16 @@ pub fn settings(noise: Noise) -> Settings {
         weight_decay: 0.0,
     };
     let width = Width::new(0.5).unwrap();
-    let recipe = Recipe { width, fewer_layers: 0, activation: None, solve_inputs: 32, training };
+    let selection = Selection::Norm;
+    let recipe = Recipe { width, fewer_layers: 0, activation: None, selection, solve_inputs: 32, training };
     let widths = Vec::new();
-    Settings { recipe, widths, noise, images: 32, blocks: Vec::new(), seed: 3, budget: Budget::UNLIMITED }
+    let budget = Budget::UNLIMITED;
+    Settings { recipe, widths, noise, sequential: false, images: 32, blocks: Vec::new(), seed: 3, budget }
+}
+
+/// A cache in memory of white noise, `count` images in batches of `batch`.
+pub fn noise_boundary(seed: u64, shape: Shape, [count, batch]: [usize; 2]) -> Boundary {
+    let mut boundary = Boundary::new(Cache::MEMORY, shape, [count, batch]);
+    boundary.put_noise(count, &mut Stream::new(seed, Purpose::Images, 0)).unwrap();
+    boundary
 }

@@ -61,7 +61,8 @@ pub fn distill(
             let leads = inputs.are_cached() && part[0] > 0;
             let teachers = leads.then(|| DeviceBlock::up_to(&folded, part[0].into(), on.0));
             let own = (leads && inputs.are_paired()).then(|| DeviceBlock::up_to(&student, place[0].into(), on.0));
-            let before = teachers.as_ref().map(|teachers| Before { inputs: own.as_ref().unwrap_or(teachers), teachers });
+            let before =
+                teachers.as_ref().map(|teachers| Before { inputs: own.as_ref().unwrap_or(teachers), teachers });
             let mut inputs = inputs.of_part(number, teacher.input(), before, on.1.workers);
             if recipe.student(&teacher)? != teacher {
                 let (_, learned) = neighbourhood(teacher, &mut inputs, recipe, on, &mut progress)?;

@@ -45,7 +45,8 @@ pub fn eliminate(
         quotas.iter_mut().filter(|(other, _)| *other == group).for_each(|(_, left)| *left -= 1);
         let Some(block) = block(&inverse, &features) else { return };
         let columns = inverse.select_columns(&features);
-        let (of_inverse, of_solution) = (block.solve(&columns.transpose()), block.solve(&solution.select_rows(&features)));
+        let (of_inverse, of_solution) =
+            (block.solve(&columns.transpose()), block.solve(&solution.select_rows(&features)));
         inverse.gemm(-1.0, &columns, &of_inverse, 1.0);
         solution.gemm(-1.0, &columns, &of_solution, 1.0);
     }

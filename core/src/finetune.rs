@@ -58,7 +58,8 @@ pub fn finetune(
     mut progress: impl FnMut(f32),
 ) -> Result<Vec<Block>, BlockError> {
     let folded = |blocks: &[Block]| blocks.iter().map(fold_batch_norms).collect::<Result<Vec<_>, _>>();
-    let teacher: Vec<DeviceBlock> = folded(teacher)?.iter().map(|block| DeviceBlock::new(block, &Device::Cpu)).collect();
+    let teacher: Vec<DeviceBlock> =
+        folded(teacher)?.iter().map(|block| DeviceBlock::new(block, &Device::Cpu)).collect();
     let student = folded(student)?;
     let mut trainer = NetworkTrainer::new(&student, &tuning.training);
     let mut lessons = Drawn::new(lessons, tuning.seed, student.first().map_or(Shape::new(1, 1, 1), Block::input));

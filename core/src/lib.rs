@@ -19,9 +19,9 @@ mod block;
 mod block_error;
 mod boundary;
 mod builder;
-mod calibrate;
 #[cfg(feature = "burn")]
 mod burn_device;
+mod calibrate;
 mod chain;
 mod cpu;
 mod device;

@@ -95,7 +95,8 @@ impl Stream {
     pub fn octaves(&mut self, count: usize, shape: Shape) -> Vec<f32> {
         let Shape { height, width, .. } = shape;
         let mut images = vec![0.0; count * shape.elements()];
-        let sides = || core::iter::successors(Some(1), |side| Some(2 * side)).take_while(|&side| side < 2 * height.max(width));
+        let sides =
+            || core::iter::successors(Some(1), |side| Some(2 * side)).take_while(|&side| side < 2 * height.max(width));
         let scale = 1.0 / libm::sqrtf(sides().count() as f32);
         for plane in images.chunks_exact_mut(height * width) {
             for side in sides() {

@@ -115,9 +115,7 @@ pub fn run<R: ReadAt, W: WriteAt>(
             let block = teacher.block(*position).map_err(RunError::Teacher)?;
             observe(Event::Started { index, total, name: block.name() });
             let source = match &mut boundary {
-                Some(boundary) => {
-                    Source::Cached { boundary, held_out: MEASURED_INPUTS, paired: settings.sequential }
-                }
+                Some(boundary) => Source::Cached { boundary, held_out: MEASURED_INPUTS, paired: settings.sequential },
                 None => Source::Fresh(block.input()),
             };
             let mut inputs = Inputs::new(source, settings.seed, index);
@@ -214,7 +212,8 @@ fn put_calibrated<R: ReadAt, W>(
     let [mut values, mut other] = [(); 2].map(|()| vec![0.0; shape.elements()]);
     let mut put = Ok(());
     let show = |index: usize, image: &[u8]| {
-        let place = if index < originals { Some(index).filter(|&i| i < trained) } else { Some(index - originals + trained) };
+        let place =
+            if index < originals { Some(index).filter(|&i| i < trained) } else { Some(index - originals + trained) };
         if let Some(place) = place.filter(|_| put.is_ok()) {
             pixels.values(image, shape, &mut values);
             put = boundary.put(place, &values);

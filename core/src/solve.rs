@@ -212,10 +212,7 @@ impl System {
 
     /// That of some of the features, in ascending order.
     pub fn of(&self, features: &[usize]) -> Self {
-        Self {
-            gram: self.gram.select_columns(features).select_rows(features),
-            cross: self.cross.select_rows(features),
-        }
+        Self { gram: self.gram.select_columns(features).select_rows(features), cross: self.cross.select_rows(features) }
     }
 
     /// `student` with the solution in the place of convolution `node`.

@@ -10,7 +10,9 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use distill_core::{Calibration, CountingAllocator, Device, Encoding, Manifest, Pull, Schedule, Shape, Start, Training, Tuning, Update};
+use distill_core::{
+    Calibration, CountingAllocator, Device, Encoding, Manifest, Pull, Schedule, Shape, Start, Training, Tuning, Update,
+};
 use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
 use distill_host::{
     calibrate::calibrate,
@@ -91,9 +93,7 @@ enum Command {
         output: PathBuf,
     },
     /// Let a student learn from its teacher once more, as a whole network, on noise
-    #[command(
-        after_help = "Example:\n  distill finetune teacher.ndp blocks.ndp -o student.ndp --noise calibrated"
-    )]
+    #[command(after_help = "Example:\n  distill finetune teacher.ndp blocks.ndp -o student.ndp --noise calibrated")]
     Finetune(FinetuneArgs),
 }
 
@@ -209,6 +209,12 @@ struct CalibrateArgs {
     /// Gradient steps on the pixels of a batch
     #[arg(long, default_value_t = 150, value_name = "N")]
     steps: usize,
+    /// Weight of the difference of neighbouring pixels
+    #[arg(long, default_value_t = Pull::statistics(0).smoothness, value_name = "W")]
+    smoothness: f32,
+    /// Weight of the cross-entropy on a random class for each image
+    #[arg(long, default_value_t = Pull::statistics(0).classes, value_name = "W")]
+    classes: f32,
     /// What the images begin as
     #[arg(long, value_enum, default_value_t = StartName::Octaves)]
     start: StartName,
@@ -346,7 +352,9 @@ fn calibrate_file(json: bool, args: &CalibrateArgs) -> Result<()> {
         StartName::White => Start::White,
         StartName::Octaves => Start::Octaves,
     };
-    let calibration = Calibration { batch: args.batch, start, seed: args.seed, pull: Pull::statistics(args.steps) };
+    let &CalibrateArgs { batch, steps, smoothness, classes, seed, .. } = args;
+    let pull = Pull { smoothness, classes, ..Pull::statistics(steps) };
+    let calibration = Calibration { batch, start, seed, pull };
     let outcome = calibrate(&args.teacher, &args.output, &calibration, args.images)?;
     print(json, &outcome, || {
         format!(

@@ -45,7 +45,8 @@ pub fn finetune_on_noise(
     let images = match source {
         NoiseSource::Standard => None,
         NoiseSource::Calibrated => {
-            let missing = || format!("{} holds no calibrated noise: make it with `distill calibrate`", teacher.display());
+            let missing =
+                || format!("{} holds no calibrated noise: make it with `distill calibrate`", teacher.display());
             Some(pack.noise_images()?.with_context(missing)?)
         }
     };

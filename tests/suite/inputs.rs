@@ -10,10 +10,9 @@ use distill_tests::{IMAGE, teacher};
 #[test]
 fn noise_is_propagated_with_the_statistics_of_its_batch() {
     let (stem, first) = (&teacher()[0], &teacher()[1]);
-    let mut boundary =
-        Boundary::noise(Cache::MEMORY, &mut Stream::new(1, Purpose::Images, 0), IMAGE, [24, 16]).unwrap();
+    let mut boundary = distill_tests::noise_boundary(1, IMAGE, [24, 16]);
     for block in [stem, first] {
-        boundary.advance(DeviceBlock::new(block, &Device::Cpu), 4).unwrap();
+        boundary.advance(vec![(0..24, DeviceBlock::new(block, &Device::Cpu))], Statistics::Current, 4).unwrap();
     }
     let images = Stream::new(1, Purpose::Images, 0).images(16, IMAGE);
     let through = |block, input: &[f64], statistics| naive::values(block, input, statistics).pop().unwrap();
@@ -31,9 +30,9 @@ fn noise_is_propagated_with_the_statistics_of_its_batch() {
 
 #[test]
 fn held_out_images_are_seen_by_the_measurement_only() {
-    let noise = || Boundary::noise(Cache::MEMORY, &mut Stream::new(1, Purpose::Images, 0), IMAGE, [24, 8]).unwrap();
+    let noise = || distill_tests::noise_boundary(1, IMAGE, [24, 8]);
     let mut boundary = noise();
-    let mut inputs = Inputs::new(Source::Cached { boundary: &mut boundary, held_out: 8 }, 1, 0);
+    let mut inputs = Inputs::new(Source::Cached { boundary: &mut boundary, held_out: 8, paired: false }, 1, 0);
     // An image is known by its first pixel.
     let firsts = |images: &Images| -> Vec<u32> {
         images.to_values().into_iter().step_by(IMAGE.elements()).map(f32::to_bits).collect()

@@ -228,7 +228,9 @@ impl<'a> Passes<'a> {
                     let (here, there) = if index % 2 == 0 { (even, odd) } else { (odd, even) };
                     previous.backward.slots.clear_borders(there);
                     let target = previous.backward.gradient(there, previous.block.nodes().len());
-                    let Some(((target, to), (source, plane))) = target.zip(backward.gradient(here, 0)) else { continue };
+                    let Some(((target, to), (source, plane))) = target.zip(backward.gradient(here, 0)) else {
+                        continue;
+                    };
                     copy(program.arch, (target, to), (source, plane));
                     if let Some(Goal { values: wanted, scale }) = goal {
                         let output = previous.program.output(&values[index - 1]);

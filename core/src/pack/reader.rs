@@ -11,8 +11,8 @@ use crate::{
     noise_images::NoiseImages,
     op::Op,
     pack::{
-        CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest,
-        Metadata, PackError, UNFINISHED, VERSION, WeightEntry, u32_at, u64_at,
+        CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS,
+        Manifest, Metadata, PackError, UNFINISHED, VERSION, WeightEntry, u32_at, u64_at,
     },
     storage::ReadAt,
     tensor::{Shape, Weight, element_count},
@@ -202,7 +202,8 @@ fn read_calibrated<R: ReadAt>(
     let extents = [channels, height, width].map(|extent| extent as u64);
     let bytes = extents.iter().try_fold(u64::from(calibrated.images), |bytes, &extent| bytes.checked_mul(extent));
     let named = [&manifest.mean, &manifest.std].iter().all(|values| values.len() == channels);
-    let normal = manifest.std.iter().all(|&std| std.is_finite() && std > 0.0) && manifest.mean.iter().all(|m| m.is_finite());
+    let normal =
+        manifest.std.iter().all(|&std| std.is_finite() && std > 0.0) && manifest.mean.iter().all(|m| m.is_finite());
     if named && normal && bytes.is_some_and(|bytes| bytes > 0 && bytes == entry.weights_length) {
         Ok(calibrated)
     } else {

@@ -11,8 +11,8 @@ use crate::{
     calibrate::Calibration,
     noise_images::NoiseImages,
     pack::{
-        CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest,
-        Metadata, PackError, UNFINISHED, VERSION, WeightEntry, reader::read_block, u32_at,
+        CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS,
+        Manifest, Metadata, PackError, UNFINISHED, VERSION, WeightEntry, reader::read_block, u32_at,
     },
     storage::WriteAt,
 };
