@@ -127,7 +127,8 @@ pub fn settings(noise: Noise) -> Settings {
     };
     let width = Width::new(0.5).unwrap();
     let selection = Selection::Norm;
-    let recipe = Recipe { width, fewer_layers: 0, activation: None, selection, solve_inputs: 32, training };
+    let recipe =
+        Recipe { width, fewer_layers: 0, activation: None, selection, solve_inputs: 32, projections: 0, training };
     let widths = Vec::new();
     let budget = Budget::UNLIMITED;
     Settings { recipe, widths, noise, sequential: false, images: 32, blocks: Vec::new(), seed: 3, budget }

@@ -114,8 +114,8 @@ impl Images {
 
     /// The sum of the squares.
     pub(crate) fn energy(&self) -> f64 {
-        let of = |group: &[Lanes]| group.iter().flat_map(|lanes| lanes.0).map(|value| value * value).sum::<f32>();
-        self.groups().map(|group| f64::from(of(group))).sum()
+        let of = |lanes: &Lanes| f64::from(lanes.0.iter().map(|value| value * value).sum::<f32>());
+        self.values.iter().map(of).sum()
     }
 
     /// A group as one long row.

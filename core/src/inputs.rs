@@ -149,6 +149,11 @@ impl<'a> Inputs<'a> {
 }
 
 impl Batches<'_> {
+    /// Inputs of a pass that are left; 0 without end.
+    pub fn left(&self) -> usize {
+        self.left.unwrap_or(0)
+    }
+
     /// Draws the next `size` inputs, or as many as are left; `false` where there is none.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ pub struct Recipe {
     pub selection: Selection,
     /// Inputs of the ridge solve; 0 switches it off.
     pub solve_inputs: usize,
+    /// Most iterations on the layers before the solved convolution, each followed by its solve (variable projection).
+    pub projections: usize,
     /// Gradient steps after it.
     pub training: Training,
 }

@@ -78,7 +78,8 @@ impl Settings {
             weight_decay: 0.0,
         };
         let (selection, solve_inputs) = (Selection::Norm, images);
-        let recipe = Recipe { width, fewer_layers: 0, activation: None, selection, solve_inputs, training };
+        let recipe =
+            Recipe { width, fewer_layers: 0, activation: None, selection, solve_inputs, projections: 0, training };
         Self {
             recipe,
             widths: Vec::new(),

@@ -66,6 +66,8 @@ pub struct NormalEquations {
     patches: Vec<Vec<f64>>,
     /// `Σ y uᵀ`, row by row.
     targets: Vec<f64>,
+    /// `Σ ‖y‖²`.
+    energy: f64,
     /// One group of hidden activations in zero-padded planes, and a plane of ones.
     planes: Vec<Lanes>,
     /// Sums of each worker's rows over one group.
@@ -88,6 +90,7 @@ impl NormalEquations {
             features,
             patches: chunks(features).map(|len| vec![0.0; len]).collect(),
             targets: vec![0.0; outputs * features],
+            energy: 0.0,
             planes: Vec::new(),
             workers: vec![vec![0.0; ROWS * features]; threads().min(workers)],
         }
@@ -124,6 +127,7 @@ impl NormalEquations {
         patches.extend(patch_starts(self.conv, self.kernel, plane));
         patches.push(plane.len());
         let outputs: Vec<usize> = (0..target.shape().channels).map(|c| flat(target.shape()).at(c, 0, 0)).collect();
+        self.energy += target.energy();
         self.planes.resize(plane.len() + plane.area(), Lanes::ZERO);
         for (index, (hidden_group, target_group)) in hidden.groups().zip(target.groups()).enumerate() {
             copy(arch, (&mut self.planes, plane), (hidden_group, flat(plane.shape)));
@@ -160,12 +164,12 @@ impl NormalEquations {
     /// As [`Block::new`].
     pub fn solve(self, student: Block) -> Result<Block, BlockError> {
         let node = self.node;
-        self.system(&student).solve(student, node)
+        self.system(&student, None).solve(student, node)
     }
 
-    /// The sums as means, with a ridge towards the weights the convolution of `block` has.
-    pub(crate) fn system(self, block: &Block) -> System {
-        let Self { node, features, patches, targets, planes, workers, .. } = self;
+    /// The sums as means, with a ridge towards the weights that the convolution of `block` has, of the usual strength if no other is given.
+    pub(crate) fn system(self, block: &Block, ridge: Option<f64>) -> System {
+        let Self { node, features, patches, targets, energy, planes, workers, .. } = self;
         drop((planes, workers));
         // The 1 is the last feature: its square counts the patches.
         let count = patches.last().and_then(|rows| rows.last()).map_or(1.0, |count| count.max(1.0));
@@ -180,14 +184,18 @@ impl NormalEquations {
         // Row by row is column by column of the transpose.
         let mut cross = DMatrix::from_vec(features, outputs, targets);
         cross *= scale;
-        let ridge = RIDGE * gram.diagonal().mean();
+        let ridge = ridge.unwrap_or(RIDGE * gram.diagonal().mean());
         (0..features).for_each(|i| gram[(i, i)] += ridge);
+        let mut energy = scale * energy;
         let [kernel, bias] = [0, 1].map(|slot| block.weight(node, slot).map_or(&[][..], |weight| &weight.data));
         for (output, mut column) in cross.column_iter_mut().enumerate() {
             let kernel = &kernel[output * (features - 1)..][..features - 1];
-            column.iter_mut().zip(kernel.iter().chain([&bias[output]])).for_each(|(c, w)| *c += ridge * f64::from(*w));
+            for (sum, &weight) in column.iter_mut().zip(kernel.iter().chain([&bias[output]])) {
+                *sum += ridge * f64::from(weight);
+                energy += ridge * f64::from(weight) * f64::from(weight);
+            }
         }
-        System { gram, cross }
+        System { gram, cross, energy, ridge }
     }
 }
 
@@ -195,6 +203,10 @@ impl NormalEquations {
 pub struct System {
     gram: DMatrix<f64>,
     cross: DMatrix<f64>,
+    /// `E‖y‖² + λ‖W₀‖²`.
+    energy: f64,
+    /// λ.
+    ridge: f64,
 }
 
 impl System {
@@ -212,7 +224,20 @@ impl System {
 
     /// That of some of the features, in ascending order.
     pub fn of(&self, features: &[usize]) -> Self {
-        Self { gram: self.gram.select_columns(features).select_rows(features), cross: self.cross.select_rows(features) }
+        let (gram, cross) =
+            (self.gram.select_columns(features).select_rows(features), self.cross.select_rows(features));
+        Self { gram, cross, ..*self }
+    }
+
+    /// λ.
+    pub fn ridge(&self) -> f64 {
+        self.ridge
+    }
+
+    /// `E‖W u − y‖² + λ‖W − W₀‖²` of the solution; none for sums that are not of finite numbers.
+    pub fn error(&self) -> Option<f64> {
+        let solution = Cholesky::new(self.gram.clone())?.solve(&self.cross);
+        Some(self.energy - solution.dot(&self.cross))
     }
 
     /// `student` with the solution in the place of convolution `node`.
@@ -220,7 +245,7 @@ impl System {
     /// # Errors
     /// As [`Block::new`].
     pub fn solve(self, mut student: Block, node: usize) -> Result<Block, BlockError> {
-        let Self { gram, cross: mut solution } = self;
+        let Self { gram, cross: mut solution, .. } = self;
         let (features, outputs) = solution.shape();
         let Some(factor) = Cholesky::new(gram) else {
             log::warn!("{}: the solve met activations that are not finite; kept the pruned weights", student.name());

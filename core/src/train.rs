@@ -98,7 +98,7 @@ impl<'a> BlockTrainer<'a> {
     }
 
     /// Starts a step over `count` inputs that come in parts.
-    fn begin(&mut self, count: usize) {
+    pub(crate) fn begin(&mut self, count: usize) {
         self.batch = count;
         match &mut self.on {
             On::Cpu(on) => on.begin(&self.student, &self.weights, &mut self.gradients, count),
@@ -111,7 +111,7 @@ impl<'a> BlockTrainer<'a> {
     }
 
     /// Adds a part of the inputs to the step's gradients. All but the last are whole groups of images.
-    fn add(&mut self, input: &Images, target: &Images) {
+    pub(crate) fn add(&mut self, input: &Images, target: &Images) {
         let Self { student, gradients, .. } = self;
         match &mut self.on {
             On::Cpu(on) => on.add(student, input, target, gradients, &mut self.workspace),
@@ -121,6 +121,11 @@ impl<'a> BlockTrainer<'a> {
                 *error += on.add(student, &self.weights, (input, target, share), gradients);
             }
         }
+    }
+
+    /// Gradients of the step at hand, in the block's order.
+    pub(crate) fn gradients(&self) -> &[Vec<f32>] {
+        &self.gradients
     }
 
     /// Moves the weights; returns the step's error.

@@ -63,6 +63,9 @@ pub struct WorkOptions {
     /// Start the gradient steps from the pruned teacher alone
     #[arg(long)]
     pub no_solve: bool,
+    /// Improve the layers before the solved convolution, too: at most N iterations of variable projection
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub projections: usize,
     /// Gradient steps a block
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub steps: usize,
@@ -185,6 +188,7 @@ impl WorkOptions {
                 _ => Selection::Norm,
             },
             solve_inputs: if self.no_solve { 0 } else { self.images },
+            projections: self.projections,
             training,
         };
         let noise = match self.noise {
