@@ -43,6 +43,7 @@ fn main() {
         schedule: Schedule::Cosine,
         rate: 1e-3,
         weight_decay: 0.0,
+        stop: false,
     };
     let stream = &mut Stream::new(2, Purpose::Images, 0);
     let mut boundary = Boundary::new(Cache::MEMORY, INPUT, [96, 64]);

@@ -124,6 +124,7 @@ pub fn settings(noise: Noise) -> Settings {
         schedule: Schedule::Cosine,
         rate: 3e-3,
         weight_decay: 0.0,
+        stop: false,
     };
     let width = Width::new(0.5).unwrap();
     let selection = Selection::Norm;
@@ -131,7 +132,17 @@ pub fn settings(noise: Noise) -> Settings {
         Recipe { width, fewer_layers: 0, activation: None, selection, solve_inputs: 32, projections: 0, training };
     let widths = Vec::new();
     let budget = Budget::UNLIMITED;
-    Settings { recipe, widths, noise, sequential: false, images: 32, blocks: Vec::new(), seed: 3, budget }
+    Settings {
+        recipe,
+        widths,
+        noise,
+        sequential: false,
+        look_ahead: 0,
+        images: 32,
+        blocks: Vec::new(),
+        seed: 3,
+        budget,
+    }
 }
 
 /// A cache in memory of white noise, `count` images in batches of `batch`.

@@ -142,6 +142,7 @@ impl Bench {
             schedule: Schedule::Cosine,
             rate: 1e-3,
             weight_decay: 0.0,
+            stop: false,
         };
         let input = noise(teacher.input(), training.batch);
         let labels: Vec<u16> = (0..training.batch).map(|image| (image % 10) as u16).collect();

@@ -86,7 +86,7 @@ impl<'a> Calibrator<'a> {
     /// For the teacher's blocks, whose batch norms are not folded.
     pub fn new(blocks: &'a [Block]) -> Self {
         let shape = blocks.first().map_or(Shape::new(1, 1, 1), Block::input);
-        Self { shape, passes: Passes::new(blocks, false) }
+        Self { shape, passes: Passes::new(blocks, 0) }
     }
 
     /// Classes that the teacher tells apart.

@@ -32,12 +32,14 @@ pub struct Distilled {
 
 /// Distils one block: as one neighbourhood, or each that lies inside it, one after another.
 ///
-/// `progress` is called after every gradient step with its number (from 1) and its loss.
+/// `ahead` are the teacher's folded blocks behind it that its training looks at; parts do without. `progress` is called after every gradient
+/// step with its number (from 1) and its loss.
 ///
 /// # Errors
 /// [`DistillError`].
 pub fn distill(
     teacher: Block,
+    ahead: &[Block],
     inputs: &mut Inputs<'_>,
     recipe: &Recipe,
     on: (&Device, Portions),
@@ -46,7 +48,7 @@ pub fn distill(
     let folded = fold_batch_norms(&teacher)?;
     drop(teacher);
     let (target, student) = if folded.parts().is_empty() {
-        neighbourhood(folded, inputs, recipe, on, &mut progress)?
+        neighbourhood(folded, ahead, inputs, recipe, on, &mut progress)?
     } else {
         let mut student = folded.clone();
         for number in 0..folded.parts().len() {
@@ -60,7 +62,7 @@ pub fn distill(
                 teachers.as_ref().map(|teachers| Before { inputs: own.as_ref().unwrap_or(teachers), teachers });
             let mut inputs = inputs.of_part(number, teacher.input(), before, on.1.workers);
             if recipe.student(&teacher)? != teacher {
-                let (_, learned) = neighbourhood(teacher, &mut inputs, recipe, on, &mut progress)?;
+                let (_, learned) = neighbourhood(teacher, &[], &mut inputs, recipe, on, &mut progress)?;
                 student = student.with_part(place, &learned)?;
             }
         }
@@ -81,6 +83,7 @@ pub fn distill(
 /// A folded neighbourhood on the device, and its student.
 fn neighbourhood(
     folded: Block,
+    ahead: &[Block],
     inputs: &mut Inputs<'_>,
     recipe: &Recipe,
     on: (&Device, Portions),
@@ -89,7 +92,7 @@ fn neighbourhood(
     let student = start(&folded, inputs, recipe, on)?;
     let target = DeviceBlock::new(&folded, on.0);
     drop(folded);
-    let student = train(&target, student, inputs, &recipe.training, on, progress)?;
+    let student = train(&target, student, ahead, inputs, &recipe.training, on, progress)?;
     Ok((target, student))
 }
 
@@ -109,6 +112,7 @@ pub(crate) fn measure(
     while batches.next_into(portions.solving, &mut input)? {
         teacher.forward_into(batches.teachers(&input, &mut theirs)?, &mut target, &mut workspace);
         student.forward_into(&input, &mut output, &mut workspace);
+        // Value by value, so that the size of a batch does not change the sums.
         for (t, s) in target.groups().flatten().zip(output.groups().flatten()) {
             for (t, s) in t.0.into_iter().zip(s.0) {
                 error += f64::from(s - t) * f64::from(s - t);

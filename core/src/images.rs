@@ -112,10 +112,15 @@ impl Images {
         lanes.flat_map(|(ours, theirs)| ours.0.iter_mut().zip(theirs.0)).for_each(|(ours, theirs)| *ours -= theirs);
     }
 
+    /// The squared distance from others of the same shape and number.
+    pub(crate) fn distance(&self, others: &Self) -> f64 {
+        let pairs = self.values.iter().zip(&others.values).flat_map(|(a, b)| a.0.into_iter().zip(b.0));
+        pairs.map(|(a, b)| f64::from(a - b) * f64::from(a - b)).sum()
+    }
+
     /// The sum of the squares.
     pub(crate) fn energy(&self) -> f64 {
-        let of = |lanes: &Lanes| f64::from(lanes.0.iter().map(|value| value * value).sum::<f32>());
-        self.values.iter().map(of).sum()
+        self.groups().map(energy).sum()
     }
 
     /// A group as one long row.
@@ -148,6 +153,11 @@ impl Images {
     pub(crate) fn groups_mut(&mut self) -> impl ExactSizeIterator<Item = &mut [Lanes]> + Send {
         self.values.chunks_exact_mut(self.shape.elements())
     }
+}
+
+/// The sum of a group's squares.
+pub(crate) fn energy(group: &[Lanes]) -> f64 {
+    group.iter().map(|lanes| f64::from(lanes.0.iter().map(|value| value * value).sum::<f32>())).sum()
 }
 
 /// Fills the first `lanes` images of a group, and zeros the others.

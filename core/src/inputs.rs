@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::{
     boundary::Boundary,
     cpu::Workspace,
+    distill::MEASURED_INPUTS,
     forward::DeviceBlock,
     images::Images,
     noise::{Purpose, Stream, shuffle},
@@ -51,11 +52,11 @@ const PARTS: usize = 1 << 16;
 pub enum Source<'a> {
     /// `N(0, 1)` of this shape, drawn anew for every batch; nothing is kept.
     Fresh(Shape),
-    /// Cached activations; the last `held_out` images are for measuring only.
+    /// Cached activations; the last `held_out` images are for measuring and judging only.
     Cached {
         /// The activations: the teacher's, or as many of the student's behind them.
         boundary: &'a mut Boundary,
-        /// Images that neither solve nor training sees.
+        /// Images that neither solve nor training sees: [`MEASURED_INPUTS`] to measure on, behind them those that judge.
         held_out: usize,
         /// Whether the student's prefix feeds the neighbourhood, and the teacher's makes the targets.
         paired: bool,
@@ -134,7 +135,12 @@ impl<'a> Inputs<'a> {
             Source::Cached { boundary, held_out, paired } => {
                 let all = if *paired { boundary.len() / 2 } else { boundary.len() };
                 let trained = all.saturating_sub(*held_out);
-                let seen = if purpose == Purpose::Measure { (trained, all - trained) } else { (0, trained) };
+                let measured = MEASURED_INPUTS.min(all - trained);
+                let seen = match purpose {
+                    Purpose::Measure => (trained, measured),
+                    Purpose::Validate => (trained + measured, all - trained - measured),
+                    _ => (0, trained),
+                };
                 (Source::Cached { boundary, held_out: *held_out, paired: *paired }, seen)
             }
         };

@@ -22,7 +22,8 @@ const STATISTICS_RATE: f32 = 0.1;
 pub struct NetworkTrainer<'a> {
     training: &'a Training,
     passes: Passes<'a>,
-    /// Of each block, in its order.
+    statistics: Statistics,
+    /// Of each block, in its order; of those that are not trained there are none.
     weights: Vec<Vec<Vec<f32>>>,
     gradients: Vec<Vec<Vec<f32>>>,
     optimizer: Optimizer,
@@ -31,25 +32,37 @@ pub struct NetworkTrainer<'a> {
 
 impl<'a> NetworkTrainer<'a> {
     /// Starts from the blocks' weights; each block takes what the one before it gives, the last gives `[classes, 1, 1]`.
+    /// Batch norms work with the statistics of each batch, which their running ones follow.
     pub fn new(blocks: &'a [Block], training: &'a Training) -> Self {
+        Self::of_first(blocks.len(), blocks, training, Statistics::Current)
+    }
+
+    /// Only the first `trained` blocks learn.
+    pub(crate) fn of_first(
+        trained: usize,
+        blocks: &'a [Block],
+        training: &'a Training,
+        statistics: Statistics,
+    ) -> Self {
+        let learners = &blocks[..trained];
         let values = |block: &Block| block.weights().iter().map(|weight| weight.data.clone()).collect();
         let zeros = |block: &Block| block.weights().iter().map(|weight| vec![0.0; weight.data.len()]).collect();
-        let sizes = blocks.iter().flat_map(|block| {
+        let sizes = learners.iter().flat_map(|block| {
             let size = |index: usize| if block.is_trained(index) { block.weights()[index].data.len() } else { 0 };
             (0..block.weights().len()).map(size)
         });
         Self {
             training,
-            passes: Passes::new(blocks, true),
-            weights: blocks.iter().map(values).collect(),
-            gradients: blocks.iter().map(zeros).collect(),
+            passes: Passes::new(blocks, trained),
+            statistics,
+            weights: learners.iter().map(values).collect(),
+            gradients: learners.iter().map(zeros).collect(),
             optimizer: Optimizer::new(training.update, training.weight_decay, sizes),
             step: 0,
         }
     }
 
-    /// One step towards `labels`, batch norms with the statistics of the batch, which their running ones follow; returns the
-    /// mean cross-entropy before it.
+    /// One step towards `labels`; returns the mean cross-entropy before it.
     ///
     /// # Panics
     /// If the images do not fit the first block, or there are not as many labels.
@@ -66,27 +79,52 @@ impl<'a> NetworkTrainer<'a> {
     /// One step towards `target`, and each block's output towards its goal where there are any; returns the mean cross-entropy
     /// before it.
     pub(crate) fn step_towards(&mut self, images: &Images, target: Target<'_>, goals: &[Goal]) -> f32 {
+        self.forward(images);
+        let loss = self.passes.cross_entropy(target);
+        self.backward(goals);
+        loss
+    }
+
+    /// One step of every block's output towards its goal; returns the squared distance of the first's before it.
+    pub(crate) fn step_to_goals(&mut self, images: &Images, goals: &[Goal]) -> f64 {
+        let Some((last, goals)) = goals.split_last() else { return 0.0 };
+        self.forward(images);
+        let distance = self.passes.distance(0, goals.first().unwrap_or(last));
+        self.passes.pull_last(last);
+        self.backward(goals);
+        distance
+    }
+
+    fn forward(&mut self, images: &Images) {
         for (part, weights) in self.passes.parts.iter_mut().zip(&self.weights) {
             part.program.set_weights(part.block, |index| &weights[index]);
             part.backward.set_weights(part.block, &part.program, |index| &weights[index]);
         }
         self.passes.prepare(images.len());
-        let weights = &mut self.weights;
-        self.passes.forward(images, Statistics::Current, |index, part, node, moments| {
-            update_running_statistics(part.block, node, moments, &mut weights[index]);
+        let (weights, statistics) = (&mut self.weights, self.statistics);
+        self.passes.forward(images, statistics, |index, part, node, moments| {
+            if let Some(weights) = weights.get_mut(index).filter(|_| statistics == Statistics::Current) {
+                update_running_statistics(part.block, node, moments, weights);
+            }
         });
-        let loss = self.passes.cross_entropy(target);
-        self.passes.backward(Statistics::Current, goals);
+    }
+
+    fn backward(&mut self, goals: &[Goal]) {
+        self.passes.backward(self.statistics, goals);
         self.gradients.iter_mut().flatten().for_each(|gradient| gradient.fill(0.0));
         self.passes.add_gradients(&mut self.gradients);
         let rate = self.training.schedule.rate(self.training.rate, self.step, self.training.steps);
         let pairs = self.weights.iter_mut().flatten().zip(self.gradients.iter().flatten());
         self.optimizer.step(pairs, rate);
         self.step += 1;
-        loss
     }
 
-    /// The blocks with the weights and running statistics reached.
+    /// Weights of the first block, in its order.
+    pub(crate) fn first_weights(&self) -> &[Vec<f32>] {
+        &self.weights[0]
+    }
+
+    /// The blocks that learned, with the weights and running statistics reached.
     ///
     /// # Errors
     /// [`BlockError::WeightValue`] if training diverged.

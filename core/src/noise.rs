@@ -56,6 +56,8 @@ pub enum Purpose {
     Measure = 4,
     /// What calibrated images begin as, and their classes.
     Calibrate = 5,
+    /// The inputs on which a neighbourhood's training is judged.
+    Validate = 6,
 }
 
 /// A stream of random numbers.

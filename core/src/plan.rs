@@ -28,7 +28,7 @@ use crate::{
     stage::Portions,
     storage::ReadAt,
     tensor::Shape,
-    train::Training,
+    train::{Training, VALIDATED_INPUTS},
 };
 
 /// Small allocations that no part answers for: graphs being copied, a section's metadata.
@@ -134,6 +134,8 @@ pub enum PlanError<R> {
     },
     /// The device's memory is not ours to plan.
     BudgetOfDevice,
+    /// A window over several blocks holds every activation of a batch, which is not planned.
+    BudgetOfLookAhead,
     /// A block did not transform.
     Block(BlockError),
 }
@@ -153,16 +155,19 @@ pub fn plan<R: ReadAt>(
     if !matches!(device, Device::Cpu) && budget != u64::MAX {
         return Err(PlanError::BudgetOfDevice);
     }
+    if settings.look_ahead > 0 && budget != u64::MAX {
+        return Err(PlanError::BudgetOfLookAhead);
+    }
     let passed = passed_blocks(teacher, settings)?;
     if settings.noise == Noise::Calibrated {
         let stored = teacher.calibrated().ok_or(PlanError::NotCalibrated)?;
         let first = passed.first().map_or(stored.shape, |passed| passed.outline.input);
-        if stored.shape != first || stored.images as usize <= MEASURED_INPUTS {
+        if stored.shape != first || stored.images as usize <= settings.held_out() {
             return Err(PlanError::NotCalibrated);
         }
     }
     // Whole batches, so that held-out images share no statistics with the others.
-    let images = settings.images.next_multiple_of(NOISE_BATCH) + MEASURED_INPUTS;
+    let images = settings.images.next_multiple_of(NOISE_BATCH) + settings.held_out();
     let images = if settings.sequential { 2 * images } else { images };
     let elements = passed.iter().map(|passed| passed.outline.input.elements()).max().unwrap_or(0);
     let in_memory = CachePlan { images, elements, in_storage: false };
@@ -329,7 +334,8 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
             Self::NotCalibrated => {
                 write!(
                     f,
-                    "the teacher pack holds no calibrated noise (more than {MEASURED_INPUTS} images): make it with `distill calibrate`, or take another --noise"
+                    "the teacher pack holds no calibrated noise (more than {} images): make it with `distill calibrate`, or take another --noise",
+                    MEASURED_INPUTS + VALIDATED_INPUTS
                 )
             }
             Self::Misfit { block, takes, given } => {
@@ -345,6 +351,9 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
                 if LANES > 4 { f.write_str("; a build with --features small needs less") } else { Ok(()) }
             }
             Self::BudgetOfDevice => write!(f, "a budget can be planned for the cpu only: leave it out, or the device"),
+            Self::BudgetOfLookAhead => {
+                f.write_str("a budget cannot be planned for a look-ahead: leave it out, or the look-ahead")
+            }
             Self::Block(error) => write!(f, "{error}"),
         }
     }

@@ -107,6 +107,7 @@ fn gradient(
         schedule: Schedule::Cosine,
         rate: 0.0,
         weight_decay: 0.0,
+        stop: false,
     };
     let mut trainer = BlockTrainer::new(layers.clone(), &training, device);
     let [mut input, mut target, mut spare] = [(); 3].map(|()| Images::zeros(layers.input(), 0));

@@ -12,7 +12,7 @@ use crate::{
     block_error::BlockError,
     boundary::{Boundary, Cache},
     device::Device,
-    distill::{Distilled, MEASURED_INPUTS, distill, measure},
+    distill::{Distilled, distill, measure},
     fold::fold_batch_norms,
     forward::DeviceBlock,
     inputs::{Inputs, Source},
@@ -115,7 +115,9 @@ pub fn run<R: ReadAt, W: WriteAt>(
             let block = teacher.block(*position).map_err(RunError::Teacher)?;
             observe(Event::Started { index, total, name: block.name() });
             let source = match &mut boundary {
-                Some(boundary) => Source::Cached { boundary, held_out: MEASURED_INPUTS, paired: settings.sequential },
+                Some(boundary) => {
+                    Source::Cached { boundary, held_out: settings.held_out(), paired: settings.sequential }
+                }
                 None => Source::Fresh(block.input()),
             };
             let mut inputs = Inputs::new(source, settings.seed, index);
@@ -131,7 +133,8 @@ pub fn run<R: ReadAt, W: WriteAt>(
             } else {
                 let step = |step, loss| observe(Event::Stepped { step, loss });
                 let recipe = settings.recipe_of(block.name());
-                distill(block, &mut inputs, &recipe, on, step)
+                let ahead = ahead(teacher, *position, settings.look_ahead)?;
+                distill(block, &ahead, &mut inputs, &recipe, on, step)
             };
             let distilled = match distilled {
                 Ok(distilled) if distilled.relative_error.is_finite() => distilled,
@@ -170,6 +173,18 @@ pub fn run<R: ReadAt, W: WriteAt>(
     Ok((reports, storage))
 }
 
+/// The teacher's blocks behind the one at `position`, at most `count`, without batch norms.
+fn ahead<R: ReadAt, W>(
+    teacher: &mut Pack<R>,
+    position: usize,
+    count: usize,
+) -> Result<Vec<Block>, RunError<R::Error, W>> {
+    let behind = position + 1..teacher.blocks().min(position + 1 + count);
+    let folded =
+        |position| fold_batch_norms(&teacher.block(position).map_err(RunError::Teacher)?).map_err(RunError::Block);
+    behind.map(folded).collect()
+}
+
 /// Noise images at the network's input, where the noise has any.
 fn start_boundary<R: ReadAt, W>(
     teacher: &mut Pack<R>,
@@ -188,7 +203,7 @@ fn start_boundary<R: ReadAt, W>(
     let images = if settings.sequential { planned.images / 2 } else { planned.images };
     let mut boundary = Boundary::new(cache, shape, [planned.images, NOISE_BATCH]);
     if settings.noise == Noise::Calibrated {
-        put_calibrated(teacher, &mut boundary, images, &mut stream)?;
+        put_calibrated(teacher, &mut boundary, [images, settings.held_out()], &mut stream)?;
     } else {
         boundary.put_noise(images, &mut stream).map_err(RunError::Cache)?;
     }
@@ -203,12 +218,12 @@ fn start_boundary<R: ReadAt, W>(
 fn put_calibrated<R: ReadAt, W>(
     teacher: &mut Pack<R>,
     boundary: &mut Boundary,
-    images: usize,
+    [images, held_out]: [usize; 2],
     stream: &mut Stream,
 ) -> Result<(), RunError<R::Error, W>> {
     let (shape, pixels) = (boundary.shape(), Pixels::new(teacher.manifest()));
     let stored = teacher.calibrated().map_or(0, |calibrated| calibrated.images as usize);
-    let (trained, originals) = (images - MEASURED_INPUTS, stored - MEASURED_INPUTS);
+    let (trained, originals) = (images - held_out, stored - held_out);
     let [mut values, mut other] = [(); 2].map(|()| vec![0.0; shape.elements()]);
     let mut put = Ok(());
     let show = |index: usize, image: &[u8]| {

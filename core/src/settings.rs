@@ -6,11 +6,12 @@ use core::fmt;
 use serde::Serialize;
 
 use crate::{
+    distill::MEASURED_INPUTS,
     noise::Noise,
     optimizer::{Schedule, Update},
     recipe::{Recipe, Selection},
     shrink::Width,
-    train::Training,
+    train::{Training, VALIDATED_INPUTS},
 };
 
 /// Most noise images, and most inputs of a solve or a step: bounds what a number from outside can cost.
@@ -29,6 +30,8 @@ pub struct Settings {
     /// Whether a neighbourhood is fed what the students before it make, and is to make what the teacher makes of its own: it then
     /// makes good their errors ("sequential correction"), and depends on them. For noise that is cached.
     pub sequential: bool,
+    /// How many of the teacher's blocks behind a neighbourhood say in its training what they make of it (eq. 4, 5).
+    pub look_ahead: usize,
     /// Noise images to keep for noise that is cached, rounded up to whole batches of
     /// [`NOISE_BATCH`](crate::NOISE_BATCH); [`MEASURED_INPUTS`](crate::MEASURED_INPUTS) more are held out.
     pub images: usize,
@@ -76,6 +79,7 @@ impl Settings {
             schedule: Schedule::Cosine,
             rate: Update::Adam.default_rate(),
             weight_decay: 0.0,
+            stop: false,
         };
         let (selection, solve_inputs) = (Selection::Norm, images);
         let recipe =
@@ -85,11 +89,17 @@ impl Settings {
             widths: Vec::new(),
             noise: Noise::Propagated,
             sequential: false,
+            look_ahead: 0,
             images,
             blocks: Vec::new(),
             seed: 0,
             budget: Budget::UNLIMITED,
         }
+    }
+
+    /// Inputs that neither solve nor training sees.
+    pub(crate) fn held_out(&self) -> usize {
+        MEASURED_INPUTS + if self.recipe.training.stop { VALIDATED_INPUTS } else { 0 }
     }
 
     /// What is done to the neighbourhood of this name.

@@ -12,7 +12,7 @@ use nalgebra::{Cholesky, DMatrix};
 use crate::{
     block::Block,
     block_error::BlockError,
-    images::Images,
+    images::{Images, energy},
     kernels::{
         conv::patch_starts,
         elementwise::copy,
@@ -127,10 +127,10 @@ impl NormalEquations {
         patches.extend(patch_starts(self.conv, self.kernel, plane));
         patches.push(plane.len());
         let outputs: Vec<usize> = (0..target.shape().channels).map(|c| flat(target.shape()).at(c, 0, 0)).collect();
-        self.energy += target.energy();
         self.planes.resize(plane.len() + plane.area(), Lanes::ZERO);
         for (index, (hidden_group, target_group)) in hidden.groups().zip(target.groups()).enumerate() {
             copy(arch, (&mut self.planes, plane), (hidden_group, flat(plane.shape)));
+            self.energy += energy(target_group);
             let mut one = Lanes::splat(1.0);
             one.0[hidden.lanes(index)..].fill(0.0);
             self.planes[plane.len()..].fill(one);

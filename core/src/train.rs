@@ -9,13 +9,16 @@ use crate::burn_device::BurnGradients;
 use crate::{
     block::Block,
     block_error::BlockError,
-    cpu::{CpuGradients, Workspace},
-    device::Device,
+    cpu::{CpuGradients, Goal, Workspace},
+    device::{Device, Statistics},
     forward::DeviceBlock,
     images::Images,
     inputs::Inputs,
+    network::NetworkTrainer,
+    noise::Purpose,
     optimizer::{Optimizer, Schedule, Update},
     stage::{DistillError, Portions},
+    storage::ScratchError,
 };
 
 /// How a block is trained after its start from the teacher.
@@ -33,6 +36,8 @@ pub struct Training {
     pub rate: f32,
     /// L2 strength.
     pub weight_decay: f32,
+    /// Whether held-out noise may end the steps early and chooses the best student on the way.
+    pub stop: bool,
 }
 
 /// A student block in training: weights, gradients and optimiser state.
@@ -150,14 +155,16 @@ impl<'a> BlockTrainer<'a> {
     }
 }
 
-/// Trains `student` to reproduce `teacher` on `inputs`; `progress` is called after every step with
-/// the step's number (from 1) and its loss.
+/// Trains `student` to reproduce `teacher` on `inputs`, and what the teacher's blocks `ahead` make of it: the look-ahead loss
+/// `L_{i,0} + Σ_j L_{i,j}` (eq. 5, every α_j = 1). `progress` is called after every step with the step's number (from 1) and
+/// `L_{i,0}`.
 ///
 /// # Errors
 /// As [`BlockTrainer::finish`], and those of the inputs.
 pub fn train(
     teacher: &DeviceBlock,
     student: Block,
+    ahead: &[Block],
     inputs: &mut Inputs<'_>,
     training: &Training,
     on: (&Device, Portions),
@@ -168,11 +175,32 @@ pub fn train(
     if training.steps == 0 || !trained {
         return Ok(student);
     }
+    let mut judge = match training.stop {
+        true => Some(Judge::new(teacher, &student, inputs, on)?),
+        false => None,
+    };
+    let mut batches = inputs.epochs();
     let [mut input, mut other] = [(); 2].map(|()| Images::zeros(student.input(), 0));
+    if !ahead.is_empty() {
+        let blocks: Vec<Block> = [student].into_iter().chain(ahead.iter().cloned()).collect();
+        let mut window = Window::new(&blocks, training, device);
+        let mut workspace = Workspace::new(portions.workers);
+        for step in 1..=training.steps {
+            batches.next_into(training.batch, &mut input)?;
+            let theirs = batches.teachers(&input, &mut other)?;
+            progress(step, window.step(&input, theirs, teacher, &mut workspace));
+            if judge.as_mut().is_some_and(|judge| judge.stops(step, training, window.trainer.first_weights())) {
+                break;
+            }
+        }
+        return match judge {
+            Some(judge) => Ok(judge.best),
+            None => Ok(window.trainer.finish()?.swap_remove(0)),
+        };
+    }
     let mut target = Images::zeros(student.output(), 0);
     let mut trainer = BlockTrainer::new(student, training, device);
     trainer.workspace = Workspace::new(portions.workers);
-    let mut batches = inputs.epochs();
     for step in 1..=training.steps {
         trainer.begin(training.batch);
         let mut left = training.batch;
@@ -184,6 +212,106 @@ pub fn train(
             left -= left.min(portions.training);
         }
         progress(step, trainer.update());
+        if judge.as_mut().is_some_and(|judge| judge.stops(step, training, &trainer.weights)) {
+            break;
+        }
     }
-    Ok(trainer.finish()?)
+    match judge {
+        Some(judge) => Ok(judge.best),
+        None => Ok(trainer.finish()?),
+    }
+}
+
+/// A student with the teacher's blocks behind it, which pass on what they say of it but do not learn.
+struct Window<'a> {
+    trainer: NetworkTrainer<'a>,
+    ahead: Vec<DeviceBlock>,
+    goals: Vec<Goal>,
+}
+
+impl<'a> Window<'a> {
+    /// `blocks` are the student and what is ahead.
+    fn new(blocks: &'a [Block], training: &'a Training, device: &Device) -> Self {
+        let goal = |block: &Block| {
+            let elements = training.batch * block.output().elements();
+            Goal { values: Images::zeros(block.output(), 0), scale: 2.0 / elements.max(1) as f32 }
+        };
+        Self {
+            trainer: NetworkTrainer::of_first(1, blocks, training, Statistics::Running),
+            ahead: blocks[1..].iter().map(|block| DeviceBlock::new(block, device)).collect(),
+            goals: blocks.iter().map(goal).collect(),
+        }
+    }
+
+    /// One step; returns the student's own mean squared error before it.
+    fn step(&mut self, input: &Images, theirs: &Images, teacher: &DeviceBlock, workspace: &mut Workspace) -> f32 {
+        teacher.forward_into(theirs, &mut self.goals[0].values, workspace);
+        for (index, block) in self.ahead.iter().enumerate() {
+            let (done, next) = self.goals.split_at_mut(index + 1);
+            block.forward_into(&done[index].values, &mut next[0].values, workspace);
+        }
+        let elements = input.len() * teacher.output().elements();
+        (self.trainer.step_to_goals(input, &self.goals) / elements.max(1) as f64) as f32
+    }
+}
+
+/// Inputs of [`Purpose::Validate`] that say when training has done what it can.
+pub const VALIDATED_INPUTS: usize = 64;
+/// Checks over a training.
+const CHECKS: usize = 10;
+/// Checks without a new best after which it stops.
+const PATIENCE: usize = 3;
+
+/// Keeps the best student, as held-out noise sees it.
+struct Judge<'a> {
+    device: &'a Device,
+    input: Images,
+    target: Images,
+    output: Images,
+    workspace: Workspace,
+    best: Block,
+    least: f64,
+    /// Checks since then.
+    since: usize,
+}
+
+impl<'a> Judge<'a> {
+    fn new(
+        teacher: &DeviceBlock,
+        student: &Block,
+        inputs: &mut Inputs<'_>,
+        (device, portions): (&'a Device, Portions),
+    ) -> Result<Self, ScratchError> {
+        let [mut input, mut other] = [(); 2].map(|()| Images::zeros(student.input(), 0));
+        let [mut target, output] = [(); 2].map(|()| Images::zeros(student.output(), 0));
+        let mut workspace = Workspace::new(portions.workers);
+        let mut batches = inputs.pass(Purpose::Validate, VALIDATED_INPUTS);
+        batches.next_into(VALIDATED_INPUTS, &mut input)?;
+        teacher.forward_into(batches.teachers(&input, &mut other)?, &mut target, &mut workspace);
+        let mut judge =
+            Self { device, input, target, output, workspace, best: student.clone(), least: f64::INFINITY, since: 0 };
+        judge.least = judge.error(student);
+        Ok(judge)
+    }
+
+    fn error(&mut self, student: &Block) -> f64 {
+        DeviceBlock::new(student, self.device).forward_into(&self.input, &mut self.output, &mut self.workspace);
+        self.output.distance(&self.target)
+    }
+
+    /// Whether nothing is to be hoped for after `step`, at which the student has `weights`.
+    fn stops(&mut self, step: usize, training: &Training, weights: &[Vec<f32>]) -> bool {
+        if step % training.steps.div_ceil(CHECKS) > 0 && step < training.steps {
+            return false;
+        }
+        // Weights that are not finite are no block's.
+        let here = self.best.clone().with_values(weights.to_vec()).ok();
+        let error = here.as_ref().map_or(f64::INFINITY, |here| self.error(here));
+        log::debug!("{}: step {step}, held-out error {error:.6}, best so far {:.6}", self.best.name(), self.least);
+        self.since += 1;
+        if let Some(here) = here.filter(|_| error < self.least) {
+            (self.best, self.least, self.since) = (here, error, 0);
+        }
+        self.since == PATIENCE
+    }
 }

@@ -84,6 +84,12 @@ pub struct WorkOptions {
     /// L2 regularisation of the gradient steps
     #[arg(long, default_value_t = 0.0, value_name = "L2")]
     pub weight_decay: f32,
+    /// Keep the best student on the way, as held-out noise sees it, and stop where it has been the best for a while
+    #[arg(long)]
+    pub stop: bool,
+    /// Train each block towards what N of the teacher's blocks behind it make of it, too; on the cpu, without a budget
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub look_ahead: usize,
     /// Most heap to use, as in 8MiB: the work is cut to fit, and gives the same student [default: no limit]
     #[arg(long, value_name = "SIZE")]
     pub budget: Option<ByteSize>,
@@ -178,6 +184,7 @@ impl WorkOptions {
             },
             rate: self.rate.unwrap_or(update.default_rate()),
             weight_decay: self.weight_decay,
+            stop: self.stop,
         };
         let recipe = Recipe {
             width: Width::new(self.width)?,
@@ -204,6 +211,7 @@ impl WorkOptions {
             widths,
             noise,
             sequential: self.sequential,
+            look_ahead: self.look_ahead,
             images: self.images,
             blocks,
             seed: self.seed,

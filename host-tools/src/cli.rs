@@ -429,6 +429,7 @@ fn finetune_files(json: bool, args: &FinetuneArgs) -> Result<()> {
         schedule: Schedule::Cosine,
         rate: args.rate,
         weight_decay: 0.0,
+        stop: false,
     };
     let source = match args.noise {
         LessonName::Standard => NoiseSource::Standard,

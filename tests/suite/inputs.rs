@@ -1,8 +1,6 @@
 //! What goes into a block: propagated noise against plain loops, and who sees which image.
 
-use distill_core::{
-    Batches, Boundary, Cache, Device, DeviceBlock, Images, Inputs, Purpose, Source, Statistics, Stream,
-};
+use distill_core::{Batches, Device, DeviceBlock, Images, Inputs, Purpose, Source, Statistics, Stream};
 
 use crate::naive::{self, widen};
 use distill_tests::{IMAGE, teacher};

@@ -17,6 +17,7 @@ const BARE: Training = Training {
     schedule: Schedule::Step,
     rate: 1.0,
     weight_decay: 0.0,
+    stop: false,
 };
 
 /// The gradient of a block's mean squared error by each of its weights, on the CPU.

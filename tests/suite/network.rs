@@ -10,7 +10,7 @@ const COUNT: usize = 21;
 
 fn training(rate: f32) -> Training {
     let update = Update::Momentum { momentum: 0.0 };
-    Training { steps: 1 << 20, batch: COUNT, update, schedule: Schedule::Step, rate, weight_decay: 0.0 }
+    Training { steps: 1 << 20, batch: COUNT, update, schedule: Schedule::Step, rate, weight_decay: 0.0, stop: false }
 }
 
 fn labels() -> Vec<u16> {

@@ -114,13 +114,13 @@ fn trained(teacher: &Block, student: &Block, training: &Training) -> (Block, Vec
         assert_eq!(step, losses.len());
     };
     let on = (&Device::Cpu, Portions::default());
-    let block = train(&target, student.clone(), &mut fresh_noise(), training, on, progress).unwrap();
+    let block = train(&target, student.clone(), &[], &mut fresh_noise(), training, on, progress).unwrap();
     (block, losses)
 }
 
 fn one_step(rate: f32) -> Training {
     let update = Update::Momentum { momentum: 0.9 };
-    Training { steps: 1, batch: 3, update, schedule: Schedule::Cosine, rate, weight_decay: 0.0 }
+    Training { steps: 1, batch: 3, update, schedule: Schedule::Cosine, rate, weight_decay: 0.0, stop: false }
 }
 
 /// Asserts that one step of momentum SGD at rate 1 moves every weight by minus the finite difference.
@@ -181,7 +181,8 @@ fn no_steps_leave_the_student_as_it_is() {
 fn steps_lower_the_loss() {
     let (teacher, student) = teacher_and_student(4);
     for (update, rate) in [(Update::Adam, 1e-2), (Update::Momentum { momentum: 0.9 }, 3e-2)] {
-        let training = Training { steps: 60, batch: 16, update, schedule: Schedule::Cosine, rate, weight_decay: 0.0 };
+        let training =
+            Training { steps: 60, batch: 16, update, schedule: Schedule::Cosine, rate, weight_decay: 0.0, stop: false };
         let (_, losses) = trained(&teacher, &student, &training);
         let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
         let (first, last) = (mean(&losses[..5]), mean(&losses[55..]));
@@ -199,7 +200,7 @@ fn running_statistics_stay_as_they_are() {
     let training = Training { steps: 3, weight_decay: 0.1, ..one_step(0.1) };
     let on = (&Device::Cpu, Portions::default());
     let moved =
-        train(&DeviceBlock::new(&teacher, &Device::Cpu), student.clone(), &mut inputs, &training, on, |_, _| {})
+        train(&DeviceBlock::new(&teacher, &Device::Cpu), student.clone(), &[], &mut inputs, &training, on, |_, _| {})
             .unwrap();
     let unchanged: Vec<&str> = (0..student.weights().len())
         .filter(|&index| moved.weights()[index] == student.weights()[index])

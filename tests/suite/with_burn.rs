@@ -44,6 +44,7 @@ fn gradient_steps_agree() {
         schedule: Schedule::Cosine,
         rate: 0.05,
         weight_decay: 0.01,
+        stop: false,
     };
     for channels in [4, 8] {
         let stream = &mut Stream::new(8, Purpose::Images, 0);
@@ -75,6 +76,7 @@ fn check(block: &Block, count: usize, stream: &mut Stream) {
         schedule: Schedule::Step,
         rate: 1e3,
         weight_decay: 0.0,
+        stop: false,
     };
     let [ours, burns] = devices().map(|device| {
         let forward = |statistics| DeviceBlock::new(block, &device).forward(&input, statistics).to_values();

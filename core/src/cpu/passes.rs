@@ -21,8 +21,8 @@ pub struct Passes<'a> {
     pub parts: Vec<Part<'a>>,
     pieces: Vec<Piece>,
     count: usize,
-    /// Whether gradients by the weights are summed.
-    trains: bool,
+    /// Parts, from the first, whose gradients by the weights are summed.
+    trained: usize,
 }
 
 /// One block.
@@ -74,15 +74,16 @@ pub struct Goal {
 }
 
 impl<'a> Passes<'a> {
-    /// For blocks that each take what the one before gives; `trains` asks for gradients by the weights, otherwise it is the images'.
-    pub fn new(blocks: &'a [Block], trains: bool) -> Self {
+    /// For blocks that each take what the one before gives. The weights of the first `trained` get gradients; if there is none, the
+    /// images do.
+    pub fn new(blocks: &'a [Block], trained: usize) -> Self {
         let part = |(index, block): (usize, &'a Block)| {
             let program = Program::new(block, block.nodes().len(), true);
-            let backward = Backward::new(block, &program, index > 0 || !trains);
+            let backward = Backward::new(block, &program, index > 0 || trained == 0);
             Part { block, program, backward }
         };
         let parts = blocks.iter().enumerate().map(part).collect();
-        Self { parts, pieces: Vec::new(), count: 0, trains }
+        Self { parts, pieces: Vec::new(), count: 0, trained }
     }
 
     /// Arenas for `count` images; those of the last pass, if it had as many.
@@ -186,15 +187,45 @@ impl<'a> Passes<'a> {
         self.pieces.iter().map(|piece| piece.error).sum::<f64>() as f32 * scale
     }
 
-    /// Gradients down to the weights or the images, once that by the logits is set. With current statistics a norm's waits for
-    /// the sums of the whole batch. The output of each block but the last is pulled to its goal, where there are any.
+    /// Pulls the last output to its goal: sets the gradient by it.
+    pub fn pull_last(&mut self, Goal { values: wanted, scale }: &Goal) {
+        let (Some(part), last) = (self.parts.last(), self.parts.len() - 1) else { return };
+        each(self.pieces.iter_mut().flat_map(|piece| &mut piece.groups), |Group { index, lanes, values, slopes }| {
+            part.backward.slots.clear_borders(&mut slopes[last % 2]);
+            let slope = part.backward.gradient(&mut slopes[last % 2], part.block.nodes().len());
+            let Some((slope, to)) = slope else { return };
+            let pull = |_: f32, here: f32, there: f32| scale * (here - there);
+            let output = part.program.output(&values[last]);
+            zip_two(part.program.arch, (&mut *slope, to), output, wanted.plane(*index), pull);
+            clear_absent((slope, to), *lanes);
+        });
+    }
+
+    /// The squared distance of a part's output from its goal.
+    pub fn distance(&self, part: usize, goal: &Goal) -> f64 {
+        let mut distance = 0.0;
+        for Group { index, lanes, values, .. } in self.pieces.iter().flat_map(|piece| &piece.groups) {
+            let ((output, plane), wanted) = (self.parts[part].program.output(&values[part]), goal.values.group(*index));
+            let width = plane.shape.width;
+            for (row, wanted) in plane.rows().zip(wanted.chunks_exact(width)) {
+                for (here, there) in output[row..row + width].iter().zip(wanted) {
+                    let pairs = here.0[..*lanes].iter().zip(&there.0);
+                    distance += f64::from(pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f32>());
+                }
+            }
+        }
+        distance
+    }
+
+    /// Gradients down to the weights or the images, once that by the last output is set. With current statistics a norm's waits
+    /// for the sums of the whole batch. The outputs of the first blocks are pulled to their goals, as far as there are any.
     pub fn backward(&mut self, statistics: Statistics, goals: &[Goal]) {
         for index in (0..self.parts.len()).rev() {
             let (before, here) = self.parts.split_at_mut(index);
             let Part { block, program, backward } = &mut here[0];
             // From the end to a batch norm, whose gradient by its input waits for the sums of the whole batch.
             for nodes in program.segments().into_iter().rev() {
-                let (running, trains) = (&*backward, self.trains);
+                let (running, trains) = (&*backward, index < self.trained);
                 let starts_with_norm = !nodes.is_empty() && program.norm_channels(nodes.start) > 0;
                 each(self.pieces.iter_mut(), |piece| {
                     for Group { lanes, values, slopes, .. } in &mut piece.groups {
@@ -246,7 +277,7 @@ impl<'a> Passes<'a> {
     /// Adds the gradients by the weights of each part to `gradients`, in the blocks' order.
     pub fn add_gradients(&mut self, gradients: &mut [Vec<Vec<f32>>]) {
         let Some((total, others)) = self.pieces.split_first_mut() else { return };
-        for (index, (part, gradients)) in self.parts.iter().zip(gradients).enumerate() {
+        for (index, (part, gradients)) in self.parts[..self.trained].iter().zip(gradients).enumerate() {
             others.iter().for_each(|piece| add(&mut total.sums[index], &piece.sums[index]));
             part.backward.add_sums(part.block, &part.program, &total.sums[index], gradients);
         }
