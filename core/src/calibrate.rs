@@ -69,9 +69,14 @@ pub struct Pull {
 }
 
 impl Pull {
-    /// Towards the running statistics, with the weights of our probe (science.md, section 9).
+    /// Towards the running statistics.
     pub const fn statistics(steps: usize) -> Self {
-        Self { steps, rate: 0.1, statistics: 1.0, smoothness: 0.05, classes: 0.1, temperature: 1.0 }
+        Self { steps, rate: 0.1, statistics: 1.0, smoothness: 0.05, classes: 1.0, temperature: 1.0 }
+    }
+
+    /// Towards what the teacher should say, and nothing else (class impressions; Nayak et al. 2019).
+    pub const fn classes(steps: usize) -> Self {
+        Self { steps, rate: 0.01, statistics: 0.0, smoothness: 0.0, classes: 1.0, temperature: 20.0 }
     }
 }
 
@@ -112,6 +117,32 @@ impl<'a> Calibrator<'a> {
         labels.chunks_exact_mut(self.classes()).for_each(|image| image[stream.below(image.len())] = 1.0);
         self.pull(&mut images, &labels, pull, pixels, progress);
         NoiseImages::new(&images, self.shape, pixels)
+    }
+
+    /// Batch `index` of class impressions (Zero-Shot KD; Nayak et al. 2019): noise moved until the teacher says of it what a
+    /// Dirichlet distribution drew, whose concentrations are `concentration` times the similarity of the last layer's weights of the classes.
+    /// None if the last layer is not linear.
+    pub fn impressions(
+        &mut self,
+        index: usize,
+        calibration: &Calibration,
+        concentration: f32,
+        pixels: &Pixels,
+        progress: impl FnMut(f32),
+    ) -> Option<NoiseImages> {
+        let Calibration { batch, seed, pull, .. } = calibration;
+        let similarity = class_similarity(self.passes.parts.last()?.block)?;
+        let mut stream = Stream::new(*seed, Purpose::Calibrate, index);
+        let mut images = stream.images(*batch, self.shape);
+        let mut probabilities = Vec::with_capacity(batch * similarity.len());
+        for _ in 0..*batch {
+            let class = &similarity[stream.below(similarity.len())];
+            let drawn: Vec<f32> = class.iter().map(|&s| stream.gamma((concentration * s).max(LEAST_SHAPE))).collect();
+            let total: f32 = drawn.iter().sum::<f32>().max(f32::MIN_POSITIVE);
+            probabilities.extend(drawn.iter().map(|share| share / total));
+        }
+        self.pull(&mut images, &probabilities, pull, pixels, progress);
+        Some(NoiseImages::new(&images, self.shape, pixels))
     }
 
     /// Moves `images`, `[N, C, H, W]`, inside the range of pixels; `probabilities`, `[N, classes]`, are what the teacher should
@@ -157,6 +188,25 @@ impl<'a> Calibrator<'a> {
         });
         mismatch as f32
     }
+}
+
+/// Smallest shape of a gamma distribution that is drawn from.
+const LEAST_SHAPE: f32 = 1e-3;
+
+/// For each class how similar the others' weights are to its own in the last linear layer: their cosine, scaled so that the least
+/// of a class is 0 and its own is 1.
+fn class_similarity(head: &Block) -> Option<Vec<Vec<f32>>> {
+    let last = head.nodes().iter().rposition(|node| matches!(node.op, Op::Linear))?;
+    let weight = head.weight(last, 0)?;
+    let rows: Vec<&[f32]> = weight.data.chunks_exact(*weight.dims.get(1)? as usize).collect();
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let cosine = |a: &[f32], b: &[f32]| dot(a, b) / libm::sqrtf((dot(a, a) * dot(b, b)).max(f32::MIN_POSITIVE));
+    let of_class = |row: &&[f32]| {
+        let cosines: Vec<f32> = rows.iter().map(|other| cosine(row, other)).collect();
+        let least = cosines.iter().copied().fold(1.0, f32::min);
+        cosines.iter().map(|cosine| (cosine - least) / (1.0 - least).max(f32::MIN_POSITIVE)).collect()
+    };
+    Some(rows.iter().map(of_class).collect())
 }
 
 /// Mismatch of one batch norm, and its gradient by each value it reads: `slope · x + offset` of each channel.

@@ -1,4 +1,5 @@
-//! A whole student learns from its teacher on noise images: knowledge distillation without data (G-ND+FT of the paper).
+//! A whole student learns from its teacher on noise images: knowledge distillation without data (of the paper G-ND+FT, and the
+//! baselines GN-KD and ZSKD).
 //!
 //! The loss is `CE(softmax(z_T / τ), softmax(z_S / τ))` (eq. 3 with λ = 0, as noise has no labels), and for each block but the
 //! last `w · ‖S_i − T_i‖² / ‖T_i‖²` of its output over the batch.
@@ -12,12 +13,16 @@ use crate::{
     block_error::BlockError,
     cpu::{Goal, Target, Workspace},
     device::Device,
+    distill::MEASURED_INPUTS,
     fold::fold_batch_norms,
     forward::DeviceBlock,
     images::Images,
     network::NetworkTrainer,
     noise::{Purpose, Stream, shuffle},
     noise_images::{NoiseImages, Pixels},
+    op::Op,
+    optimizer::{Schedule, Update},
+    shrink::{Width, shrink},
     tensor::Shape,
     train::Training,
     variant::Variant,
@@ -36,17 +41,34 @@ pub struct Tuning {
     pub seed: u64,
 }
 
+impl Tuning {
+    /// `steps` steps of Adam (batch 128, a cosine down from 1e-3), temperature 2.5 (the paper's), a hundred times the weight on
+    /// features that the logits have.
+    pub fn new(steps: usize) -> Self {
+        let training = Training {
+            steps,
+            batch: 128,
+            update: Update::Adam,
+            schedule: Schedule::Cosine,
+            rate: 1e-3,
+            weight_decay: 0.0,
+            stop: false,
+        };
+        Self { training, temperature: 2.5, features: 100.0, seed: 0 }
+    }
+}
+
 /// The images that a student learns from. There is no way to hand it others.
 #[derive(Clone, Copy, Debug)]
 pub enum Lessons<'a> {
     /// `N(0, 1)` in every pixel, drawn anew for every step.
     White,
-    /// These, mirrored, shifted and mixed.
+    /// These, mirrored, shifted and mixed; not the last [`MEASURED_INPUTS`], on which students are measured.
     Images(&'a NoiseImages, &'a Pixels),
 }
 
-/// The student after `tuning`: without batch norms where they fold away; those that are left learn with the batch's statistics. `progress`
-/// is told the mean cross-entropy before each step.
+/// The student after `tuning`, without batch norms where they fold away. `progress` is told the mean cross-entropy before each step.
+/// A student that is its teacher has nothing to learn.
 ///
 /// # Errors
 /// [`BlockError`] if a block does not fold, or training diverged.
@@ -55,13 +77,31 @@ pub fn finetune(
     student: &[Block],
     lessons: Lessons<'_>,
     tuning: &Tuning,
-    mut progress: impl FnMut(f32),
+    progress: impl FnMut(f32),
 ) -> Result<Vec<Block>, BlockError> {
     let folded = |blocks: &[Block]| blocks.iter().map(fold_batch_norms).collect::<Result<Vec<_>, _>>();
-    let teacher: Vec<DeviceBlock> =
-        folded(teacher)?.iter().map(|block| DeviceBlock::new(block, &Device::Cpu)).collect();
     let student = folded(student)?;
-    let mut trainer = NetworkTrainer::new(&student, &tuning.training);
+    if student == folded(teacher)? {
+        log::info!("the student is the teacher: there is nothing to learn");
+        return Ok(student);
+    }
+    learn(teacher, &student, lessons, tuning, progress)
+}
+
+/// The student after `tuning`; batch norms in it learn with the statistics of each batch.
+///
+/// # Errors
+/// As [`finetune`].
+pub fn learn(
+    teacher: &[Block],
+    student: &[Block],
+    lessons: Lessons<'_>,
+    tuning: &Tuning,
+    mut progress: impl FnMut(f32),
+) -> Result<Vec<Block>, BlockError> {
+    let on_cpu = |block: &Block| Ok(DeviceBlock::new(&fold_batch_norms(block)?, &Device::Cpu));
+    let teacher: Vec<DeviceBlock> = teacher.iter().map(on_cpu).collect::<Result<_, BlockError>>()?;
+    let mut trainer = NetworkTrainer::new(student, &tuning.training);
     let mut lessons = Drawn::new(lessons, tuning.seed, student.first().map_or(Shape::new(1, 1, 1), Block::input));
     let (mut images, mut workspace) = (Images::zeros(lessons.shape, 0), Workspace::default());
     let goal = |block: &DeviceBlock| Goal { values: Images::zeros(block.output(), 0), scale: 0.0 };
@@ -80,6 +120,36 @@ pub fn finetune(
         progress(trainer.step_towards(&images, target, if tuning.features > 0.0 { goals } else { &[] }));
     }
     trainer.finish()
+}
+
+/// A student of width `width` that knows nothing of its teacher but its shape: kernels of He et al. 2015, batch norms that do nothing
+/// yet. It has the teacher's batch norms.
+///
+/// # Errors
+/// As [`Block::new`].
+pub fn untaught(teacher: &[Block], width: Width, seed: u64) -> Result<Vec<Block>, BlockError> {
+    let mut stream = Stream::new(seed, Purpose::Weights, 0);
+    let mut forget = |block: &Block| {
+        let block = shrink(block, width)?;
+        let mut weights = block.weights().to_vec();
+        for (index, node) in block.nodes().iter().enumerate() {
+            for (slot, &place) in node.weights.iter().enumerate() {
+                let weight = &mut weights[usize::from(place)];
+                let inputs: usize = weight.dims.iter().skip(1).map(|&extent| extent as usize).product();
+                match (&block.nodes()[index].op, slot) {
+                    (Op::BatchNorm(_), 0 | 3) => weight.data.fill(1.0),
+                    (_, 0) => {
+                        let deviation = libm::sqrtf(2.0 / inputs as f32);
+                        stream.fill(&mut weight.data);
+                        weight.data.iter_mut().for_each(|value| *value *= deviation);
+                    }
+                    _ => weight.data.fill(0.0),
+                }
+            }
+        }
+        block.with_weights(weights)
+    };
+    teacher.iter().map(&mut forget).collect()
 }
 
 /// Probabilities of the classes of each image, `[N, classes]`.
@@ -116,14 +186,15 @@ impl<'a> Drawn<'a> {
         match *lessons {
             Lessons::White => *values = stream.images(count, shape),
             Lessons::Images(noise, pixels) => {
+                let seen = noise.len().saturating_sub(MEASURED_INPUTS).max(1);
                 let [mut image, mut other] = [(); 2].map(|()| vec![0.0; elements]);
                 let mut varied = Vec::with_capacity(elements);
                 values.clear();
                 for _ in 0..count {
                     if order.is_empty() {
-                        shuffle(stream, order, noise.len());
+                        shuffle(stream, order, seen);
                     }
-                    let pair = [order.pop().unwrap_or(0), stream.below(noise.len())];
+                    let pair = [order.pop().unwrap_or(0), stream.below(seen)];
                     for (index, values) in pair.into_iter().zip([&mut image, &mut other]) {
                         pixels.values(&noise.pixels()[index * elements..][..elements], shape, values);
                     }

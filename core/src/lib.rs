@@ -63,7 +63,7 @@ pub use calibrate::{Calibration, Calibrator, Pull, Start};
 pub use chain::Chain;
 pub use device::{Device, Statistics};
 pub use distill::{Distilled, MEASURED_INPUTS, distill};
-pub use finetune::{Lessons, Tuning, finetune};
+pub use finetune::{Lessons, Tuning, finetune, learn, untaught};
 pub use fold::fold_batch_norms;
 pub use forward::DeviceBlock;
 pub use heap::CountingAllocator;

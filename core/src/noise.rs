@@ -6,7 +6,7 @@
 
 use alloc::{vec, vec::Vec};
 
-use rand_distr::{Distribution, StandardNormal};
+use rand_distr::{Distribution, Gamma, StandardNormal};
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
     rand_core::{Rng, SeedableRng},
@@ -37,6 +37,21 @@ impl Noise {
         self != Self::Standard
     }
 
+    /// Images to keep, where no number is asked for. Noise like data is worth more of them, and steps see more than a solve.
+    pub fn default_images(self, steps: usize) -> usize {
+        match self {
+            Self::Standard | Self::Propagated => 512,
+            Self::Calibrated if steps == 0 => 1024,
+            Self::Calibrated => 2048,
+        }
+    }
+
+    /// Iterations of variable projection, where no number is asked for: gradient steps make them superfluous, and noise that is
+    /// not like data misleads them.
+    pub fn default_projections(self, steps: usize) -> usize {
+        if self == Self::Calibrated && steps == 0 { 10 } else { 0 }
+    }
+
     /// The statistics that the teacher's batch norms work with while a cache is pushed through them.
     pub fn statistics(self) -> Statistics {
         if self == Self::Calibrated { Statistics::Running } else { Statistics::Current }
@@ -58,6 +73,8 @@ pub enum Purpose {
     Calibrate = 5,
     /// The inputs on which a neighbourhood's training is judged.
     Validate = 6,
+    /// The weights of a student that is not made from its teacher.
+    Weights = 7,
 }
 
 /// A stream of random numbers.
@@ -78,6 +95,11 @@ impl Stream {
     /// Fills `values` with independent samples of `N(0, 1)`.
     pub fn fill(&mut self, values: &mut [f32]) {
         values.iter_mut().for_each(|value| *value = StandardNormal.sample(&mut self.0));
+    }
+
+    /// A sample of the gamma distribution of this shape (above 0) and scale 1.
+    pub fn gamma(&mut self, shape: f32) -> f32 {
+        Gamma::new(shape, 1.0).map_or(0.0, |gamma| gamma.sample(&mut self.0))
     }
 
     /// `count` independent samples of `N(0, 1)`.

@@ -1,8 +1,9 @@
 //! Images made from noise, as a pack holds them.
 
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
+use core::ops::Range;
 
-use crate::{pack::Manifest, tensor::Shape};
+use crate::{images::Images, pack::Manifest, tensor::Shape};
 
 /// Images that began as random numbers: of each channel `[H, W]` pixels 0 to 255.
 ///
@@ -89,6 +90,17 @@ impl NoiseImages {
     /// None of that shape.
     pub fn emptied(&self) -> Self {
         Self { shape: self.shape, pixels: Vec::new() }
+    }
+
+    /// Images `range` as a network takes them.
+    pub fn images(&self, range: Range<usize>, pixels: &Pixels) -> Images {
+        let elements = self.shape.elements();
+        let mut values = vec![0.0; range.len() * elements];
+        let images = self.pixels[range.start * elements..range.end * elements].chunks_exact(elements);
+        images.zip(values.chunks_exact_mut(elements)).for_each(|(image, values)| {
+            pixels.values(image, self.shape, values);
+        });
+        Images::from_values(&values, self.shape)
     }
 
     /// Adds others of the same shape behind.

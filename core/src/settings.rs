@@ -71,7 +71,7 @@ impl Settings {
     /// All neighbourhoods on propagated noise: a solve over 512 images, then `steps` steps of Adam (batch 64, a
     /// cosine down from 1e-3), seed 0.
     pub fn new(width: Width, steps: usize) -> Self {
-        let images = 512;
+        let images = Noise::Propagated.default_images(steps);
         let training = Training {
             steps,
             batch: 64,
@@ -95,6 +95,16 @@ impl Settings {
             seed: 0,
             budget: Budget::UNLIMITED,
         }
+    }
+
+    /// All neighbourhoods on calibrated noise, one after another on what the students before them make: channels chosen by
+    /// residual; without gradient steps the layers before the solve by variable projection.
+    pub fn calibrated(width: Width, steps: usize) -> Self {
+        let usual = Self::new(width, steps);
+        let images = Noise::Calibrated.default_images(steps);
+        let projections = Noise::Calibrated.default_projections(steps);
+        let recipe = Recipe { selection: Selection::Residual, solve_inputs: images, projections, ..usual.recipe };
+        Self { recipe, noise: Noise::Calibrated, sequential: true, images, ..usual }
     }
 
     /// Inputs that neither solve nor training sees.

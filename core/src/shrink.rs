@@ -36,6 +36,11 @@ impl Width {
         if k > 0.0 && k <= 1.0 { Ok(Self(k)) } else { Err(WidthError(k)) }
     }
 
+    /// The multiplier.
+    pub fn k(self) -> f32 {
+        self.0
+    }
+
     /// Channels kept of `channels`: `⌊k·C⌋`, at least 1.
     pub fn of(self, channels: usize) -> usize {
         // The small term keeps 0.29 · 100 at 29.

@@ -47,13 +47,18 @@ pub struct WorkOptions {
     /// Where the blocks' inputs come from
     #[arg(long, value_enum, default_value_t = NoiseName::Propagated)]
     pub noise: NoiseName,
-    /// Feed each block what the students before it make, so that it makes good their errors; not for standard noise
-    #[arg(long)]
+    /// Feed each block what the students before it make, so that it makes good their errors (the default for calibrated
+    /// noise; not for standard noise)
+    #[arg(long, overrides_with = "independent")]
     pub sequential: bool,
+    /// Feed each block what the teacher makes, whatever the students before it do (the default for other noise)
+    #[arg(long)]
+    pub independent: bool,
     /// Noise images kept for propagated and calibrated noise, rounded up to a multiple of 64; as many inputs go into each
     /// solve. Where fewer are calibrated, shifted, mirrored and mixed ones fill up
-    #[arg(long, default_value_t = 512, value_name = "N")]
-    pub images: usize,
+    /// [default: 512; for calibrated noise 1024, with gradient steps 2048]
+    #[arg(long, value_name = "N")]
+    pub images: Option<usize>,
     /// How the channels to keep are chosen [default: residual for calibrated noise, else norm]
     #[arg(long, value_enum, value_name = "BY")]
     pub select: Option<SelectionName>,
@@ -63,9 +68,10 @@ pub struct WorkOptions {
     /// Start the gradient steps from the pruned teacher alone
     #[arg(long)]
     pub no_solve: bool,
-    /// Improve the layers before the solved convolution, too: at most N iterations of variable projection
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub projections: usize,
+    /// Solve the layers before that convolution, too, by at most N iterations of variable projection [default: 10 for calibrated
+    /// noise without gradient steps, else 0]
+    #[arg(long, value_name = "N")]
+    pub projections: Option<usize>,
     /// Gradient steps a block
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub steps: usize,
@@ -186,22 +192,23 @@ impl WorkOptions {
             weight_decay: self.weight_decay,
             stop: self.stop,
         };
-        let recipe = Recipe {
-            width: Width::new(self.width)?,
-            fewer_layers: self.fewer_layers,
-            activation: self.activation.map(ActivationName::activation),
-            selection: match (self.select, self.noise) {
-                (Some(SelectionName::Residual), _) | (None, NoiseName::Calibrated) => Selection::Residual,
-                _ => Selection::Norm,
-            },
-            solve_inputs: if self.no_solve { 0 } else { self.images },
-            projections: self.projections,
-            training,
-        };
         let noise = match self.noise {
             NoiseName::Standard => Noise::Standard,
             NoiseName::Propagated => Noise::Propagated,
             NoiseName::Calibrated => Noise::Calibrated,
+        };
+        let images = self.images.unwrap_or(noise.default_images(self.steps));
+        let recipe = Recipe {
+            width: Width::new(self.width)?,
+            fewer_layers: self.fewer_layers,
+            activation: self.activation.map(ActivationName::activation),
+            selection: match (self.select, noise) {
+                (Some(SelectionName::Residual), _) | (None, Noise::Calibrated) => Selection::Residual,
+                _ => Selection::Norm,
+            },
+            solve_inputs: if self.no_solve { 0 } else { images },
+            projections: self.projections.unwrap_or(noise.default_projections(self.steps)),
+            training,
         };
         let blocks = self.blocks.as_deref().map(parse_blocks).transpose()?.unwrap_or_default();
         let budget = Budget { bytes: self.budget.map_or(u64::MAX, |size| size.as_u64()), used: 0 };
@@ -210,9 +217,9 @@ impl WorkOptions {
             recipe,
             widths,
             noise,
-            sequential: self.sequential,
+            sequential: self.sequential || (noise == Noise::Calibrated && !self.independent),
             look_ahead: self.look_ahead,
-            images: self.images,
+            images,
             blocks,
             seed: self.seed,
             budget,

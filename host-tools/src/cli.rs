@@ -11,10 +11,11 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use distill_core::{
-    Calibration, CountingAllocator, Device, Encoding, Manifest, Pull, Schedule, Shape, Start, Training, Tuning, Update,
+    Calibration, CountingAllocator, Device, Encoding, Manifest, Pull, Shape, Start, Training, Tuning, Width,
 };
 use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
 use distill_host::{
+    baseline::{Baseline, Preset, baseline},
     calibrate::calibrate,
     crop::{CROP_FRACTION, Preparation},
     data,
@@ -29,6 +30,7 @@ use distill_host::{
     plan_table::PlanTable,
     quickstart::quickstart,
     recompose::recompose,
+    report::{Asked, data_free},
     resample::Filter,
     safetensors_file,
     split::Split,
@@ -95,6 +97,75 @@ enum Command {
     /// Let a student learn from its teacher once more, as a whole network, on noise
     #[command(after_help = "Example:\n  distill finetune teacher.ndp blocks.ndp -o student.ndp --noise calibrated")]
     Finetune(FinetuneArgs),
+    /// Teach a student end to end without data, by the methods that neighbourhood distillation is compared with
+    #[command(after_help = "Example:\n  distill baseline zskd teacher.ndp -o student.ndp --width 0.5")]
+    Baseline(BaselineArgs),
+    /// Fill a table of what was measured, and go on with one
+    Report {
+        #[command(subcommand)]
+        command: ReportCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum ReportCommand {
+    /// Accuracy without data by every method, at several widths: Markdown, JSON and a plot, after each student
+    #[command(
+        name = "data-free",
+        after_help = "Example:\n  distill report data-free teacher.ndp -o docs/results --data cifar10"
+    )]
+    DataFree(DataFreeArgs),
+}
+
+#[derive(Args)]
+struct DataFreeArgs {
+    /// Teacher pack, whose batch norms are not folded
+    teacher: PathBuf,
+    /// Folder to write to; a report that is there goes on
+    #[arg(short, long, value_name = "FOLDER")]
+    output: PathBuf,
+    /// Test images, as `distill evaluate` takes them
+    #[arg(long, value_name = "DATA", default_value = "cifar10")]
+    data: String,
+    /// Folder for the packs on the way
+    #[arg(long, value_name = "FOLDER", default_value = "distill-report")]
+    work: PathBuf,
+    /// Bottleneck multipliers
+    #[arg(long, value_delimiter = ',', default_value = "1,0.9,0.75,0.5", value_name = "LIST")]
+    widths: Vec<f32>,
+    /// Number of seeds, from 0
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    seeds: u64,
+    /// Only the first N test images
+    #[arg(long, value_name = "N")]
+    limit: Option<NonZeroUsize>,
+    /// Baselines, and how much work goes into them [default: none]
+    #[arg(long, value_enum, value_name = "PRESET")]
+    baselines: Option<Preset>,
+    /// Share of the usual images and steps, for a trial
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    effort: f32,
+}
+
+#[derive(Args)]
+struct BaselineArgs {
+    /// How the student learns
+    #[arg(value_enum)]
+    method: Baseline,
+    /// Teacher pack
+    teacher: PathBuf,
+    /// File to write: .ndp, .safetensors or .onnx
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Share of the inner channels each block keeps
+    #[arg(long, default_value_t = 0.5, value_name = "K")]
+    width: f32,
+    /// How much work goes into it
+    #[arg(long, value_enum, default_value_t = Preset::Short)]
+    preset: Preset,
+    /// Every random number follows from it
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
 }
 
 #[derive(Args)]
@@ -111,7 +182,7 @@ struct FinetuneArgs {
     #[arg(long, value_enum, default_value_t = LessonName::Calibrated)]
     noise: LessonName,
     /// Gradient steps
-    #[arg(long, default_value_t = 1000, value_name = "N")]
+    #[arg(long, default_value_t = 1500, value_name = "N")]
     steps: usize,
     /// Images a step
     #[arg(long, default_value_t = 128, value_name = "N")]
@@ -123,7 +194,7 @@ struct FinetuneArgs {
     #[arg(long, default_value_t = 2.5, value_name = "T")]
     temperature: f32,
     /// Weight of the relative distance of each block's output
-    #[arg(long, default_value_t = 1.0, value_name = "W")]
+    #[arg(long, default_value_t = 100.0, value_name = "W")]
     features: f32,
     /// Every random number follows from it
     #[arg(long, default_value_t = 0, value_name = "S")]
@@ -279,6 +350,8 @@ pub fn run(heap: &CountingAllocator<System>) -> Result<()> {
         Command::Calibrate(args) => calibrate_file(json, &args),
         Command::Evaluate(args) => evaluate_file(json, &args, &device),
         Command::Finetune(args) => finetune_files(json, &args),
+        Command::Baseline(args) => baseline_file(json, &args),
+        Command::Report { command: ReportCommand::DataFree(args) } => report_data_free(json, &args, heap),
         Command::Recompose { teacher, students, output } => recompose_files(json, &teacher, &students, &output),
     }
 }
@@ -422,19 +495,12 @@ fn finetune_files(json: bool, args: &FinetuneArgs) -> Result<()> {
     check_distinct(output, students.iter().map(PathBuf::as_path).chain([teacher.as_path()]))?;
     export::check_ending(output)?;
     let student = finetune::student(teacher, students)?;
-    let training = Training {
-        steps: args.steps,
-        batch: args.batch,
-        update: Update::Adam,
-        schedule: Schedule::Cosine,
-        rate: args.rate,
-        weight_decay: 0.0,
-        stop: false,
-    };
     let source = match args.noise {
         LessonName::Standard => NoiseSource::Standard,
         LessonName::Calibrated => NoiseSource::Calibrated,
     };
+    let usual = Tuning::new(args.steps);
+    let training = Training { batch: args.batch, rate: args.rate, ..usual.training };
     let tuning = Tuning { training, temperature: args.temperature, features: args.features, seed: args.seed };
     let start = Instant::now();
     let (network, loss) = finetune::finetune_on_noise(teacher, &student, source, &tuning)?;
@@ -444,6 +510,42 @@ fn finetune_files(json: bool, args: &FinetuneArgs) -> Result<()> {
     print(json, &summary, || {
         format!("{} steps in {seconds:.0} s, last cross-entropy {loss:.4}: {}", args.steps, output.display())
     })
+}
+
+fn baseline_file(json: bool, args: &BaselineArgs) -> Result<()> {
+    check_distinct(&args.output, [args.teacher.as_path()])?;
+    export::check_ending(&args.output)?;
+    let start = Instant::now();
+    let network = baseline(&args.teacher, args.method, args.preset, Width::new(args.width)?, args.seed)?;
+    export::export(&network, &args.output)?;
+    let (parameters, seconds) = (network.parameters(), start.elapsed().as_secs_f64());
+    let summary = json!({"file": args.output, "parameters": parameters, "seconds": seconds});
+    print(json, &summary, || format!("{parameters} parameters, {seconds:.0} s: {}", args.output.display()))
+}
+
+fn report_data_free(json: bool, args: &DataFreeArgs, heap: &CountingAllocator<System>) -> Result<()> {
+    ensure!(args.effort > 0.0 && args.effort <= 1.0, "the effort must be above 0 and at most 1");
+    let asked = Asked {
+        teacher: &args.teacher,
+        folder: &args.output,
+        work: &args.work,
+        widths: args.widths.clone(),
+        seeds: args.seeds,
+        limit: args.limit.map_or(usize::MAX, NonZeroUsize::get),
+        baselines: args.baselines,
+        effort: args.effort,
+    };
+    let teacher = Network::read_pack(&args.teacher)?;
+    let test = data::open(&args.data, &teacher, Preparation::new(CROP_FRACTION, Filter::default())?)?;
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut command = format!("distill report data-free {} -o {}", name(&args.teacher), args.output.display());
+    write!(command, " --data {} --seeds {}", args.data, args.seeds)?;
+    if let Some(preset) = args.baselines.and_then(|preset| preset.to_possible_value()) {
+        write!(command, " --baselines {}", preset.get_name())?;
+    }
+    let report = data_free(&asked, command, &*test, heap)?;
+    let text = report.markdown()?;
+    print(json, &report, || text)
 }
 
 fn read_network(path: &Path) -> Result<Network> {

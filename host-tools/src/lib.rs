@@ -20,6 +20,7 @@ pub mod plan_table;
 
 pub mod calibrate;
 
+pub mod baseline;
 pub mod export;
 pub mod finetune;
 pub mod recompose;
@@ -38,4 +39,6 @@ pub mod data;
 pub mod images;
 
 pub mod evaluate;
+pub mod interface;
 pub mod quickstart;
+pub mod report;

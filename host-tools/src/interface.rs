@@ -1,0 +1,38 @@
+//! How well each block of a student reproduces its teacher's: the error at the interfaces, beside which accuracy stands.
+
+use anyhow::{Result, ensure};
+use distill_core::{Device, DeviceBlock, Images, NoiseImages, Pixels, Role, Statistics, fold_batch_norms};
+
+use crate::network::Network;
+
+/// Images it is measured on: the last of the calibrated ones, which no distillation learns from.
+const IMAGES: usize = 64;
+
+/// Mean over the neighbourhoods of `‖S_i(a) − T_i(a)‖ / ‖T_i(a)‖`, where `a` is what the teacher makes of noise images.
+///
+/// # Errors
+/// A student with other blocks than the teacher.
+pub fn interface_error(teacher: &Network, student: &Network, noise: &NoiseImages) -> Result<f64> {
+    ensure!(teacher.blocks.len() == student.blocks.len(), "the student has other blocks than the teacher");
+    let pixels = Pixels::new(&teacher.manifest);
+    let mut input = noise.images(noise.len().saturating_sub(IMAGES)..noise.len(), &pixels);
+    let (mut sum, mut count) = (0.0, 0);
+    for (theirs, ours) in teacher.blocks.iter().zip(&student.blocks) {
+        let run = |block| -> Result<Images> {
+            let block = DeviceBlock::new(&fold_batch_norms(block)?, &Device::Cpu);
+            Ok(block.forward(&input, Statistics::Running))
+        };
+        let target = run(theirs)?;
+        if theirs.role() == Role::Neighbourhood {
+            ensure!(theirs.input() == ours.input(), "block {} takes another shape", ours.name());
+            let (target, output) = (target.to_values(), run(ours)?.to_values());
+            let square =
+                |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
+            let error = square(&mut target.iter().zip(&output).map(|(t, s)| s - t));
+            sum += (error / square(&mut target.iter().copied()).max(f64::MIN_POSITIVE)).sqrt();
+            count += 1;
+        }
+        input = target;
+    }
+    Ok(sum / f64::from(count.max(1)))
+}
