@@ -11,7 +11,7 @@ use crate::{
     block::Block,
     block_error::BlockError,
     boundary::{Boundary, Cache},
-    device::Device,
+    device::{Device, Statistics},
     distill::{Distilled, distill, measure},
     fold::fold_batch_norms,
     forward::DeviceBlock,
@@ -155,12 +155,21 @@ pub fn run<R: ReadAt, W: WriteAt>(
             observe(Event::Finished(&reports[reports.len() - 1], planned));
         }
         if let Some(boundary) = boundary.as_mut().filter(|_| place + 1 < plan.blocks.len()) {
-            let block = DeviceBlock::new(&teacher.block(*position).map_err(RunError::Teacher)?, device);
-            let mut passes = vec![(0..boundary.len(), block)];
+            let block = teacher.block(*position).map_err(RunError::Teacher)?;
+            // With running statistics in the students' form: a student that is its teacher then makes the same to the bit.
+            let block = match settings.noise.statistics() {
+                Statistics::Running => fold_batch_norms(&block).map_err(RunError::Block)?,
+                Statistics::Current => block,
+            };
+            let mut passes = vec![(0..boundary.len(), DeviceBlock::new(&block, device))];
+            drop(block);
             if settings.sequential {
                 let student = match *number {
                     Some(_) => writer.block(reports.len() - 1).map_err(RunError::Student)?,
-                    None => teacher.block(*position).map_err(RunError::Teacher)?,
+                    None => {
+                        let block = teacher.block(*position).map_err(RunError::Teacher)?;
+                        fold_batch_norms(&block).map_err(RunError::Block)?
+                    }
                 };
                 let half = boundary.len() / 2;
                 passes[0].0 = 0..half;

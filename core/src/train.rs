@@ -40,6 +40,13 @@ pub struct Training {
     pub stop: bool,
 }
 
+impl Training {
+    /// Whether nothing moves any more: a student that is its teacher.
+    fn is_over(&self, loss: f32) -> bool {
+        loss == 0.0 && self.weight_decay == 0.0
+    }
+}
+
 /// A student block in training: weights, gradients and optimiser state.
 #[derive(Debug)]
 pub struct BlockTrainer<'a> {
@@ -188,8 +195,11 @@ pub fn train(
         for step in 1..=training.steps {
             batches.next_into(training.batch, &mut input)?;
             let theirs = batches.teachers(&input, &mut other)?;
-            progress(step, window.step(&input, theirs, teacher, &mut workspace));
-            if judge.as_mut().is_some_and(|judge| judge.stops(step, training, window.trainer.first_weights())) {
+            let loss = window.step(&input, theirs, teacher, &mut workspace);
+            progress(step, loss);
+            if training.is_over(loss)
+                || judge.as_mut().is_some_and(|judge| judge.stops(step, training, window.trainer.first_weights()))
+            {
                 break;
             }
         }
@@ -211,8 +221,9 @@ pub fn train(
             trainer.add(&input, &target);
             left -= left.min(portions.training);
         }
-        progress(step, trainer.update());
-        if judge.as_mut().is_some_and(|judge| judge.stops(step, training, &trainer.weights)) {
+        let loss = trainer.update();
+        progress(step, loss);
+        if training.is_over(loss) || judge.as_mut().is_some_and(|judge| judge.stops(step, training, &trainer.weights)) {
             break;
         }
     }
