@@ -7,6 +7,8 @@ mod naive;
 
 #[path = "suite/blocks.rs"]
 mod blocks;
+#[path = "suite/calibrated.rs"]
+mod calibrated;
 #[path = "suite/commands.rs"]
 mod commands;
 #[path = "suite/damaged_packs.rs"]

@@ -126,7 +126,7 @@ impl BatchPass {
         let (kept, sets) = (held >= groups, groups.div_ceil(held.max(1)));
         let segments = match self.statistics {
             Statistics::Current => program.segments(),
-            Statistics::Running => [0..program.steps.len()].into(),
+            Statistics::Running => core::iter::once(0..program.steps.len()).collect(),
         };
         let most = segments.iter().map(|nodes| program.norm_channels(nodes.end)).max().unwrap_or(0);
         let mut found = Vec::with_capacity(most.max(1) * groups);

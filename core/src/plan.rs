@@ -134,8 +134,11 @@ pub enum PlanError<R> {
     },
     /// The device's memory is not ours to plan.
     BudgetOfDevice,
-    /// A window over several blocks holds every activation of a batch, which is not planned.
-    BudgetOfLookAhead,
+    /// What an option takes is not planned.
+    BudgetWith {
+        /// The option.
+        option: &'static str,
+    },
     /// A block did not transform.
     Block(BlockError),
 }
@@ -155,8 +158,8 @@ pub fn plan<R: ReadAt>(
     if !matches!(device, Device::Cpu) && budget != u64::MAX {
         return Err(PlanError::BudgetOfDevice);
     }
-    if settings.look_ahead > 0 && budget != u64::MAX {
-        return Err(PlanError::BudgetOfLookAhead);
+    if let Some(option) = settings.unplanned().filter(|_| budget != u64::MAX) {
+        return Err(PlanError::BudgetWith { option });
     }
     let passed = passed_blocks(teacher, settings)?;
     if settings.noise == Noise::Calibrated {
@@ -351,8 +354,8 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
                 if LANES > 4 { f.write_str("; a build with --features small needs less") } else { Ok(()) }
             }
             Self::BudgetOfDevice => write!(f, "a budget can be planned for the cpu only: leave it out, or the device"),
-            Self::BudgetOfLookAhead => {
-                f.write_str("a budget cannot be planned for a look-ahead: leave it out, or the look-ahead")
+            Self::BudgetWith { option } => {
+                write!(f, "a budget cannot be planned for {option}: leave it out, or the budget")
             }
             Self::Block(error) => write!(f, "{error}"),
         }

@@ -112,6 +112,18 @@ impl Settings {
         MEASURED_INPUTS + if self.recipe.training.stop { VALIDATED_INPUTS } else { 0 }
     }
 
+    /// The first option whose memory no plan knows.
+    pub fn unplanned(&self) -> Option<&'static str> {
+        let options = [
+            (self.sequential, "a sequential run (see --independent)"),
+            (self.look_ahead > 0, "a look-ahead"),
+            (self.recipe.selection == Selection::Residual, "channels chosen by residual (see --select norm)"),
+            (self.recipe.projections > 0, "variable projection (see --projections 0)"),
+            (self.recipe.training.stop, "held-out noise that stops the steps"),
+        ];
+        options.into_iter().find_map(|(asked, option)| asked.then_some(option))
+    }
+
     /// What is done to the neighbourhood of this name.
     pub fn recipe_of(&self, name: &str) -> Recipe {
         let own = self.widths.iter().find(|(other, _)| other == name);

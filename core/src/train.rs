@@ -312,7 +312,7 @@ impl<'a> Judge<'a> {
 
     /// Whether nothing is to be hoped for after `step`, at which the student has `weights`.
     fn stops(&mut self, step: usize, training: &Training, weights: &[Vec<f32>]) -> bool {
-        if step % training.steps.div_ceil(CHECKS) > 0 && step < training.steps {
+        if !step.is_multiple_of(training.steps.div_ceil(CHECKS)) && step < training.steps {
             return false;
         }
         // Weights that are not finite are no block's.

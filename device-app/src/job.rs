@@ -40,7 +40,7 @@ pub struct Outcome {
     pub seconds: f64,
     /// Most heap in use during the run, in bytes.
     pub peak_bytes: usize,
-    /// The most the plan allows; `null` on devices whose memory is not planned.
+    /// The most the plan allows; `null` on devices and with options whose memory is not planned.
     pub planned_bytes: Option<u64>,
 }
 
@@ -107,7 +107,8 @@ pub fn run_job(
         }
     })?;
     let peak_bytes = watch.run_peak.max(heap.peak_bytes());
-    let planned_bytes = matches!(device, Device::Cpu).then_some(planned_bytes);
+    let planned = matches!(device, Device::Cpu) && settings.unplanned().is_none();
+    let planned_bytes = planned.then_some(planned_bytes);
     Ok(Outcome { blocks, seconds: start.elapsed().as_secs_f64(), peak_bytes, planned_bytes })
 }
 

@@ -1,0 +1,184 @@
+//! Calibrated noise: how it is made and kept, and what is made with it.
+
+use distill_core::{
+    Block, Calibration, Calibrator, Device, Encoding, Lessons, Noise, NoiseImages, Pack, PackError, PackWriter, Pixels,
+    Pull, Selection, Settings, Tuning, Width, finetune, fold_batch_norms, learn, run, untaught,
+};
+
+use distill_tests::{manifest, pack, teacher};
+
+const CALIBRATION: Calibration = Calibration { batch: 64, ..Calibration::new(40, 7) };
+
+/// Batches of noise images for the teacher, and the mismatch at every step of the last.
+fn images(batches: usize) -> (NoiseImages, Vec<f32>) {
+    let (blocks, pixels) = (teacher(), Pixels::new(&manifest()));
+    let mut calibrator = Calibrator::new(&blocks);
+    let mut mismatch = Vec::new();
+    let mut all = calibrator.batch(0, &CALIBRATION, &pixels, |m| mismatch.push(m));
+    for batch in 1..batches {
+        mismatch.clear();
+        all.append(calibrator.batch(batch, &CALIBRATION, &pixels, |m| mismatch.push(m)));
+    }
+    (all, mismatch)
+}
+
+/// The teacher's pack with noise images.
+fn calibrated_pack(images: &NoiseImages) -> Vec<u8> {
+    let (blocks, mut bytes) = (teacher(), Vec::new());
+    let mut writer = PackWriter::with_noise(&mut bytes, &manifest(), blocks.len()).unwrap();
+    for (position, block) in blocks.iter().enumerate() {
+        writer.add(position, block, Encoding::F32).unwrap();
+    }
+    writer.add_noise(CALIBRATION, images, 0.5).unwrap();
+    writer.finish().unwrap();
+    bytes
+}
+
+#[test]
+fn images_come_to_match_the_statistics() {
+    let (images, mismatch) = images(1);
+    assert_eq!((images.len(), mismatch.len()), (64, 40));
+    // Random statistics leave some, and pixels have their range; a gradient of the wrong sign or scale somewhere does not lower it
+    // at every step.
+    assert!(mismatch.is_sorted_by(|before, after| after < before), "{mismatch:?}");
+    assert!(mismatch[39] < 0.6 * mismatch[0], "{mismatch:?}");
+}
+
+#[test]
+fn images_are_kept_to_the_bit_and_do_not_change_who_the_teacher_is() {
+    let (images, _) = images(2);
+    let bytes = calibrated_pack(&images);
+    let mut with = Pack::open(bytes.as_slice()).unwrap();
+    let plain = pack(&teacher(), Encoding::F32);
+    let without = Pack::open(plain.as_slice()).unwrap();
+    assert_eq!(with.noise_images().unwrap().as_ref(), Some(&images));
+    let stored = with.calibrated().unwrap();
+    assert_eq!((stored.images, stored.calibration, stored.mismatch), (128, CALIBRATION, 0.5));
+    assert_eq!((with.blocks(), with.fingerprint()), (without.blocks(), without.fingerprint()));
+    assert!(without.calibrated().is_none());
+    let mut damaged = bytes.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    let found = Pack::open(damaged.as_slice()).unwrap().noise_images();
+    assert!(matches!(found, Err(PackError::Checksum { section: Some(6) })), "{found:?}");
+}
+
+/// Students of a run, in the places of their teachers, and the errors of the blocks.
+fn student(teacher_pack: &[u8], settings: &Settings) -> (Vec<Block>, Vec<f64>) {
+    let mut student = Vec::new();
+    let mut teacher_pack = Pack::open(teacher_pack).unwrap();
+    let (reports, _) = run(&mut teacher_pack, &mut student, None, settings, &Device::Cpu, |_| {}).unwrap();
+    let mut students = Pack::open(student.as_slice()).unwrap();
+    let mut network = teacher();
+    for index in 0..students.blocks() {
+        network[students.position(index)] = students.block(index).unwrap();
+    }
+    (network, reports.iter().map(|report| report.relative_error).collect())
+}
+
+fn settings(k: f32, change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut settings = Settings::calibrated(Width::new(k).unwrap(), 0);
+    (settings.images, settings.recipe.solve_inputs, settings.recipe.projections) = (256, 256, 0);
+    change(&mut settings);
+    settings
+}
+
+#[test]
+fn each_means_of_the_solve_lowers_the_error() {
+    let bytes = calibrated_pack(&images(4).0);
+    // The last block's error is that of all before it, too, where each is fed what those make.
+    let last = |settings: &Settings| *student(&bytes, settings).1.last().unwrap();
+    let sequential = |change: fn(&mut Settings)| settings(0.5, change);
+    let plain = last(&sequential(|settings| settings.recipe.selection = Selection::Norm));
+    let chosen = last(&sequential(|_| {}));
+    let projected = last(&sequential(|settings| settings.recipe.projections = 4));
+    assert!(chosen < plain && projected < 0.97 * chosen, "norm {plain}, residual {chosen}, projected {projected}");
+    // Students that were fed the teacher's activations do not make good each other's errors.
+    let end = |settings: &Settings| relative(&student(&bytes, settings).0);
+    let (alone, together) = (end(&settings(0.5, |settings| settings.sequential = false)), end(&sequential(|_| {})));
+    assert!(together < alone, "independent {alone}, sequential {together}");
+}
+
+/// How far a network's logits are from the teacher's on noise that nothing was made with.
+fn relative(network: &[Block]) -> f64 {
+    let pixels = Pixels::new(&manifest());
+    let blocks = teacher();
+    let noise = Calibrator::new(&blocks).batch(99, &CALIBRATION, &pixels, |_| {});
+    let logits = |blocks: &[Block]| {
+        let mut output = distill_core::Images::zeros(blocks[0].input(), 0);
+        let folded: Vec<Block> = blocks.iter().map(|block| fold_batch_norms(block).unwrap()).collect();
+        distill_core::Chain::new(&folded, &Device::Cpu).forward(&noise.images(0..64, &pixels), &mut output);
+        crate::naive::widen(&output.to_values())
+    };
+    crate::naive::relative_error(&logits(network), &logits(&blocks))
+}
+
+#[test]
+fn a_student_of_full_width_is_its_teacher() {
+    let bytes = calibrated_pack(&images(4).0);
+    let settings = settings(1.0, |settings| settings.recipe.training.steps = 5);
+    let (network, errors) = student(&bytes, &settings);
+    let folded = |block: &Block| fold_batch_norms(block).unwrap();
+    assert_eq!(network[1..4].to_vec(), teacher()[1..4].iter().map(folded).collect::<Vec<_>>());
+    assert_eq!(errors, [0.0; 3]);
+}
+
+#[test]
+fn looking_ahead_and_stopping_make_students_that_are_no_worse() {
+    let bytes = calibrated_pack(&images(4).0);
+    let trained = |change: fn(&mut Settings)| {
+        let settings = settings(0.5, |settings| {
+            (settings.recipe.training.steps, settings.recipe.training.batch) = (40, 32);
+            change(settings);
+        });
+        student(&bytes, &settings).1
+    };
+    let (solved, ahead) = (student(&bytes, &settings(0.5, |_| {})).1, trained(|settings| settings.look_ahead = 1));
+    assert!(solved.iter().zip(&ahead).all(|(solved, ahead)| ahead < solved), "{solved:?}, looking ahead {ahead:?}");
+    // At such a rate every step makes it worse: what is kept is the start.
+    let stopped = trained(|settings| {
+        settings.recipe.training.rate = 10.0;
+        settings.recipe.training.stop = true;
+    });
+    assert!(stopped.iter().all(|error| *error < 1.0), "{stopped:?}");
+}
+
+#[test]
+fn noise_that_is_not_there_is_asked_for() {
+    let mut plain = &pack(&teacher(), Encoding::F32)[..];
+    let mut pack = Pack::open(&mut plain).unwrap();
+    let error = run(&mut pack, Vec::new(), None, &settings(0.5, |_| {}), &Device::Cpu, |_| {}).unwrap_err();
+    assert!(error.to_string().contains("distill calibrate"), "{error}");
+    let standard = settings(0.5, |settings| settings.noise = Noise::Standard);
+    let error = run(&mut pack, Vec::new(), None, &standard, &Device::Cpu, |_| {}).unwrap_err();
+    assert!(error.to_string().contains("sequential"), "{error}");
+}
+
+#[test]
+fn a_whole_student_learns_from_noise() {
+    let (images, pixels, blocks) = (images(4).0, Pixels::new(&manifest()), teacher());
+    let (student, _) = student(&calibrated_pack(&images), &settings(0.5, |_| {}));
+    let tuning = Tuning::new(60);
+    let tuned = finetune(&blocks, &student, Lessons::Images(&images, &pixels), &tuning, |_| {}).unwrap();
+    let (before, after) = (relative(&student), relative(&tuned));
+    assert!(after < 0.95 * before, "{before} became {after}");
+    // Its teacher has nothing to learn.
+    let same = finetune(&blocks, &blocks, Lessons::White, &tuning, |_| {}).unwrap();
+    assert_eq!(same, blocks.iter().map(|block| fold_batch_norms(block).unwrap()).collect::<Vec<_>>());
+}
+
+#[test]
+fn baselines_begin_with_nothing_of_the_teacher_and_learn() {
+    let (blocks, pixels) = (teacher(), Pixels::new(&manifest()));
+    let student = untaught(&blocks, Width::new(0.5).unwrap(), 3).unwrap();
+    for (ours, theirs) in student.iter().zip(&blocks) {
+        assert_eq!((ours.input(), ours.output()), (theirs.input(), theirs.output()));
+        let shared = ours.weights().iter().filter(|weight| theirs.weights().contains(weight)).count();
+        assert_eq!(shared, 0, "{} holds weights of the teacher", ours.name());
+    }
+    let calibration = Calibration { batch: 32, pull: Pull { rate: 0.1, ..Pull::classes(20) }, ..CALIBRATION };
+    let mut losses = Vec::new();
+    let impressions = Calibrator::new(&blocks).impressions(0, &calibration, 1.0, &pixels, |_| {}).unwrap();
+    let tuning = Tuning { features: 0.0, ..Tuning::new(60) };
+    learn(&blocks, &student, Lessons::Images(&impressions, &pixels), &tuning, |loss| losses.push(loss)).unwrap();
+    assert!(losses[59] < losses[0], "{losses:?}");
+}
