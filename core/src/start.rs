@@ -34,8 +34,10 @@ pub fn start(
     let same = student.nodes().len() == teacher.nodes().len() && recipe.activation.is_none();
     let count = recipe.solve_inputs;
     let student = if recipe.selection == Selection::Norm || !same {
-        let goal = Goal::new([&student, teacher], [node, teachers], inputs, on.0);
-        let equations = gather(&student, node, &goal, inputs, count, on)?;
+        let equations = {
+            let goal = Goal::new([&student, teacher], [node, teachers], inputs, on.0);
+            gather(&student, node, &goal, inputs, count, on)?
+        };
         equations.solve(student)?
     } else {
         drop(student);
@@ -54,16 +56,15 @@ pub fn start(
         let kept: Vec<usize> = (0..features).filter(kept).collect();
         system.of(&kept).solve(classes.narrowed(teacher, &keeps)?, node)?
     };
+    if recipe.projections == 0 {
+        return Ok(student);
+    }
     // What leads to the solved convolution, if nothing else reads what is on the way.
     let part = [0, node as u8 + 1];
-    match student.part(part) {
-        Ok(layers) if recipe.projections > 0 => {
-            let goal = Goal::new([&student, teacher], [node, teachers], inputs, on.0);
-            let layers = project(layers, &goal, inputs, recipe, on)?;
-            Ok(student.with_part(part, &layers)?)
-        }
-        _ => Ok(student),
-    }
+    let Ok(layers) = student.part(part) else { return Ok(student) };
+    let goal = Goal::new([&student, teacher], [node, teachers], inputs, on.0);
+    let layers = project(layers, &goal, inputs, recipe, on)?;
+    Ok(student.with_part(part, &layers)?)
 }
 
 /// What a student's convolution should write: what the teacher's does. If the two take different inputs and the convolution's output is added to another
