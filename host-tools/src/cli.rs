@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use distill_core::{
     Calibration, CountingAllocator, Device, Encoding, Manifest, Pull, Shape, Start, Training, Tuning, Width,
 };
-use distill_device::{WorkOptions, check_distinct, print, start_log, write_file};
+use distill_device::{WorkOptions, check_distinct, open_pack, print, start_log, write_file};
 use distill_host::{
     baseline::{Baseline, Preset, baseline},
     calibrate::calibrate,
@@ -409,7 +409,10 @@ fn inspect_file(json: bool, InspectArgs { file, draw, work }: &InspectArgs) -> R
         let Network { manifest, blocks } = read_network(file)?;
         (manifest, blocks)
     };
-    let inspection = inspect(&manifest, &blocks);
+    let mut inspection = inspect(&manifest, &blocks);
+    if ending(file) == "ndp" && open_pack(file)?.calibrated().is_some() {
+        inspection.noise.push("calibrated");
+    }
     if let (Some(path), Some(format)) = (draw, format) {
         write_file(path, drawing::draw(&inspection, &blocks, format)?.as_bytes())?;
     }
