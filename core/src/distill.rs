@@ -2,6 +2,7 @@
 
 use crate::{
     block::Block,
+    closed_form::closed_form,
     cpu::Workspace,
     device::Device,
     fold::fold_batch_norms,
@@ -11,7 +12,6 @@ use crate::{
     noise::Purpose,
     recipe::Recipe,
     stage::{DistillError, Portions},
-    start::start,
     storage::ScratchError,
     train::train,
 };
@@ -50,6 +50,9 @@ pub fn distill(
     let (target, student) = if folded.parts().is_empty() {
         neighbourhood(folded, ahead, inputs, recipe, on, &mut progress)?
     } else {
+        if !ahead.is_empty() {
+            log::warn!("{}: its neighbourhoods lie inside it and do not look ahead", folded.name());
+        }
         let mut student = folded.clone();
         for number in 0..folded.parts().len() {
             // The student's parts lie elsewhere once one has another number of layers.
@@ -89,7 +92,7 @@ fn neighbourhood(
     on: (&Device, Portions),
     progress: impl FnMut(usize, f32),
 ) -> Result<(DeviceBlock, Block), DistillError> {
-    let student = start(&folded, inputs, recipe, on)?;
+    let student = closed_form(&folded, inputs, recipe, on)?;
     let target = DeviceBlock::new(&folded, on.0);
     drop(folded);
     let student = train(&target, student, ahead, inputs, &recipe.training, on, progress)?;

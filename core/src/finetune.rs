@@ -20,9 +20,6 @@ use crate::{
     network::NetworkTrainer,
     noise::{Purpose, Stream, shuffle},
     noise_images::{NoiseImages, Pixels},
-    op::Op,
-    optimizer::{Schedule, Update},
-    shrink::{Width, shrink},
     tensor::Shape,
     train::Training,
     variant::Variant,
@@ -45,15 +42,7 @@ impl Tuning {
     /// `steps` steps of Adam (batch 128, a cosine down from 1e-3), temperature 2.5 (the paper's), a hundred times the weight on
     /// features that the logits have.
     pub fn new(steps: usize) -> Self {
-        let training = Training {
-            steps,
-            batch: 128,
-            update: Update::Adam,
-            schedule: Schedule::Cosine,
-            rate: 1e-3,
-            weight_decay: 0.0,
-            stop: false,
-        };
+        let training = Training::adam(steps, 128);
         Self { training, temperature: 2.5, features: 100.0, seed: 0 }
     }
 }
@@ -120,36 +109,6 @@ pub fn learn(
         progress(trainer.step_towards(&images, target, if tuning.features > 0.0 { goals } else { &[] }));
     }
     trainer.finish()
-}
-
-/// A student of width `width` that knows nothing of its teacher but its shape: kernels of He et al. 2015, batch norms that do nothing
-/// yet. It has the teacher's batch norms.
-///
-/// # Errors
-/// As [`Block::new`].
-pub fn untaught(teacher: &[Block], width: Width, seed: u64) -> Result<Vec<Block>, BlockError> {
-    let mut stream = Stream::new(seed, Purpose::Weights, 0);
-    let mut forget = |block: &Block| {
-        let block = shrink(block, width)?;
-        let mut weights = block.weights().to_vec();
-        for (index, node) in block.nodes().iter().enumerate() {
-            for (slot, &place) in node.weights.iter().enumerate() {
-                let weight = &mut weights[usize::from(place)];
-                let inputs: usize = weight.dims.iter().skip(1).map(|&extent| extent as usize).product();
-                match (&block.nodes()[index].op, slot) {
-                    (Op::BatchNorm(_), 0 | 3) => weight.data.fill(1.0),
-                    (_, 0) => {
-                        let deviation = libm::sqrtf(2.0 / inputs as f32);
-                        stream.fill(&mut weight.data);
-                        weight.data.iter_mut().for_each(|value| *value *= deviation);
-                    }
-                    _ => weight.data.fill(0.0),
-                }
-            }
-        }
-        block.with_weights(weights)
-    };
-    teacher.iter().map(&mut forget).collect()
 }
 
 /// Probabilities of the classes of each image, `[N, classes]`.

@@ -3,7 +3,8 @@
 //! A teacher network, cut into neighbourhoods, comes in as a [`Pack`]. [`run`] takes one block at
 //! a time: [`Inputs`] gives it noise, [`fold_batch_norms`] and [`shrink`] make a narrower student,
 //! [`NormalEquations`] solves its last convolution in closed form, [`train`] refines it by gradient, and the
-//! student block goes into another pack. Method: Shao, Moroz, Elad, Movshovitz-Attias,
+//! student block goes into another pack. A [`Calibrator`] makes the noise that looks like data to the teacher, and
+//! [`finetune`] lets a whole student learn from it once more. Method: Shao, Moroz, Elad, Movshovitz-Attias,
 //! "Neighbourhood Distillation" (2020).
 //!
 //! The crate is `no_std` with `alloc`. It opens nothing, prints nothing, reads no clock and owns no
@@ -23,6 +24,7 @@ mod builder;
 mod burn_device;
 mod calibrate;
 mod chain;
+mod closed_form;
 mod cpu;
 mod device;
 mod distill;
@@ -49,7 +51,6 @@ mod settings;
 mod shrink;
 mod solve;
 mod stage;
-mod start;
 mod storage;
 mod tensor;
 mod train;
@@ -63,7 +64,7 @@ pub use calibrate::{Calibration, Calibrator, Pull, Start};
 pub use chain::Chain;
 pub use device::{Device, Statistics};
 pub use distill::{Distilled, MEASURED_INPUTS, distill};
-pub use finetune::{Lessons, Tuning, finetune, learn, untaught};
+pub use finetune::{Lessons, Tuning, finetune, learn};
 pub use fold::fold_batch_norms;
 pub use forward::DeviceBlock;
 pub use heap::CountingAllocator;

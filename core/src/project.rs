@@ -8,15 +8,14 @@ use alloc::{collections::VecDeque, vec::Vec};
 
 use crate::{
     block::Block,
+    closed_form::{SolveTarget, gather},
     cpu::Workspace,
     device::Device,
     images::Images,
     inputs::Inputs,
     noise::Purpose,
-    optimizer::{Schedule, Update},
     recipe::Recipe,
     stage::{DistillError, Portions},
-    start::{Goal, gather},
     train::{BlockTrainer, Training},
 };
 
@@ -34,7 +33,7 @@ const FIRST_STEP: f64 = 1e-2;
 /// `layers`, whose last node is the solved convolution, after at most `recipe.projections` iterations.
 pub fn project(
     layers: Block,
-    goal: &Goal,
+    goal: &SolveTarget,
     inputs: &mut Inputs<'_>,
     recipe: &Recipe,
     on: (&Device, Portions),
@@ -95,20 +94,13 @@ pub fn project(
 fn gradient(
     layers: &Block,
     free: &[usize],
-    goal: &Goal,
+    goal: &SolveTarget,
     inputs: &mut Inputs<'_>,
     count: usize,
     (device, portions): (&Device, Portions),
 ) -> Result<Vec<f64>, DistillError> {
-    let training = Training {
-        steps: 1,
-        batch: count,
-        update: Update::Momentum { momentum: 0.0 },
-        schedule: Schedule::Cosine,
-        rate: 0.0,
-        weight_decay: 0.0,
-        stop: false,
-    };
+    // Of it only the gradients are asked.
+    let training = Training::adam(1, count);
     let mut trainer = BlockTrainer::new(layers.clone(), &training, device);
     let [mut input, mut target, mut spare] = [(); 3].map(|()| Images::zeros(layers.input(), 0));
     let (mut batches, mut workspace) = (inputs.pass(Purpose::Solve, count), Workspace::new(portions.workers));

@@ -8,7 +8,6 @@ use serde::Serialize;
 use crate::{
     distill::MEASURED_INPUTS,
     noise::Noise,
-    optimizer::{Schedule, Update},
     recipe::{Recipe, Selection},
     shrink::Width,
     train::{Training, VALIDATED_INPUTS},
@@ -72,15 +71,7 @@ impl Settings {
     /// cosine down from 1e-3), seed 0.
     pub fn new(width: Width, steps: usize) -> Self {
         let images = Noise::Propagated.default_images(steps);
-        let training = Training {
-            steps,
-            batch: 64,
-            update: Update::Adam,
-            schedule: Schedule::Cosine,
-            rate: Update::Adam.default_rate(),
-            weight_decay: 0.0,
-            stop: false,
-        };
+        let training = Training::adam(steps, 64);
         let (selection, solve_inputs) = (Selection::Norm, images);
         let recipe =
             Recipe { width, fewer_layers: 0, activation: None, selection, solve_inputs, projections: 0, training };

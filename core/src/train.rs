@@ -41,6 +41,12 @@ pub struct Training {
 }
 
 impl Training {
+    /// Steps of Adam down a cosine from its usual rate, without L2.
+    pub fn adam(steps: usize, batch: usize) -> Self {
+        let (update, schedule) = (Update::Adam, Schedule::Cosine);
+        Self { steps, batch, update, schedule, rate: update.default_rate(), weight_decay: 0.0, stop: false }
+    }
+
     /// Whether nothing moves any more: a student that is its teacher.
     fn is_over(&self, loss: f32) -> bool {
         loss == 0.0 && self.weight_decay == 0.0

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use distill_core::{
-    Calibration, Calibrator, Lessons, NoiseImages, Pixels, Pull, Schedule, Start, Training, Tuning, Update, Width,
-    learn, untaught,
+    Block, Calibration, Calibrator, Lessons, NoiseImages, Op, Pixels, Pull, Purpose, Schedule, Start, Stream, Training,
+    Tuning, Update, Width, learn, shrink,
 };
 use distill_device::Progress;
 
@@ -53,16 +53,9 @@ impl Preset {
         };
         // The shorter way takes larger steps.
         let rate = if self == Self::Paper { 0.01 } else { 0.05 };
-        let mut tuning = self.noise();
-        tuning.temperature = 20.0;
-        tuning.training = Training {
-            update: Update::Adam,
-            schedule: Schedule::Cosine,
-            rate: 1e-3,
-            weight_decay: 0.0,
-            ..tuning.training
-        };
-        (count, Pull { rate, ..Pull::classes(steps) }, tuning)
+        let usual = self.noise();
+        let training = Training::adam(usual.training.steps, usual.training.batch);
+        (count, Pull { rate, ..Pull::classes(steps) }, Tuning { training, temperature: 20.0, ..usual })
     }
 }
 
@@ -89,6 +82,36 @@ pub fn baseline(path: &Path, method: Baseline, preset: Preset, width: Width, see
         progress.set(step);
     });
     Network::new(teacher.manifest, blocks.context("the student's weights are not finite any more")?)
+}
+
+/// A student of width `width` that knows nothing of its teacher but its shape: kernels of He et al. 2015, batch norms that do nothing
+/// yet. It has the teacher's batch norms.
+///
+/// # Errors
+/// As [`Block::new`].
+pub fn untaught(teacher: &[Block], width: Width, seed: u64) -> Result<Vec<Block>> {
+    let mut stream = Stream::new(seed, Purpose::Weights, 0);
+    let mut forget = |block: &Block| -> Result<Block> {
+        let block = shrink(block, width)?;
+        let mut weights = block.weights().to_vec();
+        for (index, node) in block.nodes().iter().enumerate() {
+            for (slot, &place) in node.weights.iter().enumerate() {
+                let weight = &mut weights[usize::from(place)];
+                let inputs: usize = weight.dims.iter().skip(1).map(|&extent| extent as usize).product();
+                match (&block.nodes()[index].op, slot) {
+                    (Op::BatchNorm(_), 0 | 3) => weight.data.fill(1.0),
+                    (_, 0) => {
+                        let deviation = (2.0 / inputs as f32).sqrt();
+                        stream.fill(&mut weight.data);
+                        weight.data.iter_mut().for_each(|value| *value *= deviation);
+                    }
+                    _ => weight.data.fill(0.0),
+                }
+            }
+        }
+        Ok(block.with_weights(weights)?)
+    };
+    teacher.iter().map(&mut forget).collect()
 }
 
 fn impressions(teacher: &Network, pixels: &Pixels, count: usize, pull: Pull, seed: u64) -> Result<NoiseImages> {

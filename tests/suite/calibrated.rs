@@ -2,9 +2,10 @@
 
 use distill_core::{
     Block, Calibration, Calibrator, Device, Encoding, Lessons, Noise, NoiseImages, Pack, PackError, PackWriter, Pixels,
-    Pull, Selection, Settings, Tuning, Width, finetune, fold_batch_norms, learn, run, untaught,
+    Pull, Selection, Settings, Tuning, Width, finetune, fold_batch_norms, learn, run,
 };
 
+use distill_host::baseline::untaught;
 use distill_tests::{manifest, pack, teacher};
 
 const CALIBRATION: Calibration = Calibration { batch: 64, ..Calibration::new(40, 7) };

@@ -88,7 +88,10 @@ impl<R: ReadAt> Pack<R> {
         }
         let manifest: Manifest = read_metadata(&mut storage, &entries[0], 0)?;
         let mut noise = None;
-        if let [1, 0] = header[6..8] {
+        if header[7] > 0 || header[6] > 1 {
+            return Err(PackError::Checksum { section: None });
+        }
+        if header[6] == 1 {
             let section = sections - 1;
             let entry = entries.pop().filter(|_| section > 0).ok_or(PackError::Malformed { section })?;
             noise = Some((read_calibrated(&mut storage, &entry, section, &manifest)?, entry));

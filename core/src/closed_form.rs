@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The student of a folded neighbourhood.
-pub fn start(
+pub fn closed_form(
     teacher: &Block,
     inputs: &mut Inputs<'_>,
     recipe: &Recipe,
@@ -35,26 +35,38 @@ pub fn start(
     let count = recipe.solve_inputs;
     let student = if recipe.selection == Selection::Norm || !same {
         let equations = {
-            let goal = Goal::new([&student, teacher], [node, teachers], inputs, on.0);
+            let goal = SolveTarget::new([&student, teacher], [node, teachers], inputs, on.0);
             gather(&student, node, &goal, inputs, count, on)?
         };
         equations.solve(student)?
     } else {
         drop(student);
-        let goal = Goal::new([teacher; 2], [teachers; 2], inputs, on.0);
-        let system = gather(teacher, teachers, &goal, inputs, count, on)?.system(teacher, None);
+        let system = {
+            let goal = SolveTarget::new([teacher; 2], [teachers; 2], inputs, on.0);
+            gather(teacher, teachers, &goal, inputs, count, on)?.system(teacher, None)
+        };
         let value = usize::from(teacher.nodes()[teachers].inputs[0]);
         let classes = ChannelClasses::of(teacher);
         let mut keeps = classes.strongest(teacher, recipe.width);
         if let Some(inverted) = system.inverted() {
             eliminate(&classes, value, recipe.width, &mut keeps, inverted);
         }
-        let features = system.features();
+        let student = classes.narrowed(teacher, &keeps)?;
         let channels = classes.of_value(value);
-        let area = (features - 1) / channels.len();
-        let kept = |feature: &usize| *feature + 1 == features || keeps[channels[feature / area]];
-        let kept: Vec<usize> = (0..features).filter(kept).collect();
-        system.of(&kept).solve(classes.narrowed(teacher, &keeps)?, node)?
+        let elsewhere = (0..keeps.len()).any(|class| !keeps[class] && !channels.contains(&class));
+        if elsewhere {
+            // With other channels gone before it, what the convolution reads is not the teacher's any more.
+            drop(system);
+            let goal = SolveTarget::new([&student, teacher], [node, teachers], inputs, on.0);
+            let equations = gather(&student, node, &goal, inputs, count, on)?;
+            equations.solve(student)?
+        } else {
+            let features = system.features();
+            let area = (features - 1) / channels.len();
+            let kept = |feature: &usize| *feature + 1 == features || keeps[channels[feature / area]];
+            let kept: Vec<usize> = (0..features).filter(kept).collect();
+            system.of(&kept).solve(student, node)?
+        }
     };
     if recipe.projections == 0 {
         return Ok(student);
@@ -62,19 +74,19 @@ pub fn start(
     // What leads to the solved convolution, if nothing else reads what is on the way.
     let part = [0, node as u8 + 1];
     let Ok(layers) = student.part(part) else { return Ok(student) };
-    let goal = Goal::new([&student, teacher], [node, teachers], inputs, on.0);
+    let goal = SolveTarget::new([&student, teacher], [node, teachers], inputs, on.0);
     let layers = project(layers, &goal, inputs, recipe, on)?;
     Ok(student.with_part(part, &layers)?)
 }
 
-/// What a student's convolution should write: what the teacher's does. If the two take different inputs and the convolution's output is added to another
-/// value, the sum should be the teacher's: the convolution makes good what the other value lacks, too.
-pub struct Goal {
+/// What a student's convolution should write: what the teacher's does. If the two take different inputs and the convolution's
+/// output is added to another value, the sum should be the teacher's: the convolution makes good what the other value lacks, too.
+pub struct SolveTarget {
     to_target: DeviceBlock,
     to_other: Option<DeviceBlock>,
 }
 
-impl Goal {
+impl SolveTarget {
     /// Of convolution `node` of the student, which is `teachers` of the teacher.
     pub fn new(
         [student, teacher]: [&Block; 2],
@@ -113,7 +125,7 @@ impl Goal {
 pub fn gather(
     block: &Block,
     node: usize,
-    goal: &Goal,
+    goal: &SolveTarget,
     inputs: &mut Inputs<'_>,
     count: usize,
     (device, portions): (&Device, Portions),
