@@ -14,13 +14,16 @@ use crate::{
     cpu::{Passes, Target},
     device::Statistics,
     images::Images,
-    kernels::norm::Moments,
+    kernels::{norm::Moments, plane::LANES},
     noise::{Purpose, Stream},
     noise_images::{NoiseImages, Pixels},
     op::{BatchNorm, Op},
     optimizer::{Optimizer, Schedule, Update},
     tensor::Shape,
 };
+
+/// Images that share their statistics, where memory allows.
+const DEFAULT_BATCH: usize = 128;
 
 /// What noise images begin as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +50,7 @@ pub struct Calibration {
 impl Calibration {
     /// Batches of 128 from [`Start::Octaves`] by `steps` steps of [`Pull::statistics`].
     pub const fn new(steps: usize, seed: u64) -> Self {
-        Self { batch: 128, start: Start::Octaves, seed, pull: Pull::statistics(steps) }
+        Self { batch: DEFAULT_BATCH, start: Start::Octaves, seed, pull: Pull::statistics(steps) }
     }
 }
 
@@ -92,6 +95,12 @@ impl<'a> Calibrator<'a> {
     pub fn new(blocks: &'a [Block]) -> Self {
         let shape = blocks.first().map_or(Shape::new(1, 1, 1), Block::input);
         Self { shape, passes: Passes::new(blocks, 0) }
+    }
+
+    /// Images a batch where no number is asked for: 128, or whole groups of them in as many bytes, at least one.
+    pub fn default_batch(&self, bytes: usize) -> usize {
+        let fitting = bytes / self.passes.bytes_per_image().max(1) / LANES * LANES;
+        DEFAULT_BATCH.min(fitting).max(LANES)
     }
 
     /// Classes that the teacher tells apart.

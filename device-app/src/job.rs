@@ -54,8 +54,8 @@ pub struct BlockOutcome {
     pub seconds: f64,
     /// Most heap in use during that time, in bytes.
     pub peak_bytes: usize,
-    /// The most the plan allows for the block, passing the cache on included, in bytes.
-    pub planned_bytes: u64,
+    /// The most the plan allows for the block, passing the cache on included, in bytes; `null` where the run's is.
+    pub planned_bytes: Option<u64>,
     /// Inputs whose gradients or sums are taken at a time.
     pub micro_batch: usize,
 }
@@ -159,7 +159,7 @@ impl BlockWatch {
             report: report.clone(),
             seconds: self.start.elapsed().as_secs_f64(),
             peak_bytes: heap.peak_bytes(),
-            planned_bytes: planned.bytes,
+            planned_bytes: settings.unplanned().is_none().then_some(planned.bytes),
             micro_batch: planned.micro_batch(settings),
         };
         let line = format!(

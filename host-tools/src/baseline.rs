@@ -9,6 +9,7 @@ use distill_core::{
     Tuning, Update, Width, learn, shrink,
 };
 use distill_device::Progress;
+use serde::{Deserialize, Serialize};
 
 use crate::network::Network;
 
@@ -22,7 +23,8 @@ pub enum Baseline {
 }
 
 /// How much work goes into a baseline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// As its authors did: days on a CPU
     Paper,

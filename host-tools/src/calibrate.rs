@@ -11,6 +11,18 @@ use crate::network::Network;
 
 /// Most images, and most in a batch: bounds what a number from outside can cost.
 const MOST: usize = 1 << 16;
+const MOST_STEPS: usize = 1 << 20;
+
+/// Activations of a batch take at most this, where its size is not asked for.
+const BATCH_BYTES: usize = 2 << 30;
+
+/// Images a batch for the teacher in `path` where no number is asked for: 128, or fewer where they are large.
+///
+/// # Errors
+/// The file.
+pub fn default_batch(path: &Path) -> Result<usize> {
+    Ok(Calibrator::new(&Network::read_pack(path)?.blocks).default_batch(BATCH_BYTES))
+}
 
 /// The object `calibrate --json` prints.
 #[derive(Debug, Serialize)]
@@ -37,6 +49,7 @@ pub fn calibrate(teacher: &Path, output: &Path, calibration: &Calibration, count
     let (batch, steps) = (calibration.batch, calibration.pull.steps);
     ensure!((1..=MOST).contains(&count), "the number of images must be from 1 to {MOST}");
     ensure!((2..=MOST).contains(&batch), "the batch must be from 2 to {MOST}");
+    ensure!(steps <= MOST_STEPS, "the number of steps must be at most {MOST_STEPS}");
     let network = Network::read_pack(teacher)?;
     ensure!(
         network.blocks.iter().any(|block| block.has_statistics()),

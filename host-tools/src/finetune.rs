@@ -8,6 +8,9 @@ use distill_device::{Progress, open_pack};
 
 use crate::{network::Network, recompose::recompose};
 
+/// Most images a step: bounds what a number from outside can cost.
+const MOST_IMAGES: usize = 1 << 16;
+
 /// Where a student's lessons come from. There is no variant for a data set's images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoiseSource {
@@ -31,13 +34,18 @@ pub fn student(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
 /// `student` after `tuning` on noise; the last mean cross-entropy beside it.
 ///
 /// # Errors
-/// The teacher's pack, or what it lacks; a student of another shape; training that diverges.
+/// A number out of its range; the teacher's pack, or what it lacks; a student of another shape; training that diverges.
 pub fn finetune_on_noise(
     teacher: &Path,
     student: &Network,
     source: NoiseSource,
     tuning: &Tuning,
 ) -> Result<(Network, f32)> {
+    let Tuning { training, temperature, features, .. } = tuning;
+    ensure!((1..=MOST_IMAGES).contains(&training.batch), "the batch must be from 1 to {MOST_IMAGES}");
+    ensure!(training.rate.is_finite() && training.rate > 0.0, "the learning rate must be a number above 0");
+    ensure!(temperature.is_finite() && *temperature > 0.0, "the temperature must be a number above 0");
+    ensure!(features.is_finite() && *features >= 0.0, "the weight of the features must be a number of at least 0");
     let mut pack = open_pack(teacher)?;
     let network = Network::read_pack(teacher)?;
     let shapes = |network: &Network| (network.input(), network.logits());

@@ -86,6 +86,13 @@ impl<'a> Passes<'a> {
         Self { parts, pieces: Vec::new(), count: 0, trained }
     }
 
+    /// Heap bytes of the arenas of one image of a full group.
+    pub fn bytes_per_image(&self) -> usize {
+        let values: usize = self.parts.iter().map(|part| part.program.arena()).sum();
+        let slopes = self.parts.iter().map(|part| part.backward.arena()).max().unwrap_or(0);
+        (values + 2 * slopes) * size_of::<f32>()
+    }
+
     /// Arenas for `count` images; those of the last pass, if it had as many.
     pub fn prepare(&mut self, count: usize) {
         let groups = count.div_ceil(LANES);

@@ -5,12 +5,13 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
-use distill_core::{Calibration, CountingAllocator, Device, Noise, Pull, Settings, Start, Tuning, Width};
+use distill_core::{Calibration, CountingAllocator, Device, Noise, Settings, Tuning, Width};
 use distill_device::{Job, open_pack, run_job, write_file};
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +37,7 @@ pub struct Asked<'a> {
     /// Folder for packs on the way.
     pub work: &'a Path,
     /// Bottleneck multipliers.
-    pub widths: Vec<f32>,
+    pub widths: Vec<Width>,
     /// Each random number follows from one of them.
     pub seeds: u64,
     /// Test images.
@@ -104,17 +105,17 @@ pub struct Cell {
     pub seconds: f64,
 }
 
-/// Noise images of one seed.
+/// The noise images of one seed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Images {
+pub struct Calibrated {
     /// Seed.
     pub seed: u64,
     /// How many.
     pub images: usize,
     /// What is left of the mismatch.
     pub mismatch: f32,
-    /// Wall time.
-    pub seconds: f64,
+    /// Wall time; none if some had been made before.
+    pub seconds: Option<f64>,
 }
 
 /// Everything the report knows: `data-free.json`.
@@ -124,6 +125,8 @@ pub struct DataFree {
     pub command: String,
     /// File the teacher came from.
     pub source: String,
+    /// Fingerprint of the teacher's pack.
+    pub teacher: u32,
     /// Percent of the test images that the teacher has right.
     pub teacher_accuracy: f64,
     /// The teacher's trained scalars.
@@ -132,8 +135,10 @@ pub struct DataFree {
     pub images: usize,
     /// Share of the usual work.
     pub effort: f32,
+    /// How much work went into the baselines.
+    pub baselines: Option<Preset>,
     /// Calibrated noise, by seed.
-    pub noise: Vec<Images>,
+    pub noise: Vec<Calibrated>,
     /// Students, in the order they were made.
     pub cells: Vec<Cell>,
 }
@@ -165,30 +170,41 @@ pub fn data_free(
     }
     let teacher = Network::read_pack(asked.teacher)?;
     let path = asked.folder.join("data-free.json");
+    let fingerprint = open_pack(asked.teacher)?.fingerprint();
     let mut report = match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("cannot read {}", path.display()))?,
-        Err(_) => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             let evaluation = evaluate(&teacher, test, asked.limit, &Device::Cpu)?;
             DataFree {
                 command: String::new(),
                 source: teacher.manifest.source.clone(),
+                teacher: fingerprint,
                 teacher_accuracy: evaluation.accuracy,
                 teacher_parameters: evaluation.parameters,
                 images: evaluation.total,
                 effort: asked.effort,
+                baselines: None,
                 noise: Vec::new(),
                 cells: Vec::new(),
             }
         }
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    let same = report.source == teacher.manifest.source
+    let same = report.teacher == fingerprint
         && report.effort == asked.effort
-        && report.images == asked.limit.min(test.labels().len());
-    ensure!(same, "{} is of another teacher, effort or number of images: name another folder", path.display());
+        && report.images == asked.limit.min(test.labels().len())
+        && (report.baselines.is_none() || asked.baselines.is_none() || report.baselines == asked.baselines);
+    ensure!(
+        same,
+        "{} is of another teacher, effort, number of images or kind of baselines: name another folder",
+        path.display()
+    );
+    report.baselines = report.baselines.or(asked.baselines);
     report.command = command;
     for seed in 0..asked.seeds {
         let maker = Maker::new(asked, seed, heap, &mut report)?;
-        for &k in &asked.widths {
+        for &width in &asked.widths {
+            let k = width.k();
             for method in Method::ALL {
                 let wanted = asked.baselines.is_some() || !matches!(method, Method::GnKd | Method::Zskd);
                 let there = report.cells.iter().any(|c| c.method == method && c.width == k && c.seed == seed);
@@ -196,7 +212,7 @@ pub fn data_free(
                     continue;
                 }
                 eprintln!("seed {seed}, k {k}: {}", method.title());
-                let (student, seconds) = maker.make(method, Width::new(k)?)?;
+                let (student, seconds) = maker.make(method, width)?;
                 let evaluation = evaluate(&student, test, asked.limit, &Device::Cpu)?;
                 let blockwise = !matches!(method, Method::GnKd | Method::Zskd);
                 let interface_error = blockwise.then(|| maker.interface_error(&teacher, &student)).transpose()?;
@@ -228,12 +244,12 @@ impl<'a> Maker<'a> {
     ) -> Result<Self> {
         let calibrated = asked.work.join(format!("teacher-{seed}.ndp"));
         let maker = Self { asked, seed, heap, calibrated };
-        let pull = Pull::statistics(maker.share(150));
-        let calibration = Calibration { batch: 128, start: Start::Octaves, seed, pull };
+        let calibration = Calibration::new(maker.share(150), seed);
         let outcome = calibrate(asked.teacher, &maker.calibrated, &calibration, maker.share(1024).max(256))?;
         if !report.noise.iter().any(|noise| noise.seed == seed) {
             let (images, mismatch) = (outcome.images, outcome.mismatch);
-            report.noise.push(Images { seed, images, mismatch, seconds: outcome.seconds });
+            let seconds = (outcome.found == 0).then_some(outcome.seconds);
+            report.noise.push(Calibrated { seed, images, mismatch, seconds });
             report.write(asked.folder)?;
         }
         Ok(maker)
@@ -272,23 +288,21 @@ impl<'a> Maker<'a> {
 
     /// Where the students of a method lie.
     fn pack(&self, method: Method, width: Width) -> PathBuf {
-        self.asked.work.join(format!("{method:?}-{}-{}.ndp", width.k(), self.seed))
+        self.asked.work.join(format!("{method:?}-{}-{}-{}.ndp", width.k(), self.seed, self.asked.effort))
     }
 
     fn settings(&self, method: Method, width: Width) -> Settings {
-        let mut settings = Settings { seed: self.seed, ..Settings::new(width, self.share(150)) };
-        match method {
-            Method::Standard => {
-                settings.noise = Noise::Standard;
-                settings.recipe.solve_inputs = 0;
-                settings.recipe.training.rate = 3e-3;
-            }
-            Method::Solved => return Settings { seed: self.seed, ..Settings::calibrated(width, 0) },
-            Method::Distilled => {
-                return Settings { seed: self.seed, ..Settings::calibrated(width, self.share(DISTILL_STEPS)) };
-            }
-            _ => {}
+        let mut settings = match method {
+            Method::Solved => Settings::calibrated(width, 0),
+            Method::Distilled => Settings::calibrated(width, self.share(DISTILL_STEPS)),
+            _ => Settings::new(width, self.share(150)),
+        };
+        if method == Method::Standard {
+            settings.noise = Noise::Standard;
+            settings.recipe.solve_inputs = 0;
+            settings.recipe.training.rate = 3e-3;
         }
+        settings.seed = self.seed;
         settings
     }
 
@@ -368,8 +382,10 @@ impl DataFree {
         }
         text.push_str("![Accuracy over width](data-free.svg)\n\n## Ours\n\n");
         self.table(&mut text, &Method::ALL[..5])?;
-        text.push_str("\n## Baselines, by this program\n\n");
-        self.table(&mut text, &Method::ALL[5..])?;
+        if self.cells.iter().any(|cell| Method::ALL[5..].contains(&cell.method)) {
+            text.push_str("\n## Baselines, by this program\n\n");
+            self.table(&mut text, &Method::ALL[5..])?;
+        }
         text.push_str("\n## The paper, its own teacher (Shao et al. 2020, table 3b; CE sees the data)\n\n");
         text.push_str("| k | CE | G-ND | G-ND+FT | GN-KD | ZSKD |\n|---|---|---|---|---|---|\n");
         for (k, row) in PAPER {
@@ -377,8 +393,9 @@ impl DataFree {
             writeln!(text, "| {k} | {} |", row.join(" | "))?;
         }
         text.push_str("\n## Noise images\n\n| seed | images | mismatch left | seconds |\n|---|---|---|---|\n");
-        for Images { seed, images, mismatch, seconds } in &self.noise {
-            writeln!(text, "| {seed} | {images} | {mismatch:.3} | {seconds:.0} |")?;
+        for Calibrated { seed, images, mismatch, seconds } in &self.noise {
+            let seconds = seconds.map_or("made before".to_owned(), |seconds| format!("{seconds:.0}"));
+            writeln!(text, "| {seed} | {images} | {mismatch:.3} | {seconds} |")?;
         }
         Ok(text)
     }
