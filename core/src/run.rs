@@ -1,8 +1,8 @@
 //! The device's whole job: teacher pack in, student pack out, one block in memory at a time.
 //!
 //! For each block of the teacher in order: load it, distil it if it is a chosen neighbourhood,
-//! append its student to the pack, push the cached inputs through the *teacher's* block, drop it.
-//! Peak memory does not grow with depth.
+//! append its student to the pack, push the cached inputs through the *teacher's* block (in a sequential run those behind them
+//! through the student's, too), drop it. Peak memory does not grow with depth.
 
 use alloc::{boxed::Box, string::String, vec, vec::Vec};
 use core::fmt;

@@ -5,8 +5,19 @@ use plotters::prelude::*;
 
 use super::data_free::DataFree;
 
-/// Width and height in pixels.
-const SIZE: (u32, u32) = (860, 520);
+/// Width and height in pixels, and the width of the plot itself; the rest is the legend's.
+const SIZE: (u32, u32) = (940, 520);
+const PLOT: u32 = 700;
+/// Distinct for every kind of eye (Okabe & Ito 2008).
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 0, 0),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(0, 114, 178),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(213, 94, 0),
+];
 
 /// Draws the report as SVG.
 ///
@@ -21,7 +32,8 @@ pub fn plot(report: &DataFree) -> Result<String> {
 fn draw(report: &DataFree, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&area)
+    let (left, legend) = area.split_horizontally(PLOT);
+    let mut chart = ChartBuilder::on(&left)
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(52)
@@ -30,23 +42,16 @@ fn draw(report: &DataFree, svg: &mut String) -> Result<(), Box<dyn std::error::E
         .configure_mesh()
         .x_desc("share of inner channels kept, k")
         .y_desc("test accuracy, %")
+        .y_label_formatter(&|accuracy| format!("{accuracy:.0}"))
         .label_style(("sans-serif", 14))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    for (index, (method, points)) in report.curves().into_iter().enumerate() {
-        let colour = Palette99::pick(index).to_rgba();
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(4))?
-            .label(method.title())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+    for ((row, (method, points)), colour) in report.curves().into_iter().enumerate().zip(COLOURS) {
+        chart.draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(4))?;
+        let y = 40 + 26 * row as i32;
+        legend.draw(&PathElement::new([(0, y), (22, y)], colour.stroke_width(2)))?;
+        legend.draw(&Text::new(method.title(), (30, y - 7), ("sans-serif", 15)))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.9))
-        .border_style(BLACK.mix(0.3))
-        .label_font(("sans-serif", 14))
-        .draw()?;
     area.present()?;
     Ok(())
 }
