@@ -8,16 +8,13 @@ use crate::{
     fold::fold_batch_norms,
     forward::DeviceBlock,
     images::Images,
-    inputs::{Before, Inputs},
+    inputs::{Before, Inputs, MEASURED_INPUTS},
     noise::Purpose,
     recipe::Recipe,
     stage::{DistillError, Portions},
     storage::ScratchError,
     train::train,
 };
-
-/// Inputs on which a block's error is measured.
-pub const MEASURED_INPUTS: usize = 64;
 
 /// A distilled block and how well it reproduces the teacher's.
 #[derive(Clone, Debug, PartialEq)]

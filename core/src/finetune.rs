@@ -13,15 +13,15 @@ use crate::{
     block_error::BlockError,
     cpu::{Goal, Target, Workspace},
     device::Device,
-    distill::MEASURED_INPUTS,
     fold::fold_batch_norms,
     forward::DeviceBlock,
     images::Images,
+    inputs::MEASURED_INPUTS,
     network::NetworkTrainer,
     noise::{Purpose, Stream, shuffle},
     noise_images::{NoiseImages, Pixels},
+    optimizer::Training,
     tensor::Shape,
-    train::Training,
     variant::Variant,
 };
 

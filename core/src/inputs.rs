@@ -5,13 +5,17 @@ use alloc::vec::Vec;
 use crate::{
     boundary::Boundary,
     cpu::Workspace,
-    distill::MEASURED_INPUTS,
     forward::DeviceBlock,
     images::Images,
     noise::{Purpose, Stream, shuffle},
     storage::ScratchError,
     tensor::Shape,
 };
+
+/// Inputs on which a block's error is measured.
+pub const MEASURED_INPUTS: usize = 64;
+/// Inputs of [`Purpose::Validate`] that say when training has done what it can.
+pub const VALIDATED_INPUTS: usize = 64;
 
 /// The inputs `a` of one neighbourhood. What is drawn follows from seed, block and purpose alone.
 #[derive(Debug)]

@@ -10,8 +10,7 @@ use crate::{
     images::Images,
     kernels::norm::Moments,
     op::Op,
-    optimizer::Optimizer,
-    train::Training,
+    optimizer::{Optimizer, Training},
 };
 
 /// Share of a batch's statistics in the running ones (PyTorch's default).

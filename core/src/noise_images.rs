@@ -3,7 +3,7 @@
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
-use crate::{images::Images, pack::Manifest, tensor::Shape};
+use crate::{images::Images, tensor::Shape};
 
 /// Images that began as random numbers: of each channel `[H, W]` pixels 0 to 255.
 ///
@@ -30,9 +30,9 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// Those of a network.
-    pub fn new(manifest: &Manifest) -> Self {
-        Self { mean: manifest.mean.clone(), std: manifest.std.clone() }
+    /// With a mean and a deviation for each channel, of pixels in 0..1.
+    pub fn new(mean: Vec<f32>, std: Vec<f32>) -> Self {
+        Self { mean, std }
     }
 
     /// What the network takes for a pixel.

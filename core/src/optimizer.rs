@@ -40,6 +40,38 @@ pub enum Schedule {
     Step,
 }
 
+/// How weights are trained: how long, by which rule, and how fast.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Training {
+    /// Gradient steps; 0 leaves the start as it is.
+    pub steps: usize,
+    /// Inputs a step.
+    pub batch: usize,
+    /// Update rule.
+    pub update: Update,
+    /// Learning-rate schedule over the steps.
+    pub schedule: Schedule,
+    /// Peak learning rate.
+    pub rate: f32,
+    /// L2 strength.
+    pub weight_decay: f32,
+    /// Whether held-out noise may end the steps early and chooses the best student on the way.
+    pub stop: bool,
+}
+
+impl Training {
+    /// Steps of Adam down a cosine from its usual rate, without L2.
+    pub fn adam(steps: usize, batch: usize) -> Self {
+        let (update, schedule) = (Update::Adam, Schedule::Cosine);
+        Self { steps, batch, update, schedule, rate: update.default_rate(), weight_decay: 0.0, stop: false }
+    }
+
+    /// Whether nothing moves any more: a student that is its teacher.
+    pub(crate) fn is_over(&self, loss: f32) -> bool {
+        loss == 0.0 && self.weight_decay == 0.0
+    }
+}
+
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
 const EPSILON: f32 = 1e-8;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     block::{Nodes, Parts, Role},
     calibrate::Calibration,
+    noise_images::Pixels,
     tensor::{Dims, Shape},
 };
 
@@ -57,6 +58,13 @@ pub struct Manifest {
     pub source: String,
     /// SHA-256 of that file.
     pub source_sha256: [u8; 32],
+}
+
+impl Manifest {
+    /// What a pixel is to the network.
+    pub fn pixels(&self) -> Pixels {
+        Pixels::new(self.mean.clone(), self.std.clone())
+    }
 }
 
 /// What a pack holds.

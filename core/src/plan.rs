@@ -19,16 +19,16 @@ use crate::{
     block::Role,
     block_error::BlockError,
     device::Device,
-    distill::MEASURED_INPUTS,
+    inputs::{MEASURED_INPUTS, VALIDATED_INPUTS},
     kernels::{parallel::threads, plane::LANES},
     noise::{NOISE_BATCH, Noise},
+    optimizer::Training,
     pack::{Contents, Outline, Pack, PackError},
     report::BlockReport,
     settings::{Settings, SettingsError},
     stage::Portions,
     storage::ReadAt,
     tensor::Shape,
-    train::{Training, VALIDATED_INPUTS},
 };
 
 /// Small allocations that no part answers for: graphs being copied, a section's metadata.

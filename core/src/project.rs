@@ -8,15 +8,16 @@ use alloc::{collections::VecDeque, vec::Vec};
 
 use crate::{
     block::Block,
-    closed_form::{SolveTarget, gather},
     cpu::Workspace,
     device::Device,
+    gather::{SolveTarget, gather},
     images::Images,
     inputs::Inputs,
     noise::Purpose,
+    optimizer::Training,
     recipe::Recipe,
     stage::{DistillError, Portions},
-    train::{BlockTrainer, Training},
+    train::BlockTrainer,
 };
 
 /// Steps that L-BFGS remembers.

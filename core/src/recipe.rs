@@ -9,8 +9,8 @@ use crate::{
     block_error::BlockError,
     builder::BlockBuilder,
     op::{Activation, Conv, Op},
+    optimizer::Training,
     shrink::{Width, shrink},
-    train::Training,
 };
 
 /// What is done to a neighbourhood. Each stage can be switched off.

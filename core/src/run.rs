@@ -18,7 +18,6 @@ use crate::{
     inputs::{Inputs, Source},
     kernels::plane::LANES,
     noise::{NOISE_BATCH, Noise, Purpose, Stream},
-    noise_images::Pixels,
     pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
     plan::{BlockPlan, Plan, PlanError, plan},
     report::BlockReport,
@@ -230,7 +229,7 @@ fn put_calibrated<R: ReadAt, W>(
     [images, held_out]: [usize; 2],
     stream: &mut Stream,
 ) -> Result<(), RunError<R::Error, W>> {
-    let (shape, pixels) = (boundary.shape(), Pixels::new(teacher.manifest()));
+    let (shape, pixels) = (boundary.shape(), teacher.manifest().pixels());
     let stored = teacher.calibrated().map_or(0, |calibrated| calibrated.images as usize);
     let (trained, originals) = (images - held_out, stored - held_out);
     let [mut values, mut other] = [(); 2].map(|()| vec![0.0; shape.elements()]);

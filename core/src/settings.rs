@@ -6,11 +6,11 @@ use core::fmt;
 use serde::Serialize;
 
 use crate::{
-    distill::MEASURED_INPUTS,
+    inputs::{MEASURED_INPUTS, VALIDATED_INPUTS},
     noise::Noise,
+    optimizer::Training,
     recipe::{Recipe, Selection},
     shrink::Width,
-    train::{Training, VALIDATED_INPUTS},
 };
 
 /// Most noise images, and most inputs of a solve or a step: bounds what a number from outside can cost.

@@ -2,8 +2,6 @@
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
-use serde::Serialize;
-
 #[cfg(feature = "burn")]
 use crate::burn_device::BurnGradients;
 use crate::{
@@ -13,45 +11,13 @@ use crate::{
     device::{Device, Statistics},
     forward::DeviceBlock,
     images::Images,
-    inputs::Inputs,
+    inputs::{Inputs, VALIDATED_INPUTS},
     network::NetworkTrainer,
     noise::Purpose,
-    optimizer::{Optimizer, Schedule, Update},
+    optimizer::{Optimizer, Training},
     stage::{DistillError, Portions},
     storage::ScratchError,
 };
-
-/// How a block is trained after its start from the teacher.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Training {
-    /// Gradient steps; 0 leaves the start as it is.
-    pub steps: usize,
-    /// Inputs a step.
-    pub batch: usize,
-    /// Update rule.
-    pub update: Update,
-    /// Learning-rate schedule over the steps.
-    pub schedule: Schedule,
-    /// Peak learning rate.
-    pub rate: f32,
-    /// L2 strength.
-    pub weight_decay: f32,
-    /// Whether held-out noise may end the steps early and chooses the best student on the way.
-    pub stop: bool,
-}
-
-impl Training {
-    /// Steps of Adam down a cosine from its usual rate, without L2.
-    pub fn adam(steps: usize, batch: usize) -> Self {
-        let (update, schedule) = (Update::Adam, Schedule::Cosine);
-        Self { steps, batch, update, schedule, rate: update.default_rate(), weight_decay: 0.0, stop: false }
-    }
-
-    /// Whether nothing moves any more: a student that is its teacher.
-    fn is_over(&self, loss: f32) -> bool {
-        loss == 0.0 && self.weight_decay == 0.0
-    }
-}
 
 /// A student block in training: weights, gradients and optimiser state.
 #[derive(Debug)]
@@ -272,8 +238,6 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Inputs of [`Purpose::Validate`] that say when training has done what it can.
-pub const VALIDATED_INPUTS: usize = 64;
 /// Checks over a training.
 const CHECKS: usize = 10;
 /// Checks without a new best after which it stops.

@@ -67,7 +67,7 @@ impl Preset {
 /// The teacher's pack, a teacher without linear last layer for [`Baseline::Zskd`], or training that diverges.
 pub fn baseline(path: &Path, method: Baseline, preset: Preset, width: Width, seed: u64) -> Result<Network> {
     let teacher = Network::read_pack(path)?;
-    let pixels = Pixels::new(&teacher.manifest);
+    let pixels = teacher.manifest.pixels();
     let (images, tuning) = match method {
         Baseline::GnKd => (None, preset.noise()),
         Baseline::Zskd => {

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use distill_core::{Calibration, Calibrator, Encoding, NoiseImages, Pack, PackError, PackWriter, Pixels, ReadAt};
+use distill_core::{Calibration, Calibrator, Encoding, NoiseImages, Pack, PackError, PackWriter, ReadAt};
 use distill_device::{NewFile, Progress, open_pack};
 use serde::Serialize;
 
@@ -59,7 +59,7 @@ pub fn calibrate(teacher: &Path, output: &Path, calibration: &Calibration, count
     );
     let mut source = open_pack(teacher)?;
     let mut made = found(&mut source, output, calibration)?;
-    let (pixels, mut calibrator) = (Pixels::new(&network.manifest), Calibrator::new(&network.blocks));
+    let (pixels, mut calibrator) = (network.manifest.pixels(), Calibrator::new(&network.blocks));
     let (batches, first) = (count.div_ceil(batch), made.as_ref().map_or(0, |(images, _)| images.len() / batch));
     let mut progress = Progress::new("calibrating", Some((batches * steps) as u64), "{pos}/{len} steps")?;
     let mut before = 0.0;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use distill_core::{Contents, Lessons, Pixels, Tuning, finetune};
+use distill_core::{Contents, Lessons, Tuning, finetune};
 use distill_device::{Progress, open_pack};
 
 use crate::{network::Network, recompose::recompose};
@@ -58,7 +58,7 @@ pub fn finetune_on_noise(
             Some(pack.noise_images()?.with_context(missing)?)
         }
     };
-    let pixels = Pixels::new(&network.manifest);
+    let pixels = network.manifest.pixels();
     let lessons = images.as_ref().map_or(Lessons::White, |images| Lessons::Images(images, &pixels));
     let mut progress = Progress::new("fine-tuning", Some(tuning.training.steps as u64), "{pos}/{len} steps")?;
     let (mut step, mut last) = (0, 0.0);

@@ -1,7 +1,7 @@
 //! How well each block of a student reproduces its teacher's: the error at the interfaces, beside which accuracy stands.
 
 use anyhow::{Result, ensure};
-use distill_core::{Device, DeviceBlock, Images, NoiseImages, Pixels, Role, Statistics, fold_batch_norms};
+use distill_core::{Device, DeviceBlock, Images, NoiseImages, Role, Statistics, fold_batch_norms};
 
 use crate::network::Network;
 
@@ -14,7 +14,7 @@ const IMAGES: usize = 64;
 /// A student with other blocks than the teacher.
 pub fn interface_error(teacher: &Network, student: &Network, noise: &NoiseImages) -> Result<f64> {
     ensure!(teacher.blocks.len() == student.blocks.len(), "the student has other blocks than the teacher");
-    let pixels = Pixels::new(&teacher.manifest);
+    let pixels = teacher.manifest.pixels();
     let mut input = noise.images(noise.len().saturating_sub(IMAGES)..noise.len(), &pixels);
     let (mut sum, mut count) = (0.0, 0);
     for (theirs, ours) in teacher.blocks.iter().zip(&student.blocks) {

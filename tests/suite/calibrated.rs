@@ -2,7 +2,7 @@
 
 use distill_core::{
     Block, BlockBuilder, Calibration, Calibrator, Conv, Device, Encoding, Lessons, Noise, NoiseImages, Op, Pack,
-    PackError, PackWriter, Pixels, Pull, Purpose, Role, Selection, Settings, Shape, Stream, Tuning, Width, finetune,
+    PackError, PackWriter, Pull, Purpose, Role, Selection, Settings, Shape, Stream, Tuning, Width, finetune,
     fold_batch_norms, learn, run,
 };
 
@@ -13,7 +13,7 @@ const CALIBRATION: Calibration = Calibration { batch: 64, ..Calibration::new(40,
 
 /// Batches of noise images for the teacher, and the mismatch at every step of the last.
 fn images(batches: usize) -> (NoiseImages, Vec<f32>) {
-    let (blocks, pixels) = (teacher(), Pixels::new(&manifest()));
+    let (blocks, pixels) = (teacher(), manifest().pixels());
     let mut calibrator = Calibrator::new(&blocks);
     let mut mismatch = Vec::new();
     let mut all = calibrator.batch(0, &CALIBRATION, &pixels, |m| mismatch.push(m));
@@ -158,7 +158,7 @@ fn threads_and_a_restart_change_nothing() {
 
 /// How far a network's logits are from the teacher's on noise that nothing was made with.
 fn relative(network: &[Block]) -> f64 {
-    let pixels = Pixels::new(&manifest());
+    let pixels = manifest().pixels();
     let blocks = teacher();
     let noise = Calibrator::new(&blocks).batch(99, &CALIBRATION, &pixels, |_| {});
     let logits = |blocks: &[Block]| {
@@ -213,7 +213,7 @@ fn noise_that_is_not_there_is_asked_for() {
 
 #[test]
 fn a_whole_student_learns_from_noise() {
-    let (images, pixels, blocks) = (images(4).0, Pixels::new(&manifest()), teacher());
+    let (images, pixels, blocks) = (images(4).0, manifest().pixels(), teacher());
     let (student, _) = student(&calibrated_pack(&images), &settings(0.5, |_| {}));
     let tuning = Tuning::new(60);
     let tuned = finetune(&blocks, &student, Lessons::Images(&images, &pixels), &tuning, |_| {}).unwrap();
@@ -226,7 +226,7 @@ fn a_whole_student_learns_from_noise() {
 
 #[test]
 fn baselines_begin_with_nothing_of_the_teacher_and_learn() {
-    let (blocks, pixels) = (teacher(), Pixels::new(&manifest()));
+    let (blocks, pixels) = (teacher(), manifest().pixels());
     let student = untaught(&blocks, Width::new(0.5).unwrap(), 3).unwrap();
     for (ours, theirs) in student.iter().zip(&blocks) {
         assert_eq!((ours.input(), ours.output()), (theirs.input(), theirs.output()));

@@ -8,21 +8,20 @@ use crate::{
     block::Block,
     block_error::BlockError,
     cpu::{CpuGradients, Program},
-    distill::MEASURED_INPUTS,
     fold::fold_batch_norms,
+    inputs::MEASURED_INPUTS,
     kernels::{
         norm::Moments,
         parallel::threads,
         plane::{LANES, Lanes},
     },
     noise::{NOISE_BATCH, Noise},
-    optimizer::Optimizer,
+    optimizer::{Optimizer, Training},
     recipe::Recipe,
     settings::Settings,
     solve::{NormalEquations, solvable_nodes},
     stage::{MICRO_BATCH, Portions},
     tensor::Shape,
-    train::Training,
 };
 
 /// A way to cut a block's work, and what it takes. Lists of them go from the fastest to the leanest.

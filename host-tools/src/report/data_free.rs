@@ -2,7 +2,6 @@
 
 use std::{
     alloc::System,
-    collections::BTreeMap,
     fmt::Write as _,
     fs,
     io::ErrorKind,
@@ -15,7 +14,7 @@ use distill_core::{Calibration, CountingAllocator, Device, Noise, Settings, Tuni
 use distill_device::{Job, open_pack, run_job, write_file};
 use serde::{Deserialize, Serialize};
 
-use super::plot::plot;
+use super::plot::{Curve, plot};
 use crate::{
     baseline::{Baseline, Preset, baseline},
     calibrate::calibrate,
@@ -49,7 +48,7 @@ pub struct Asked<'a> {
 }
 
 /// A column of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// Standard noise, gradient steps alone: the paper's recipe.
@@ -334,16 +333,12 @@ impl Spread<'_> {
 
 impl DataFree {
     /// Mean accuracy of each method at each width, largest first.
-    pub(super) fn curves(&self) -> BTreeMap<Method, Vec<(f32, f64)>> {
-        let mut curves: BTreeMap<Method, Vec<(f32, f64)>> = BTreeMap::new();
-        for k in self.widths() {
-            for method in Method::ALL {
-                if let Some((mean, _)) = self.spread(method, k).of(|cell| Some(cell.accuracy)) {
-                    curves.entry(method).or_default().push((k, mean));
-                }
-            }
-        }
-        curves
+    fn curves(&self) -> Vec<Curve> {
+        let curve = |method: Method| -> Curve {
+            let mean = |k: f32| Some((k, self.spread(method, k).of(|cell| Some(cell.accuracy))?.0));
+            (method.title(), self.widths().into_iter().filter_map(mean).collect())
+        };
+        Method::ALL.into_iter().map(curve).filter(|(_, points)| !points.is_empty()).collect()
     }
 
     fn widths(&self) -> Vec<f32> {
@@ -360,7 +355,7 @@ impl DataFree {
     fn write(&self, folder: &Path) -> Result<()> {
         write_file(&folder.join("data-free.json"), &serde_json::to_vec_pretty(self)?)?;
         write_file(&folder.join("data-free.md"), self.markdown()?.as_bytes())?;
-        write_file(&folder.join("data-free.svg"), plot(self)?.as_bytes())
+        write_file(&folder.join("data-free.svg"), plot(self.curves())?.as_bytes())
     }
 
     /// The table that a person reads.

@@ -3,8 +3,6 @@
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use super::data_free::DataFree;
-
 /// Width and height in pixels, and the width of the plot itself; the rest is the legend's.
 const SIZE: (u32, u32) = (940, 520);
 const PLOT: u32 = 700;
@@ -19,17 +17,20 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(213, 94, 0),
 ];
 
-/// Draws the report as SVG.
+/// Accuracy at each width, and whose it is.
+pub type Curve = (&'static str, Vec<(f32, f64)>);
+
+/// Draws curves as SVG.
 ///
 /// # Errors
 /// The plotting library's.
-pub fn plot(report: &DataFree) -> Result<String> {
+pub fn plot(curves: Vec<Curve>) -> Result<String> {
     let mut svg = String::new();
-    draw(report, &mut svg).map_err(|error| anyhow!("cannot draw the report: {error}"))?;
+    draw(curves, &mut svg).map_err(|error| anyhow!("cannot draw the report: {error}"))?;
     Ok(svg)
 }
 
-fn draw(report: &DataFree, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(curves: Vec<Curve>, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let (left, legend) = area.split_horizontally(PLOT);
@@ -46,11 +47,11 @@ fn draw(report: &DataFree, svg: &mut String) -> Result<(), Box<dyn std::error::E
         .label_style(("sans-serif", 14))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    for ((row, (method, points)), colour) in report.curves().into_iter().enumerate().zip(COLOURS) {
+    for ((row, (title, points)), colour) in curves.into_iter().enumerate().zip(COLOURS) {
         chart.draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(4))?;
         let y = 40 + 26 * row as i32;
         legend.draw(&PathElement::new([(0, y), (22, y)], colour.stroke_width(2)))?;
-        legend.draw(&Text::new(method.title(), (30, y - 7), ("sans-serif", 15)))?;
+        legend.draw(&Text::new(title, (30, y - 7), ("sans-serif", 15)))?;
     }
     area.present()?;
     Ok(())
