@@ -5,8 +5,9 @@
 use std::alloc::System;
 
 use distill_core::{
-    Activation, BatchNorm, Block, BlockBuilder, Budget, Conv, CountingAllocator, Device, Encoding, Event, Noise, Op,
-    Pack, PlanError, Purpose, Recipe, Role, RunError, Settings, Shape, Stream, Training, Update, Width, run,
+    Activation, BatchNorm, Block, BlockBuilder, Budget, Calibration, Calibrator, Conv, CountingAllocator, Device,
+    Encoding, Event, Manifest, Noise, Op, Pack, PackWriter, PlanError, Purpose, Recipe, Ridge, Role, RunError,
+    Selection, Settings, Shape, Stream, Training, Update, Width, run,
 };
 
 use distill_tests::{gaussian, norm_weights, pack, residual};
@@ -149,6 +150,57 @@ fn check_shapes() {
     }
 }
 
+/// The same blocks with all that calibrated noise is used with, each alone and together.
+fn check_calibrated() {
+    for (from, size, to) in [(16, 32, 16), (16, 32, 32), (32, 16, 32), (64, 8, 64)] {
+        let stream = &mut Stream::new(3, Purpose::Images, 0);
+        let block = residual(stream, "block", Shape::new(from, size, size), to);
+        let next = residual(stream, "next", block.output(), to);
+        let teacher = calibrated(&[block, next]);
+        let plain = settings(0.5, Noise::Calibrated, 0, 64);
+        let steps = settings(0.75, Noise::Calibrated, 2, 64);
+        let with = |settings: &Settings, change: fn(&mut Settings)| {
+            let mut settings = settings.clone();
+            change(&mut settings);
+            settings
+        };
+        let all: fn(&mut Settings) = |s| {
+            s.sequential = true;
+            (s.recipe.selection, s.recipe.ridge) = (Selection::Residual, Ridge::HeldOut);
+        };
+        for (what, settings) in [
+            ("alone", plain.clone()),
+            ("sequential", with(&plain, |s| s.sequential = true)),
+            ("residual", with(&plain, |s| s.recipe.selection = Selection::Residual)),
+            ("ridge", with(&plain, |s| s.recipe.ridge = Ridge::HeldOut)),
+            ("projections", with(&plain, |s| s.recipe.projections = 2)),
+            ("stop", with(&steps, |s| s.recipe.training.stop = true)),
+            ("steps", with(&steps, all)),
+            ("all", with(&with(&plain, all), |s| s.recipe.projections = 2)),
+        ] {
+            check_budgets(&format!("{from}x{size}x{size} to {to}, calibrated, {what}"), &teacher, &settings);
+        }
+    }
+}
+
+/// A pack of a network with more noise images than are held out.
+fn calibrated(network: &[Block]) -> Vec<u8> {
+    let calibration = Calibration { batch: 64, ..Calibration::new(1, 0) };
+    let channels = network[0].input().channels;
+    let manifest = Manifest { mean: vec![0.5; channels], std: vec![0.25; channels], ..distill_tests::manifest() };
+    let mut calibrator = Calibrator::new(network);
+    let mut images = calibrator.batch(0, &calibration, &manifest.pixels(), |_| {});
+    (1..3).for_each(|batch| images.append(calibrator.batch(batch, &calibration, &manifest.pixels(), |_| {})));
+    let mut bytes = Vec::new();
+    let mut writer = PackWriter::with_noise(&mut bytes, &manifest, network.len()).unwrap();
+    for (position, block) in network.iter().enumerate() {
+        writer.add(position, block, Encoding::F16).unwrap();
+    }
+    writer.add_noise(calibration, &images, 0.5).unwrap();
+    writer.finish().unwrap();
+    bytes
+}
+
 /// Neighbourhoods inside a block, and students that differ in more than their width.
 fn check_recipes() {
     let layers = [(64, 1, 1), (64, 3, 1), (64, 3, 1), (32, 1, 1)];
@@ -177,8 +229,12 @@ fn check_recipes() {
             let settings = settings(0.5, noise, steps, batch);
             check_budgets(&format!("parts, {noise:?}, {steps} steps of {batch}"), &parts, &settings);
             let changed = Recipe { fewer_layers: 1, activation: Some(Activation::Silu), ..settings.recipe };
-            let settings = Settings { recipe: changed, ..settings };
-            check_budgets(&format!("fewer layers, {noise:?}, {steps} steps of {batch}"), &whole, &settings);
+            let changed = Settings { recipe: changed, ..settings.clone() };
+            check_budgets(&format!("fewer layers, {noise:?}, {steps} steps of {batch}"), &whole, &changed);
+            if noise == Noise::Propagated {
+                let paired = Settings { sequential: true, ..settings };
+                check_budgets(&format!("parts, sequential, {steps} steps of {batch}"), &parts, &paired);
+            }
         }
     }
 }
@@ -234,6 +290,7 @@ fn main() {
         pool.install(check_grid);
         pool.install(check_shapes);
         pool.install(check_recipes);
+        pool.install(check_calibrated);
     }
     check_many();
     check_depth();

@@ -7,7 +7,8 @@
 
 use distill_core::{
     BatchNorm, Block, BlockBuilder, Boundary, Budget, Cache, Contents, Conv, Encoding, Manifest, Noise, Op, PackWriter,
-    Pad, Purpose, Recipe, Role, Schedule, Selection, Settings, Shape, Slice, Stream, Training, Update, Weight, Width,
+    Pad, Purpose, Recipe, Ridge, Role, Schedule, Selection, Settings, Shape, Slice, Stream, Training, Update, Weight,
+    Width,
 };
 
 /// What the network takes.
@@ -128,8 +129,16 @@ pub fn settings(noise: Noise) -> Settings {
     };
     let width = Width::new(0.5).unwrap();
     let selection = Selection::Norm;
-    let recipe =
-        Recipe { width, fewer_layers: 0, activation: None, selection, solve_inputs: 32, projections: 0, training };
+    let recipe = Recipe {
+        width,
+        fewer_layers: 0,
+        activation: None,
+        selection,
+        solve_inputs: 32,
+        ridge: Ridge::USUAL,
+        projections: 0,
+        training,
+    };
     let widths = Vec::new();
     let budget = Budget::UNLIMITED;
     Settings {

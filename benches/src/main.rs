@@ -12,8 +12,8 @@ use std::{alloc::System, hint::black_box, time::Instant};
 use anyhow::{Context, Result};
 use distill_core::{
     Block, BlockTrainer, Chain, CountingAllocator, Device, DeviceBlock, Encoding, Images, NetworkTrainer,
-    NormalEquations, Op, Pack, PackWriter, Purpose, Schedule, Settings, Shape, Statistics, Stream, Training, Update,
-    Width, fold_batch_norms, run, shrink, solvable_nodes,
+    NormalEquations, Op, Pack, PackWriter, Purpose, Ridge, Schedule, Settings, Shape, Statistics, Stream, Training,
+    Update, Width, fold_batch_norms, run, shrink, solvable_nodes,
 };
 use distill_host::{network::Network, quickstart::builtin_teacher};
 
@@ -101,13 +101,13 @@ impl Bench {
         // Half of the Gram matrix, which is symmetric, and the cross products.
         let macs = positions * (features * (features + 1) / 2 + features * target.shape().channels);
         self.measure(&format!("gram/{stage}/k0.75/n512"), 5, Some(macs as u64), || {
-            let mut equations = NormalEquations::new(&student, node, usize::MAX);
+            let mut equations = NormalEquations::new(&student, node, Ridge::USUAL, usize::MAX);
             (0..8).for_each(|_| equations.add(&hidden, &target));
             black_box(equations);
         });
         let factorisation = (features * features * features / 6) as u64;
         self.measure(&format!("factorise/{stage}/k0.75"), 5, Some(factorisation), || {
-            let mut equations = NormalEquations::new(&student, node, usize::MAX);
+            let mut equations = NormalEquations::new(&student, node, Ridge::USUAL, usize::MAX);
             equations.add(&noise(hidden.shape(), 1), &noise(target.shape(), 1));
             black_box(equations.solve(student.clone()).is_ok());
         });

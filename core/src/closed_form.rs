@@ -1,7 +1,5 @@
 //! A student before gradient steps: the teacher's channels, and its last convolution solved, in closed form as far as there is one.
 
-use alloc::vec::Vec;
-
 use crate::{
     block::Block,
     device::Device,
@@ -11,7 +9,7 @@ use crate::{
     project::project,
     recipe::{Recipe, Selection},
     shrink::ChannelClasses,
-    solve::solvable_nodes,
+    solve::{Ridge, solvable_nodes},
     stage::{DistillError, Portions},
 };
 
@@ -25,51 +23,49 @@ pub fn closed_form(
     let student = recipe.student(teacher)?;
     let solvable = solvable_nodes(&student, teacher).filter(|_| recipe.solve_inputs > 0);
     let Some([node, teachers]) = solvable else { return Ok(student) };
-    // Only channels of the teacher's own can be told apart by what it makes of them.
-    let same = student.nodes().len() == teacher.nodes().len() && recipe.activation.is_none();
-    let count = recipe.solve_inputs;
-    let student = if recipe.selection == Selection::Norm || !same {
-        let equations = {
-            let goal = SolveTarget::new([&student, teacher], [node, teachers], inputs, on.0);
-            gather(&student, node, &goal, inputs, count, on)?
-        };
-        equations.solve(student)?
-    } else {
+    let student = if chooses(recipe, [&student, teacher]) {
         drop(student);
-        let system = {
-            let goal = SolveTarget::new([teacher; 2], [teachers; 2], inputs, on.0);
-            gather(teacher, teachers, &goal, inputs, count, on)?.system(teacher, None)
-        };
-        let value = usize::from(teacher.nodes()[teachers].inputs[0]);
-        let classes = ChannelClasses::of(teacher);
-        let mut keeps = classes.strongest(teacher, recipe.width);
-        if let Some(inverted) = system.inverted() {
-            eliminate(&classes, value, recipe.width, &mut keeps, inverted);
-        }
-        let student = classes.narrowed(teacher, &keeps)?;
-        let channels = classes.of_value(value);
-        let elsewhere = (0..keeps.len()).any(|class| !keeps[class] && !channels.contains(&class));
-        if elsewhere {
-            // With other channels gone before it, what the convolution reads is not the teacher's any more.
-            drop(system);
-            let goal = SolveTarget::new([&student, teacher], [node, teachers], inputs, on.0);
-            let equations = gather(&student, node, &goal, inputs, count, on)?;
-            equations.solve(student)?
-        } else {
-            let features = system.features();
-            let area = (features - 1) / channels.len();
-            let kept = |feature: &usize| *feature + 1 == features || keeps[channels[feature / area]];
-            let kept: Vec<usize> = (0..features).filter(kept).collect();
-            system.of(&kept).solve(student, node)?
-        }
+        most_useful(teacher, teachers, inputs, recipe, on)?
+    } else {
+        student
     };
-    if recipe.projections == 0 {
-        return Ok(student);
-    }
+    let goal = SolveTarget::new([&student, teacher], [node, teachers], inputs, on.0);
     // What leads to the solved convolution, if nothing else reads what is on the way.
     let part = [0, node as u8 + 1];
-    let Ok(layers) = student.part(part) else { return Ok(student) };
-    let goal = SolveTarget::new([&student, teacher], [node, teachers], inputs, on.0);
-    let layers = project(layers, &goal, inputs, recipe, on)?;
-    Ok(student.with_part(part, &layers)?)
+    let layers = if recipe.projections > 0 { student.part(part).ok() } else { None };
+    if let Some(layers) = layers {
+        let layers = project(layers, &goal, inputs, recipe, on)?;
+        return Ok(student.with_part(part, &layers)?);
+    }
+    let equations = gather(&student, node, &goal, inputs, recipe, on)?;
+    drop(goal);
+    Ok(equations.solve(student)?)
+}
+
+/// Whether residuals choose the student's channels: only channels of the teacher's own can be told apart by what it makes of them.
+pub fn chooses(recipe: &Recipe, [student, teacher]: [&Block; 2]) -> bool {
+    let same = student.nodes().len() == teacher.nodes().len() && recipe.activation.is_none();
+    recipe.selection == Selection::Residual && same
+}
+
+/// The teacher's channels that its convolution `node` can least do without.
+fn most_useful(
+    teacher: &Block,
+    node: usize,
+    inputs: &mut Inputs<'_>,
+    recipe: &Recipe,
+    on: (&Device, Portions),
+) -> Result<Block, DistillError> {
+    let equations = {
+        let goal = SolveTarget::new([teacher; 2], [node; 2], inputs, on.0);
+        // Without inputs of another student the teacher's weights do best, whatever the ridge towards them.
+        gather(teacher, node, &goal, inputs, &Recipe { ridge: Ridge::USUAL, ..*recipe }, on)?
+    };
+    let classes = ChannelClasses::of(teacher);
+    let mut keeps = classes.strongest(teacher, recipe.width);
+    if let Some(inverted) = equations.system(teacher, None).inverted() {
+        let value = usize::from(teacher.nodes()[node].inputs[0]);
+        eliminate(&classes, value, recipe.width, &mut keeps, inverted);
+    }
+    Ok(classes.narrowed(teacher, &keeps)?)
 }

@@ -9,6 +9,7 @@ use crate::{
     inputs::{Batches, Inputs},
     noise::Purpose,
     op::Op,
+    recipe::Recipe,
     solve::NormalEquations,
     stage::{DistillError, Portions},
     storage::ScratchError,
@@ -29,13 +30,21 @@ impl SolveTarget {
         inputs: &Inputs<'_>,
         device: &Device,
     ) -> Self {
-        let sums = [(student, node), (teacher, teachers)].map(|(block, node)| sum_behind(block, node));
-        let (goal, other) = match sums {
-            [Some((_, other)), Some((sum, _))] if inputs.are_paired() => (sum, Some(other)),
-            _ => (teachers + 1, None),
-        };
+        let (goal, other) = Self::values([student, teacher], [node, teachers], inputs.are_paired());
         let to_other = other.map(|other| DeviceBlock::up_to(student, other, device));
         Self { to_target: DeviceBlock::up_to(teacher, goal, device), to_other }
+    }
+
+    /// The teacher's value that it is, less a value of the student: where `paired` inputs say that the two differ, and there is one.
+    pub fn values(
+        [student, teacher]: [&Block; 2],
+        [node, teachers]: [usize; 2],
+        paired: bool,
+    ) -> (usize, Option<usize>) {
+        match [(student, node), (teacher, teachers)].map(|(block, node)| sum_behind(block, node)) {
+            [Some((_, other)), Some((sum, _))] if paired => (sum, Some(other)),
+            _ => (teachers + 1, None),
+        }
     }
 
     /// For the inputs drawn last. `spare` is memory for what it takes.
@@ -56,19 +65,20 @@ impl SolveTarget {
     }
 }
 
-/// Normal equations of convolution `node` of `block` over `count` inputs.
+/// Normal equations of convolution `node` of `block` over the recipe's inputs of a solve.
 pub fn gather(
     block: &Block,
     node: usize,
     goal: &SolveTarget,
     inputs: &mut Inputs<'_>,
-    count: usize,
+    recipe: &Recipe,
     (device, portions): (&Device, Portions),
 ) -> Result<NormalEquations, DistillError> {
-    let mut equations = NormalEquations::new(block, node, portions.workers);
+    let mut equations = NormalEquations::new(block, node, recipe.ridge, portions.workers);
     let to_hidden = DeviceBlock::up_to(block, block.nodes()[node].inputs[0].into(), device);
     let [mut input, mut hidden, mut target, mut spare] = [(); 4].map(|()| Images::zeros(to_hidden.input(), 0));
-    let (mut batches, mut workspace) = (inputs.pass(Purpose::Solve, count), Workspace::new(portions.workers));
+    let mut workspace = Workspace::new(portions.workers);
+    let mut batches = inputs.pass(Purpose::Solve, recipe.solve_inputs);
     while batches.next_into(portions.solving, &mut input)? {
         to_hidden.forward_into(&input, &mut hidden, &mut workspace);
         goal.value_into(&mut batches, &input, &mut spare, &mut target, &mut workspace)?;

@@ -85,7 +85,7 @@ pub use report::BlockReport;
 pub use run::{Event, RunError, RunFailure, run};
 pub use settings::{Budget, Settings, SettingsError};
 pub use shrink::{Width, WidthError, inner_channels, inner_nodes, shrink};
-pub use solve::{NormalEquations, RIDGE, solvable_nodes};
+pub use solve::{NormalEquations, Ridge, solvable_nodes};
 pub use stage::{DistillError, MICRO_BATCH, Portions};
 pub use storage::{ReadAt, Scratch, ScratchError, WriteAt};
 pub use tensor::{Dims, MAX_ELEMENTS, MAX_EXTENT, Shape, Weight};

@@ -37,21 +37,6 @@ impl Noise {
         self != Self::Standard
     }
 
-    /// Images to keep, where no number is asked for. Noise like data is worth more of them, and steps see more than a solve.
-    pub fn default_images(self, steps: usize) -> usize {
-        match self {
-            Self::Standard | Self::Propagated => 512,
-            Self::Calibrated if steps == 0 => 1024,
-            Self::Calibrated => 2048,
-        }
-    }
-
-    /// Iterations of variable projection, where no number is asked for: gradient steps make them superfluous, and noise that is
-    /// not like data misleads them.
-    pub fn default_projections(self, steps: usize) -> usize {
-        if self == Self::Calibrated && steps == 0 { 10 } else { 0 }
-    }
-
     /// The statistics that the teacher's batch norms work with while a cache is pushed through them.
     pub fn statistics(self) -> Statistics {
         if self == Self::Calibrated { Statistics::Running } else { Statistics::Current }

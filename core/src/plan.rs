@@ -7,6 +7,8 @@
 //! Planning reads each block's weights, so it takes some memory itself: less than the leanest run over the same block.
 //! Sizes are 64 bits wide, because a device of 32 bits must be able to say that it is asked for more than it can address.
 
+mod bytes;
+mod closed_form;
 mod needs;
 
 use alloc::{string::String, vec::Vec};
@@ -134,11 +136,8 @@ pub enum PlanError<R> {
     },
     /// The device's memory is not ours to plan.
     BudgetOfDevice,
-    /// What an option takes is not planned.
-    BudgetWith {
-        /// The option.
-        option: &'static str,
-    },
+    /// What a look-ahead takes is not planned.
+    BudgetOfLookAhead,
     /// A block did not transform.
     Block(BlockError),
 }
@@ -158,8 +157,8 @@ pub fn plan<R: ReadAt>(
     if !matches!(device, Device::Cpu) && budget != u64::MAX {
         return Err(PlanError::BudgetOfDevice);
     }
-    if let Some(option) = settings.unplanned().filter(|_| budget != u64::MAX) {
-        return Err(PlanError::BudgetWith { option });
+    if settings.look_ahead > 0 && budget != u64::MAX {
+        return Err(PlanError::BudgetOfLookAhead);
     }
     let passed = passed_blocks(teacher, settings)?;
     if settings.noise == Noise::Calibrated {
@@ -194,7 +193,10 @@ pub fn plan<R: ReadAt>(
             given = Some(block.output());
         }
         let advanced = settings.noise.is_cached() && place + 1 < passed.len();
-        let to_advance = if advanced { needs::advance(&block) } else { Vec::new() };
+        let to_advance = match advanced {
+            true => needs::advance(&block, here.number.is_some(), settings).map_err(PlanError::Block)?,
+            false => Vec::new(),
+        };
         let to_distil = match here.number {
             Some(_) => needs::distil(block, settings).map_err(PlanError::Block)?,
             None => Vec::new(),
@@ -354,8 +356,8 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
                 if LANES > 4 { f.write_str("; a build with --features small needs less") } else { Ok(()) }
             }
             Self::BudgetOfDevice => write!(f, "a budget can be planned for the cpu only: leave it out, or the device"),
-            Self::BudgetWith { option } => {
-                write!(f, "a budget cannot be planned for {option}: leave it out, or the budget")
+            Self::BudgetOfLookAhead => {
+                write!(f, "a budget cannot be planned for a look-ahead: leave out --look-ahead, or the budget")
             }
             Self::Block(error) => write!(f, "{error}"),
         }

@@ -14,8 +14,9 @@ use crate::{
     images::Images,
     inputs::Inputs,
     noise::Purpose,
-    optimizer::Training,
+    optimizer::{Training, Update},
     recipe::Recipe,
+    solve::Ridge,
     stage::{DistillError, Portions},
     train::BlockTrainer,
 };
@@ -31,7 +32,13 @@ const SUFFICIENT: f64 = 1e-4;
 /// Norm of the first step, as a share of the weights'.
 const FIRST_STEP: f64 = 1e-2;
 
-/// `layers`, whose last node is the solved convolution, after at most `recipe.projections` iterations.
+/// Vectors as long as the free weights that are there beside a pass over the inputs: what is remembered, where the search is, where it
+/// goes, and two gradients.
+pub fn vectors(projections: usize) -> usize {
+    2 * MEMORY.min(projections.saturating_sub(1)) + 4
+}
+
+/// `layers`, whose last node is the solved convolution, solved and after at most `recipe.projections` iterations.
 pub fn project(
     layers: Block,
     goal: &SolveTarget,
@@ -43,19 +50,19 @@ pub fn project(
     let solved = layers.nodes()[node].weights.clone();
     let free = |weight: &usize| layers.is_trained(*weight) && !solved.iter().any(|&w| usize::from(w) == *weight);
     let free: Vec<usize> = (0..layers.weights().len()).filter(free).collect();
-    if free.is_empty() {
-        return Ok(layers);
-    }
     let count = recipe.solve_inputs;
     // One strength for all iterations, so that they minimise the same.
     let mut ridge = None;
-    let mut solve = |at: &Block, inputs: &mut Inputs<'_>| -> Result<(f64, Block), DistillError> {
-        let system = gather(at, node, goal, inputs, count, on)?.system(&layers, ridge);
+    let mut solve = |at: Block, inputs: &mut Inputs<'_>| -> Result<(Block, f64), DistillError> {
+        let recipe = if ridge.is_none() { *recipe } else { Recipe { ridge: Ridge::USUAL, ..*recipe } };
+        let system = gather(&at, node, goal, inputs, &recipe, on)?.system(&layers, ridge);
         ridge = Some(system.ridge());
-        let error = system.error().unwrap_or(f64::INFINITY);
-        Ok((error, system.solve(at.clone(), node)?))
+        Ok(system.solve(at, node)?)
     };
-    let (mut error, mut here) = solve(&layers, inputs)?;
+    let (mut here, mut error) = solve(layers.clone(), inputs)?;
+    if free.is_empty() {
+        return Ok(here);
+    }
     let mut slope = gradient(&here, &free, goal, inputs, count, on)?;
     let mut memory = Memory::default();
     for iteration in 0..recipe.projections {
@@ -70,16 +77,16 @@ pub fn project(
         for halving in 0..HALVINGS {
             let step = libm::ldexp(1.0, -(halving as i32));
             let moved = values.iter().zip(&direction).map(|(value, d)| value + step * d);
-            let (there, block) = solve(&with(&here, &free, moved)?, inputs)?;
+            let (block, there) = solve(with(&here, &free, moved)?, inputs)?;
             if there <= error + SUFFICIENT * step * promised {
-                found = Some((there, block));
+                found = Some((block, there));
                 break;
             }
         }
-        let Some((there, block)) = found else { break };
+        let Some((block, there)) = found else { break };
         let gain = 1.0 - there / error.max(f64::MIN_POSITIVE);
         log::debug!("{}: projection {}: error {error:.6} -> {there:.6}", here.name(), iteration + 1);
-        (error, here) = (there, block);
+        (here, error) = (block, there);
         if gain < GAIN || iteration + 1 == recipe.projections {
             break;
         }
@@ -101,23 +108,33 @@ fn gradient(
     (device, portions): (&Device, Portions),
 ) -> Result<Vec<f64>, DistillError> {
     // Of it only the gradients are asked.
-    let training = Training::adam(1, count);
+    let training = Training { update: Update::MOMENTUM, ..Training::adam(1, count) };
     let mut trainer = BlockTrainer::new(layers.clone(), &training, device);
+    trainer.workspace = Workspace::new(portions.workers);
     let [mut input, mut target, mut spare] = [(); 3].map(|()| Images::zeros(layers.input(), 0));
-    let (mut batches, mut workspace) = (inputs.pass(Purpose::Solve, count), Workspace::new(portions.workers));
+    let mut batches = inputs.pass(Purpose::Solve, count);
     trainer.begin(batches.left());
     while batches.next_into(portions.solving, &mut input)? {
-        goal.value_into(&mut batches, &input, &mut spare, &mut target, &mut workspace)?;
+        goal.value_into(&mut batches, &input, &mut spare, &mut target, &mut trainer.workspace)?;
         trainer.add(&input, &target);
     }
     // The error is a sum over the output's channels, the trainer's a mean.
     let channels = layers.output().channels as f64;
-    Ok(free.iter().flat_map(|&weight| &trainer.gradients()[weight]).map(|&g| channels * f64::from(g)).collect())
+    let mut gradient = joined(free.iter().map(|&weight| trainer.gradients()[weight].as_slice()));
+    gradient.iter_mut().for_each(|g| *g *= channels);
+    Ok(gradient)
 }
 
-/// The free weights of a block, one after another.
+/// The free weights of a block.
 fn flat(block: &Block, free: &[usize]) -> Vec<f64> {
-    free.iter().flat_map(|&weight| &block.weights()[weight].data).map(|&value| value.into()).collect()
+    joined(free.iter().map(|&weight| block.weights()[weight].data.as_slice()))
+}
+
+/// Tensors one after another, in no more memory than they need.
+fn joined<'a>(tensors: impl Iterator<Item = &'a [f32]> + Clone) -> Vec<f64> {
+    let mut values = Vec::with_capacity(tensors.clone().map(<[f32]>::len).sum());
+    tensors.for_each(|tensor| values.extend(tensor.iter().map(|&value| f64::from(value))));
+    values
 }
 
 /// The block with other free weights.

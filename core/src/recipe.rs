@@ -11,6 +11,7 @@ use crate::{
     op::{Activation, Conv, Op},
     optimizer::Training,
     shrink::{Width, shrink},
+    solve::Ridge,
 };
 
 /// What is done to a neighbourhood. Each stage can be switched off.
@@ -26,6 +27,8 @@ pub struct Recipe {
     pub selection: Selection,
     /// Inputs of the ridge solve; 0 switches it off.
     pub solve_inputs: usize,
+    /// How strongly it holds on to the teacher's weights.
+    pub ridge: Ridge,
     /// Most iterations on the layers before the solved convolution, each followed by its solve (variable projection).
     pub projections: usize,
     /// Gradient steps after it.

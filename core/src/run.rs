@@ -154,21 +154,17 @@ pub fn run<R: ReadAt, W: WriteAt>(
             observe(Event::Finished(&reports[reports.len() - 1], planned));
         }
         if let Some(boundary) = boundary.as_mut().filter(|_| place + 1 < plan.blocks.len()) {
-            let block = teacher.block(*position).map_err(RunError::Teacher)?;
             // With running statistics in the students' form: a student that is its teacher then makes the same to the bit.
             let block = match settings.noise.statistics() {
-                Statistics::Running => fold_batch_norms(&block).map_err(RunError::Block)?,
-                Statistics::Current => block,
+                Statistics::Running => folded(teacher, *position)?,
+                Statistics::Current => teacher.block(*position).map_err(RunError::Teacher)?,
             };
             let mut passes = vec![(0..boundary.len(), DeviceBlock::new(&block, device))];
             drop(block);
             if settings.sequential {
                 let student = match *number {
                     Some(_) => writer.block(reports.len() - 1).map_err(RunError::Student)?,
-                    None => {
-                        let block = teacher.block(*position).map_err(RunError::Teacher)?;
-                        fold_batch_norms(&block).map_err(RunError::Block)?
-                    }
+                    None => folded(teacher, *position)?,
                 };
                 let half = boundary.len() / 2;
                 passes[0].0 = 0..half;
@@ -181,16 +177,19 @@ pub fn run<R: ReadAt, W: WriteAt>(
     Ok((reports, storage))
 }
 
-/// The teacher's blocks behind the one at `position`, at most `count`, without batch norms.
+/// The teacher's block at `position`, without batch norms.
+fn folded<R: ReadAt, W>(teacher: &mut Pack<R>, position: usize) -> Result<Block, RunError<R::Error, W>> {
+    fold_batch_norms(&teacher.block(position).map_err(RunError::Teacher)?).map_err(RunError::Block)
+}
+
+/// Its blocks behind the one at `position`, at most `count`.
 fn ahead<R: ReadAt, W>(
     teacher: &mut Pack<R>,
     position: usize,
     count: usize,
 ) -> Result<Vec<Block>, RunError<R::Error, W>> {
     let behind = position + 1..teacher.blocks().min(position + 1 + count);
-    let folded =
-        |position| fold_batch_norms(&teacher.block(position).map_err(RunError::Teacher)?).map_err(RunError::Block);
-    behind.map(folded).collect()
+    behind.map(|position| folded(teacher, position)).collect()
 }
 
 /// Noise images at the network's input, where the noise has any.

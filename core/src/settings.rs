@@ -11,6 +11,7 @@ use crate::{
     optimizer::Training,
     recipe::{Recipe, Selection},
     shrink::Width,
+    solve::Ridge,
 };
 
 /// Most noise images, and most inputs of a solve or a step: bounds what a number from outside can cost.
@@ -70,11 +71,17 @@ impl Settings {
     /// All neighbourhoods on propagated noise: a solve over 512 images, then `steps` steps of Adam (batch 64, a
     /// cosine down from 1e-3), seed 0.
     pub fn new(width: Width, steps: usize) -> Self {
-        let images = Noise::Propagated.default_images(steps);
-        let training = Training::adam(steps, 64);
-        let (selection, solve_inputs) = (Selection::Norm, images);
-        let recipe =
-            Recipe { width, fewer_layers: 0, activation: None, selection, solve_inputs, projections: 0, training };
+        let images = 512;
+        let recipe = Recipe {
+            width,
+            fewer_layers: 0,
+            activation: None,
+            selection: Selection::Norm,
+            solve_inputs: images,
+            ridge: Ridge::USUAL,
+            projections: 0,
+            training: Training::adam(steps, 64),
+        };
         Self {
             recipe,
             widths: Vec::new(),
@@ -89,30 +96,24 @@ impl Settings {
     }
 
     /// All neighbourhoods on calibrated noise, one after another on what the students before them make: channels chosen by
-    /// residual; without gradient steps the layers before the solve by variable projection.
+    /// residual, the ridge on held-out inputs; 1,024 images and 10 projections, or with gradient steps, which make those
+    /// superfluous and see more than a solve, 2,048 images.
     pub fn calibrated(width: Width, steps: usize) -> Self {
         let usual = Self::new(width, steps);
-        let images = Noise::Calibrated.default_images(steps);
-        let projections = Noise::Calibrated.default_projections(steps);
-        let recipe = Recipe { selection: Selection::Residual, solve_inputs: images, projections, ..usual.recipe };
+        let (images, projections) = if steps == 0 { (1024, 10) } else { (2048, 0) };
+        let recipe = Recipe {
+            selection: Selection::Residual,
+            solve_inputs: images,
+            ridge: Ridge::HeldOut,
+            projections,
+            ..usual.recipe
+        };
         Self { recipe, noise: Noise::Calibrated, sequential: true, images, ..usual }
     }
 
     /// Inputs that neither solve nor training sees.
     pub(crate) fn held_out(&self) -> usize {
         MEASURED_INPUTS + if self.recipe.training.stop { VALIDATED_INPUTS } else { 0 }
-    }
-
-    /// The first option whose memory no plan knows.
-    pub fn unplanned(&self) -> Option<&'static str> {
-        let options = [
-            (self.sequential, "a sequential run (see --independent)"),
-            (self.look_ahead > 0, "a look-ahead"),
-            (self.recipe.selection == Selection::Residual, "channels chosen by residual (see --select norm)"),
-            (self.recipe.projections > 0, "variable projection (see --projections 0)"),
-            (self.recipe.training.stop, "held-out noise that stops the steps"),
-        ];
-        options.into_iter().find_map(|(asked, option)| asked.then_some(option))
     }
 
     /// What is done to the neighbourhood of this name.

@@ -8,6 +8,7 @@
 use alloc::{vec, vec::Vec};
 
 use nalgebra::{Cholesky, DMatrix};
+use serde::Serialize;
 
 use crate::{
     block::Block,
@@ -24,8 +25,28 @@ use crate::{
     op::{Conv, Op},
 };
 
-/// Ridge strength relative to the mean of the Gram matrix's diagonal; our probe's choice, flat from 1e-5 to 1e-3.
-pub const RIDGE: f64 = 1e-4;
+/// How strongly a solve holds on to the weights that a convolution has: λ relative to the mean of the Gram matrix's diagonal.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ridge {
+    /// This strength.
+    Strength(f64),
+    /// Of [`Ridge::STRENGTHS`] the one whose solution for seven of eight inputs does best on the others.
+    HeldOut,
+}
+
+impl Ridge {
+    /// Our probe's choice, flat from 1e-5 to 1e-3.
+    pub const USUAL: Self = Self::Strength(USUAL);
+    /// What is tried on held-out inputs.
+    pub const STRENGTHS: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+}
+
+const USUAL: f64 = 1e-4;
+
+/// Of so many inputs in a row the last [`HELD_OUT`] are held out: whole groups of images of any width.
+const ROUND: usize = 128;
+const HELD_OUT: usize = ROUND / 8;
 
 /// Rows of a matrix that a thread takes at a time.
 const ROWS: usize = 16;
@@ -60,14 +81,12 @@ pub struct NormalEquations {
     conv: Conv,
     /// Rows and columns of the kernel.
     kernel: [usize; 2],
-    /// Length of a patch with the 1 behind it.
-    features: usize,
-    /// `Σ u uᵀ`: its lower triangle, [`ROWS`] rows at a time, each as long as the last of them.
-    patches: Vec<Vec<f64>>,
-    /// `Σ y uᵀ`, row by row.
-    targets: Vec<f64>,
-    /// `Σ ‖y‖²`.
-    energy: f64,
+    ridge: Ridge,
+    fitted: Sums,
+    /// Over the inputs that the ridge's strength is chosen on.
+    held_out: Option<Sums>,
+    /// Inputs so far.
+    inputs: usize,
     /// One group of hidden activations in zero-padded planes, and a plane of ones.
     planes: Vec<Lanes>,
     /// Sums of each worker's rows over one group.
@@ -75,11 +94,11 @@ pub struct NormalEquations {
 }
 
 impl NormalEquations {
-    /// Empty sums for convolution `node` of `student`, for at most `workers` threads.
+    /// Empty sums for convolution `node` of `student`, to be solved with `ridge`, for at most `workers` threads.
     ///
     /// # Panics
     /// If the node is no convolution; [`solvable_nodes`] names one that is.
-    pub fn new(student: &Block, node: usize, workers: usize) -> Self {
+    pub fn new(student: &Block, node: usize, ridge: Ridge, workers: usize) -> Self {
         let Op::Conv(conv) = student.nodes()[node].op else { panic!("a solvable node is a convolution") };
         let [outputs, inputs, rows, columns] = kernel_dims(student, node);
         let features = inputs * rows * columns + 1;
@@ -87,31 +106,13 @@ impl NormalEquations {
             node,
             conv,
             kernel: [rows, columns],
-            features,
-            patches: chunks(features).map(|len| vec![0.0; len]).collect(),
-            targets: vec![0.0; outputs * features],
-            energy: 0.0,
+            ridge,
+            fitted: Sums::new(features, outputs),
+            held_out: (ridge == Ridge::HeldOut).then(|| Sums::new(features, outputs)),
+            inputs: 0,
             planes: Vec::new(),
             workers: vec![vec![0.0; ROWS * features]; threads().min(workers)],
         }
-    }
-
-    /// Heap bytes while sums are gathered, and while they are solved.
-    pub(crate) fn heap_bytes(student: &Block, node: usize, workers: usize) -> [u64; 2] {
-        let Op::Conv(conv) = student.nodes()[node].op else { return [0; 2] };
-        let [outputs, inputs, rows, columns] = kernel_dims(student, node);
-        let features = inputs * rows * columns + 1;
-        let bytes = |count: usize, size: usize| count as u64 * size as u64;
-        let triangle: u64 = chunks(features).map(|len| bytes(len, size_of::<f64>())).sum();
-        let [targets, solution] = [size_of::<f64>(), size_of::<f32>()].map(|size| bytes(outputs * features, size));
-        let hidden = student.shape(student.nodes()[node].inputs[0].into());
-        let plane = Plane { shape: hidden, border: conv.border() };
-        let planes = bytes(plane.len() + plane.area(), size_of::<Lanes>());
-        let scratch = bytes(threads().min(workers) * ROWS * features, size_of::<f32>());
-        // The places of the patches' planes, and of the targets'.
-        let starts = bytes(features + outputs, size_of::<usize>());
-        let matrix = features as u64 * bytes(features, size_of::<f64>());
-        [triangle + targets + planes + scratch + starts, triangle + targets + matrix + solution]
     }
 
     /// Adds one batch: what the student's convolution reads, and what the teacher's writes.
@@ -119,7 +120,7 @@ impl NormalEquations {
     /// # Shapes
     /// - hidden `[N, C_in, H, W]`, target `[N, C_out, H', W']`
     pub fn add(&mut self, hidden: &Images, target: &Images) {
-        let (arch, features, stride) = (Arch::new(), self.features, self.conv.stride.map(usize::from));
+        let (arch, features, stride) = (Arch::new(), self.fitted.features, self.conv.stride.map(usize::from));
         let plane = Plane { shape: hidden.shape(), border: self.conv.border() };
         let flat = |shape| Plane { shape, border: 0 };
         let extent = [target.shape().height, target.shape().width];
@@ -130,7 +131,10 @@ impl NormalEquations {
         self.planes.resize(plane.len() + plane.area(), Lanes::ZERO);
         for (index, (hidden_group, target_group)) in hidden.groups().zip(target.groups()).enumerate() {
             copy(arch, (&mut self.planes, plane), (hidden_group, flat(plane.shape)));
-            self.energy += energy(target_group);
+            let held_out = self.held_out.as_mut().filter(|_| self.inputs % ROUND >= ROUND - HELD_OUT);
+            let sums = held_out.unwrap_or(&mut self.fitted);
+            self.inputs += hidden.lanes(index);
+            sums.energy += energy(target_group);
             let mut one = Lanes::splat(1.0);
             one.0[hidden.lanes(index)..].fill(0.0);
             self.planes[plane.len()..].fill(one);
@@ -138,12 +142,12 @@ impl NormalEquations {
                 |starts| Side { values: &self.planes, starts, pitch: plane.pitch() * stride[0], step: stride[1] };
             let of_targets = |starts| Side { values: target_group, starts, pitch: extent[1], step: 1 };
             // The longest rows of the triangle first, so that no thread is left with one at the end.
-            let rows = self.patches.iter_mut().enumerate().rev();
+            let rows = sums.patches.iter_mut().enumerate().rev();
             let rows = rows.map(|(chunk, sums)| {
                 let last = features.min((chunk + 1) * ROWS);
                 (right(&patches[chunk * ROWS..last]), right(&patches[..last]), sums.as_mut_slice())
             });
-            let others = self.targets.chunks_mut(ROWS * features).zip(outputs.chunks(ROWS));
+            let others = sums.targets.chunks_mut(ROWS * features).zip(outputs.chunks(ROWS));
             let others = others.map(|(sums, starts)| (of_targets(starts), right(&patches), sums));
             share(&mut self.workers, rows.chain(others), |(left, right, sums), scratch| {
                 let width = right.starts.len();
@@ -164,38 +168,170 @@ impl NormalEquations {
     /// As [`Block::new`].
     pub fn solve(self, student: Block) -> Result<Block, BlockError> {
         let node = self.node;
-        self.system(&student, None).solve(student, node)
+        Ok(self.system(&student, None).solve(student, node)?.0)
     }
 
-    /// The sums as means, with a ridge towards the weights that the convolution of `block` has, of the usual strength if no other is given.
+    /// The sums as means, with a ridge towards the weights that the convolution of `block` has: of strength λ if one is given.
     pub(crate) fn system(self, block: &Block, ridge: Option<f64>) -> System {
-        let Self { node, features, patches, targets, energy, planes, workers, .. } = self;
+        let Self { node, ridge: rule, mut fitted, held_out, planes, workers, .. } = self;
         drop((planes, workers));
-        // The 1 is the last feature: its square counts the patches.
-        let count = patches.last().and_then(|rows| rows.last()).map_or(1.0, |count| count.max(1.0));
-        let (scale, outputs) = (1.0 / count, targets.len() / features);
-        // A factorisation reads the lower triangle only.
-        let mut gram = DMatrix::zeros(features, features);
-        for (first, rows) in (0..features).step_by(ROWS).zip(patches) {
-            for (i, row) in (first..).zip(rows.chunks_exact(features.min(first + ROWS))) {
-                row[..=i].iter().enumerate().for_each(|(j, sum)| gram[(i, j)] = scale * sum);
+        let pruned = [0, 1].map(|slot| block.weight(node, slot).map_or(&[][..], |weight| &weight.data));
+        let strength = match (rule, held_out) {
+            (Ridge::Strength(strength), _) => strength,
+            (Ridge::HeldOut, Some(held_out)) if ridge.is_none() && held_out.count() > 0.0 => {
+                let error = |strength: f64| {
+                    let ridge = strength * fitted.mean_square();
+                    let sums = (fitted.targets.clone(), fitted.energy, fitted.count());
+                    let solution = System::new(fitted.gram(ridge), sums, ridge, pruned).solution();
+                    let error = solution.map_or(f64::INFINITY, |solution| held_out.error(&solution));
+                    log::debug!("{}: ridge {strength:.0e}: error {error:.6} on held-out inputs", block.name());
+                    error
+                };
+                let errors = Ridge::STRENGTHS.map(|strength| (strength, error(strength)));
+                fitted.add(held_out);
+                errors.into_iter().min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(USUAL, |(strength, _)| strength)
             }
-        }
+            (Ridge::HeldOut, held_out) => {
+                held_out.into_iter().for_each(|held_out| fitted.add(held_out));
+                USUAL
+            }
+        };
+        let ridge = ridge.unwrap_or(strength * fitted.mean_square());
+        let (gram, count) = (fitted.gram(ridge), fitted.count());
+        let Sums { targets, energy, .. } = fitted;
+        System::new(gram, (targets, energy, count), ridge, pruned)
+    }
+}
+
+/// What normal equations take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EquationBytes {
+    features: usize,
+    outputs: usize,
+    /// Features of a channel.
+    area: usize,
+    /// Planes of a group, and the places of the patches and targets in them.
+    planes: u64,
+}
+
+impl EquationBytes {
+    /// Those of convolution `node` of `block`; of another node nothing.
+    pub fn new(block: &Block, node: usize) -> Self {
+        let Op::Conv(conv) = block.nodes()[node].op else {
+            return Self { features: 0, outputs: 0, area: 0, planes: 0 };
+        };
+        let [outputs, inputs, rows, columns] = kernel_dims(block, node);
+        let (area, features) = (rows * columns, inputs * rows * columns + 1);
+        let plane = Plane { shape: block.shape(block.nodes()[node].inputs[0].into()), border: conv.border() };
+        let starts = (features + outputs) * size_of::<usize>();
+        let planes = (plane.len() + plane.area()) * size_of::<Lanes>() + starts;
+        Self { features, outputs, area, planes: planes as u64 }
+    }
+
+    fn values(rows: usize, columns: usize) -> u64 {
+        rows as u64 * columns as u64 * size_of::<f64>() as u64
+    }
+
+    /// One set of sums: its triangle, and its targets.
+    fn sums(&self) -> [u64; 2] {
+        [chunks(self.features).map(|len| Self::values(len, 1)).sum(), Self::values(self.outputs, self.features)]
+    }
+
+    fn sets(ridge: Ridge) -> u64 {
+        if ridge == Ridge::HeldOut { 2 } else { 1 }
+    }
+
+    /// While the sums are gathered.
+    pub fn gathering(&self, ridge: Ridge, workers: usize) -> u64 {
+        let scratch = threads().min(workers) * ROWS * self.features * size_of::<f32>();
+        Self::sets(ridge) * self.sums().iter().sum::<u64>() + self.planes + scratch as u64
+    }
+
+    /// While they are solved: beside the sums one matrix, and, where strengths are tried, another solution.
+    pub fn solving(&self, ridge: Ridge) -> u64 {
+        let [triangle, targets] = self.sums();
+        let sets = Self::sets(ridge);
+        sets * triangle + (2 * sets - 1) * targets + Self::values(self.features, self.features)
+    }
+
+    /// While channels are chosen: a factor and its inverse, then that with what one channel changes in it.
+    pub fn choosing(&self) -> u64 {
+        let Self { features, outputs, area, .. } = *self;
+        let [_, solution] = self.sums();
+        let matrix = Self::values(features, features);
+        let change = 3 * Self::values(features, area) + 3 * Self::values(outputs, area);
+        solution + matrix + matrix.max(change + Self::values(features, 1))
+    }
+}
+
+/// Sums over patches `u`, with a 1 behind each, and targets `y`.
+#[derive(Debug)]
+struct Sums {
+    /// Length of a patch with the 1 behind it.
+    features: usize,
+    /// `Σ u uᵀ`: its lower triangle, [`ROWS`] rows at a time, each as long as the last of them.
+    patches: Vec<Vec<f64>>,
+    /// `Σ y uᵀ`, row by row.
+    targets: Vec<f64>,
+    /// `Σ ‖y‖²`.
+    energy: f64,
+}
+
+impl Sums {
+    fn new(features: usize, outputs: usize) -> Self {
+        let patches = chunks(features).map(|len| vec![0.0; len]).collect();
+        Self { features, patches, targets: vec![0.0; outputs * features], energy: 0.0 }
+    }
+
+    /// Patches: the 1 is the last feature.
+    fn count(&self) -> f64 {
+        self.patches.last().and_then(|rows| rows.last()).copied().unwrap_or_default()
+    }
+
+    /// The rows of the lower triangle, up to the diagonal.
+    fn rows(&self) -> impl Iterator<Item = (usize, &[f64])> {
+        let chunks = (0..self.features).step_by(ROWS).zip(&self.patches);
+        chunks.flat_map(|(first, rows)| {
+            let rows = rows.chunks_exact(self.features.min(first + ROWS));
+            (first..).zip(rows).map(|(i, row)| (i, &row[..=i]))
+        })
+    }
+
+    /// The mean of the Gram matrix's diagonal.
+    fn mean_square(&self) -> f64 {
+        let diagonal: f64 = self.rows().map(|(i, row)| row[i]).sum();
+        diagonal / (self.features as f64 * self.count().max(1.0))
+    }
+
+    fn add(&mut self, other: Self) {
+        let triangles = self.patches.iter_mut().flatten().zip(other.patches.into_iter().flatten());
+        let targets = self.targets.iter_mut().zip(other.targets);
+        triangles.chain(targets).for_each(|(sum, more)| *sum += more);
+        self.energy += other.energy;
+    }
+
+    /// `E‖W u − y‖²`, of a solution `Wᵀ`.
+    fn error(&self, solution: &DMatrix<f64>) -> f64 {
+        let outputs = solution.ncols();
         // Row by row is column by column of the transpose.
-        let mut cross = DMatrix::from_vec(features, outputs, targets);
-        cross *= scale;
-        let ridge = ridge.unwrap_or(RIDGE * gram.diagonal().mean());
-        (0..features).for_each(|i| gram[(i, i)] += ridge);
-        let mut energy = scale * energy;
-        let [kernel, bias] = [0, 1].map(|slot| block.weight(node, slot).map_or(&[][..], |weight| &weight.data));
-        for (output, mut column) in cross.column_iter_mut().enumerate() {
-            let kernel = &kernel[output * (features - 1)..][..features - 1];
-            for (sum, &weight) in column.iter_mut().zip(kernel.iter().chain([&bias[output]])) {
-                *sum += ridge * f64::from(weight);
-                energy += ridge * f64::from(weight) * f64::from(weight);
-            }
-        }
-        System { gram, cross, energy, ridge }
+        let cross: f64 = solution.as_slice().iter().zip(&self.targets).map(|(w, sum)| w * sum).sum();
+        let weights = solution.transpose();
+        let column = |i: usize| &weights.as_slice()[i * outputs..][..outputs];
+        let dot = |i: usize, j: usize| column(i).iter().zip(column(j)).map(|(a, b)| a * b).sum::<f64>();
+        let row = |(i, row): (usize, &[f64])| -> f64 {
+            let twice: f64 = row.iter().enumerate().map(|(j, sum)| 2.0 * sum * dot(i, j)).sum();
+            twice - row[i] * dot(i, i)
+        };
+        (self.energy - 2.0 * cross + self.rows().map(row).sum::<f64>()) / self.count().max(1.0)
+    }
+
+    /// `G + λI`: the lower triangle, which is all that a factorisation reads.
+    fn gram(&self, ridge: f64) -> DMatrix<f64> {
+        let scale = 1.0 / self.count().max(1.0);
+        let mut gram = DMatrix::zeros(self.features, self.features);
+        self.rows().for_each(|(i, row)| row.iter().enumerate().for_each(|(j, sum)| gram[(i, j)] = scale * sum));
+        (0..self.features).for_each(|i| gram[(i, i)] += ridge);
+        gram
     }
 }
 
@@ -210,23 +346,36 @@ pub struct System {
 }
 
 impl System {
-    /// Unknowns of each output.
-    pub fn features(&self) -> usize {
-        self.gram.nrows()
+    /// Of `G + λI`, the sums of targets and of their squares over `count` patches, and the weights to hold on to.
+    fn new(gram: DMatrix<f64>, (targets, energy, count): (Vec<f64>, f64, f64), ridge: f64, held: [&[f32]; 2]) -> Self {
+        let (features, scale, [kernel, bias]) = (gram.nrows(), 1.0 / count.max(1.0), held);
+        // Row by row is column by column of the transpose.
+        let mut cross = DMatrix::from_vec(features, targets.len() / features, targets);
+        cross *= scale;
+        let mut energy = scale * energy;
+        for (output, mut column) in cross.column_iter_mut().enumerate() {
+            let kernel = &kernel[output * (features - 1)..][..features - 1];
+            for (sum, &weight) in column.iter_mut().zip(kernel.iter().chain([&bias[output]])) {
+                *sum += ridge * f64::from(weight);
+                energy += ridge * f64::from(weight) * f64::from(weight);
+            }
+        }
+        Self { gram, cross, energy, ridge }
+    }
+
+    /// The solution `Wᵀ`; none for sums that are not of finite numbers.
+    fn solution(self) -> Option<DMatrix<f64>> {
+        let Self { gram, cross: mut solution, .. } = self;
+        Cholesky::new(gram)?.solve_mut(&mut solution);
+        Some(solution)
     }
 
     /// The inverse of the left side, and the solution.
-    pub fn inverted(&self) -> Option<(DMatrix<f64>, DMatrix<f64>)> {
-        let factor = Cholesky::new(self.gram.clone())?;
-        let solution = factor.solve(&self.cross);
+    pub fn inverted(self) -> Option<(DMatrix<f64>, DMatrix<f64>)> {
+        let Self { gram, cross: mut solution, .. } = self;
+        let factor = Cholesky::new(gram)?;
+        factor.solve_mut(&mut solution);
         Some((factor.inverse(), solution))
-    }
-
-    /// That of some of the features, in ascending order.
-    pub fn of(&self, features: &[usize]) -> Self {
-        let (gram, cross) =
-            (self.gram.select_columns(features).select_rows(features), self.cross.select_rows(features));
-        Self { gram, cross, ..*self }
     }
 
     /// λ.
@@ -234,24 +383,22 @@ impl System {
         self.ridge
     }
 
-    /// `E‖W u − y‖² + λ‖W − W₀‖²` of the solution; none for sums that are not of finite numbers.
-    pub fn error(&self) -> Option<f64> {
-        let solution = Cholesky::new(self.gram.clone())?.solve(&self.cross);
-        Some(self.energy - solution.dot(&self.cross))
-    }
-
-    /// `student` with the solution in the place of convolution `node`.
+    /// `student` with the solution in the place of convolution `node`, and its `E‖W u − y‖² + λ‖W − W₀‖²`: infinite for sums that are
+    /// not of finite numbers.
     ///
     /// # Errors
     /// As [`Block::new`].
-    pub fn solve(self, mut student: Block, node: usize) -> Result<Block, BlockError> {
-        let Self { gram, cross: mut solution, .. } = self;
+    pub fn solve(self, mut student: Block, node: usize) -> Result<(Block, f64), BlockError> {
+        let Self { gram, cross: mut solution, energy, .. } = self;
         let (features, outputs) = solution.shape();
         let Some(factor) = Cholesky::new(gram) else {
             log::warn!("{}: the solve met activations that are not finite; kept the pruned weights", student.name());
-            return Ok(student);
+            return Ok((student, f64::INFINITY));
         };
-        factor.solve_mut(&mut solution);
+        // With G + λI = L Lᵀ the error is what L⁻¹ (C + λ W₀ᵀ) leaves of the energy.
+        factor.l_dirty().solve_lower_triangular_mut(&mut solution);
+        let error = energy - solution.norm_squared();
+        factor.l_dirty().ad_solve_lower_triangular_mut(&mut solution);
         drop(factor);
         // Each output channel's weights lie together, its bias last.
         let mut kernel = Vec::with_capacity((features - 1) * outputs);
@@ -265,7 +412,7 @@ impl System {
         for (&index, solved) in places.iter().zip([kernel, bias]) {
             values[usize::from(index)] = solved;
         }
-        student.with_values(values)
+        Ok((student.with_values(values)?, error))
     }
 }
 

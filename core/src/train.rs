@@ -30,7 +30,7 @@ pub struct BlockTrainer<'a> {
     gradients: Vec<Vec<f32>>,
     optimizer: Optimizer,
     on: On,
-    workspace: Workspace,
+    pub(crate) workspace: Workspace,
     /// Inputs of the step at hand.
     batch: usize,
     step: usize,

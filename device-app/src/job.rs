@@ -107,7 +107,7 @@ pub fn run_job(
         }
     })?;
     let peak_bytes = watch.run_peak.max(heap.peak_bytes());
-    let planned = matches!(device, Device::Cpu) && settings.unplanned().is_none();
+    let planned = matches!(device, Device::Cpu) && (settings.look_ahead == 0);
     let planned_bytes = planned.then_some(planned_bytes);
     Ok(Outcome { blocks, seconds: start.elapsed().as_secs_f64(), peak_bytes, planned_bytes })
 }
@@ -159,7 +159,7 @@ impl BlockWatch {
             report: report.clone(),
             seconds: self.start.elapsed().as_secs_f64(),
             peak_bytes: heap.peak_bytes(),
-            planned_bytes: settings.unplanned().is_none().then_some(planned.bytes),
+            planned_bytes: (settings.look_ahead == 0).then_some(planned.bytes),
             micro_batch: planned.micro_batch(settings),
         };
         let line = format!(

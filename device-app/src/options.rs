@@ -8,7 +8,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use distill_core::{Activation, Budget, Device, Noise, Recipe, Schedule, Selection, Settings, Training, Update, Width};
+use distill_core::{
+    Activation, Budget, Device, Noise, Recipe, Ridge, Schedule, Selection, Settings, Training, Update, Width,
+};
 
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]
@@ -68,6 +70,10 @@ pub struct WorkOptions {
     /// Start the gradient steps from the pruned teacher alone
     #[arg(long)]
     pub no_solve: bool,
+    /// How strongly the solve holds on to the teacher's weights, relative to the mean square of what the convolution reads; `auto`
+    /// tries six strengths on every eighth input, held out [default: auto for calibrated noise, else 1e-4]
+    #[arg(long, value_parser = parse_ridge, value_name = "STRENGTH")]
+    pub ridge: Option<Ridge>,
     /// Solve the layers before that convolution, too, by at most N iterations of variable projection [default: 10 for calibrated
     /// noise without gradient steps, else 0]
     #[arg(long, value_name = "N")]
@@ -192,22 +198,25 @@ impl WorkOptions {
             weight_decay: self.weight_decay,
             stop: self.stop,
         };
-        let noise = match self.noise {
-            NoiseName::Standard => Noise::Standard,
-            NoiseName::Propagated => Noise::Propagated,
-            NoiseName::Calibrated => Noise::Calibrated,
+        let width = Width::new(self.width)?;
+        let (noise, usual) = match self.noise {
+            NoiseName::Standard => (Noise::Standard, Settings::new(width, self.steps)),
+            NoiseName::Propagated => (Noise::Propagated, Settings::new(width, self.steps)),
+            NoiseName::Calibrated => (Noise::Calibrated, Settings::calibrated(width, self.steps)),
         };
-        let images = self.images.unwrap_or(noise.default_images(self.steps));
+        let images = self.images.unwrap_or(usual.images);
         let recipe = Recipe {
-            width: Width::new(self.width)?,
+            width,
             fewer_layers: self.fewer_layers,
             activation: self.activation.map(ActivationName::activation),
-            selection: match (self.select, noise) {
-                (Some(SelectionName::Residual), _) | (None, Noise::Calibrated) => Selection::Residual,
-                _ => Selection::Norm,
+            selection: match self.select {
+                Some(SelectionName::Norm) => Selection::Norm,
+                Some(SelectionName::Residual) => Selection::Residual,
+                None => usual.recipe.selection,
             },
             solve_inputs: if self.no_solve { 0 } else { images },
-            projections: self.projections.unwrap_or(noise.default_projections(self.steps)),
+            ridge: self.ridge.unwrap_or(usual.recipe.ridge),
+            projections: self.projections.unwrap_or(usual.recipe.projections),
             training,
         };
         let blocks = self.blocks.as_deref().map(parse_blocks).transpose()?.unwrap_or_default();
@@ -217,7 +226,7 @@ impl WorkOptions {
             recipe,
             widths,
             noise,
-            sequential: self.sequential || (noise == Noise::Calibrated && !self.independent),
+            sequential: self.sequential || (usual.sequential && !self.independent),
             look_ahead: self.look_ahead,
             images,
             blocks,
@@ -267,6 +276,16 @@ impl DeviceName {
             ),
         }
     }
+}
+
+/// `auto` or a strength.
+fn parse_ridge(text: &str) -> Result<Ridge> {
+    if text == "auto" {
+        return Ok(Ridge::HeldOut);
+    }
+    let strength: f64 = text.parse().context("neither auto nor a number")?;
+    ensure!(strength.is_finite() && strength > 0.0, "a strength is above 0");
+    Ok(Ridge::Strength(strength))
 }
 
 /// `0-3,7` as `[0, 1, 2, 3, 7]`.

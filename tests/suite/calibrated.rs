@@ -96,8 +96,9 @@ fn each_means_of_the_solve_lowers_the_error() {
     assert!(chosen < plain && projected < 0.97 * chosen, "norm {plain}, residual {chosen}, projected {projected}");
     // Students that were fed the teacher's activations do not make good each other's errors.
     let end = |settings: &Settings| relative(&student(&bytes, settings).0);
-    let (alone, together) = (end(&settings(0.5, |settings| settings.sequential = false)), end(&sequential(|_| {})));
-    assert!(together < alone, "independent {alone}, sequential {together}");
+    let (alone, together) =
+        (end(&settings(0.25, |settings| settings.sequential = false)), end(&settings(0.25, |_| {})));
+    assert!(together < 0.9 * alone, "independent {alone}, sequential {together}");
 }
 
 /// A chain of three convolutions, each read through a ReLU by the next: two groups of inner channels.

@@ -1,8 +1,8 @@
 //! The ridge solve: it finds a teacher that the narrow student can be, and never does worse than pruning.
 
 use distill_core::{
-    Block, BlockBuilder, Conv, Device, DeviceBlock, Images, NormalEquations, Op, Purpose, Role, Shape, Statistics,
-    Stream, Weight, Width, fold_batch_norms, shrink, solvable_nodes,
+    Block, BlockBuilder, Conv, Device, DeviceBlock, Images, NormalEquations, Op, Purpose, Ridge, Role, Shape,
+    Statistics, Stream, Weight, Width, fold_batch_norms, shrink, solvable_nodes,
 };
 
 use crate::naive::{self, mean_squared_error, widen};
@@ -12,7 +12,7 @@ const INPUT: Shape = Shape::new(4, 6, 6);
 
 /// The student with its last convolution solved on `values`, fed in batches of 20.
 fn solved(teacher: &Block, student: &Block, node: usize, values: &[f32]) -> Block {
-    let mut equations = NormalEquations::new(student, node, usize::MAX);
+    let mut equations = NormalEquations::new(student, node, Ridge::USUAL, usize::MAX);
     let read = usize::from(student.nodes()[node].inputs[0]);
     let hidden = DeviceBlock::up_to(student, read, &Device::Cpu);
     let target = DeviceBlock::up_to(teacher, node + 1, &Device::Cpu);

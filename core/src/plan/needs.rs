@@ -4,24 +4,23 @@ use alloc::vec::Vec;
 
 use half::f16;
 
+use super::{
+    bytes::{Feed, arena_bytes, arenas_bytes, images_bytes, program_bytes, values_bytes},
+    closed_form::ClosedForm,
+};
 use crate::{
     block::Block,
     block_error::BlockError,
     cpu::{CpuGradients, Program},
+    device::Statistics,
     fold::fold_batch_norms,
-    inputs::MEASURED_INPUTS,
-    kernels::{
-        norm::Moments,
-        parallel::threads,
-        plane::{LANES, Lanes},
-    },
+    inputs::{MEASURED_INPUTS, VALIDATED_INPUTS},
+    kernels::{norm::Moments, parallel::threads, plane::LANES},
     noise::{NOISE_BATCH, Noise},
     optimizer::{Optimizer, Training},
     recipe::Recipe,
     settings::Settings,
-    solve::{NormalEquations, solvable_nodes},
     stage::{MICRO_BATCH, Portions},
-    tensor::Shape,
 };
 
 /// A way to cut a block's work, and what it takes. Lists of them go from the fastest to the leanest.
@@ -48,25 +47,6 @@ fn halves(most: usize) -> impl Iterator<Item = usize> {
     core::iter::successors(Some(most.max(1)), |&groups| (groups > 1).then_some(groups / 2))
 }
 
-/// Bytes of groups of images.
-fn images_bytes(shapes: &[Shape], count: usize) -> u64 {
-    let elements: u64 = shapes.iter().map(|shape| shape.elements() as u64).sum();
-    count.div_ceil(LANES) as u64 * elements * size_of::<Lanes>() as u64
-}
-
-/// Heap bytes of a program, and those of an arena it works in.
-fn program_bytes(program: &Program) -> [u64; 2] {
-    [program.heap_bytes() as u64, arena_bytes(program.arena())]
-}
-
-fn arena_bytes(vectors: usize) -> u64 {
-    vectors as u64 * size_of::<Lanes>() as u64
-}
-
-fn values_bytes<T>(count: usize) -> u64 {
-    count as u64 * size_of::<T>() as u64
-}
-
 /// No gradient step.
 fn untrained(recipe: &Recipe) -> Training {
     Training { steps: 0, ..recipe.training }
@@ -76,23 +56,48 @@ fn most<const N: usize>(phases: [u64; N]) -> u64 {
     phases.into_iter().max().unwrap_or(0)
 }
 
-/// Passing the cached activations through a block; `workers` are the arenas.
-pub fn advance(block: &Block) -> Vec<Way> {
-    let held = block.heap_bytes() as u64;
-    let program = Program::new(block, block.nodes().len(), false);
-    let channels = program.segments().iter().map(|nodes| program.norm_channels(nodes.end)).max().unwrap_or(0);
-    let (groups, widest) = (NOISE_BATCH.div_ceil(LANES), block.input().elements().max(block.output().elements()));
+/// Passing the cached activations through a block, and in a sequential run the student's behind them through its student;
+/// `workers` are the arenas.
+pub fn advance(block: &Block, distilled: bool, settings: &Settings) -> Result<Vec<Way>, BlockError> {
+    let program = |block: &Block| Program::new(block, block.nodes().len(), false);
+    let (loaded, groups, mut channels) = (block.heap_bytes() as u64, NOISE_BATCH.div_ceil(LANES), 0);
+    // Current statistics are of the whole batch; without batch norms it is a copy of what was read.
+    let ([mut programs, mut arena], mut making, most_arenas) = match settings.noise.statistics() {
+        Statistics::Current => {
+            let passed = program(block);
+            channels = passed.segments().iter().map(|nodes| passed.norm_channels(nodes.end)).max().unwrap_or(0);
+            let [program, arena] = program_bytes(&passed);
+            ([program, arena], loaded + program, groups)
+        }
+        Statistics::Running => {
+            let folded = fold_batch_norms(block)?;
+            let copy = folded.heap_bytes() as u64;
+            let [program, arena] = program_bytes(&program(&folded));
+            ([program, arena], (loaded + copy).max(copy + program), groups.min(threads()))
+        }
+    };
+    if settings.sequential {
+        let folded = fold_batch_norms(block)?;
+        // With neighbourhoods inside it shrinks less than as a whole.
+        let shrinks = distilled && folded.parts().is_empty();
+        let student = if shrinks { settings.recipe_of(block.name()).student(&folded)? } else { folded };
+        let [own, own_arena] = program_bytes(&program(&student));
+        let read = if distilled { 0 } else { loaded };
+        // The student's pass begins after its program is made, without the block.
+        making = making.max(programs + student.heap_bytes() as u64 + own.max(read));
+        (programs, arena) = (programs + own, arena.max(own_arena));
+    }
+    let input = block.input().elements();
     // Of each group, and of the batch.
     let moments = values_bytes::<Moments>(channels.max(1) * (groups + 1));
-    let [program, arena] = program_bytes(&program);
+    // Noise at the network's input is made image by image, a variant of calibrated noise of two others.
+    let drawn = values_bytes::<f32>(if settings.noise == Noise::Calibrated { 4 * input } else { input });
     let option = |arenas: usize| {
-        let working = program + arenas as u64 * arena + moments;
-        // Noise at the network's input is drawn image by image.
-        let bytes = most([held + program, working, values_bytes::<f32>(block.input().elements())]);
-        let staging = (arenas * LANES) as u64 * values_bytes::<f16>(widest);
+        let bytes = most([making, programs + arenas as u64 * arena + moments, drawn]);
+        let staging = (arenas * LANES) as u64 * values_bytes::<f16>(input.max(block.output().elements()));
         Way { portions: Portions { workers: arenas, ..Portions::default() }, bytes, with_staging: bytes + staging }
     };
-    halves(groups).map(option).collect()
+    Ok(halves(most_arenas).map(option).collect())
 }
 
 /// Distilling a block, or measuring it where that was done.
@@ -117,6 +122,8 @@ pub fn distil(block: Block, settings: &Settings) -> Result<Vec<Way>, BlockError>
         let leads = settings.noise.is_cached() && part[0] > 0;
         let before = leads.then(|| Program::new(&folded, part[0].into(), false));
         let [program, arena] = before.as_ref().map_or([0; 2], program_bytes);
+        // The student's side of it is no larger than the teacher's.
+        let program = if settings.sequential { 2 * program } else { program };
         let teacher = folded.part(part)?;
         // What nothing changes is not distilled.
         if recipe.student(&teacher)? == teacher {
@@ -126,7 +133,8 @@ pub fn distil(block: Block, settings: &Settings) -> Result<Vec<Way>, BlockError>
         let inner = neighbourhood(teacher, &recipe, settings)?;
         for (way, inner) in ways.iter_mut().zip(inner) {
             let images = if leads { inner.portions.training.min(batch).max(inner.portions.solving) } else { 0 };
-            let passing = program + images_bytes(&[folded.input()], images) + inner.portions.workers as u64 * arena;
+            let passing =
+                program + images_bytes(folded.input().elements(), images) + inner.portions.workers as u64 * arena;
             way.portions = inner.portions;
             way.raise_to((inner.bytes + passing).max(held + alone) + 2 * held);
         }
@@ -137,20 +145,13 @@ pub fn distil(block: Block, settings: &Settings) -> Result<Vec<Way>, BlockError>
 
 /// Distilling one folded neighbourhood.
 fn neighbourhood(folded_block: Block, recipe: &Recipe, settings: &Settings) -> Result<Vec<Way>, BlockError> {
-    let (input, output, images) = (folded_block.input(), folded_block.output(), settings.images);
+    let (input, output) = (folded_block.input().elements(), folded_block.output().elements());
+    let feed = Feed::new(settings, input);
     let student_block = recipe.student(&folded_block)?;
     let [folded, student] = [&folded_block, &student_block].map(|block| block.heap_bytes() as u64);
     // Copies on the way to a student that differs in more than its width.
     let transforming = folded * (u64::from(recipe.fewer_layers > 0) + u64::from(recipe.activation.is_some()));
-    // Programs, arena and images of a solve.
-    let nodes = solvable_nodes(&student_block, &folded_block).filter(|_| recipe.solve_inputs > 0);
-    let solving = nodes.map(|[node, teachers]| {
-        let read = usize::from(student_block.nodes()[node].inputs[0]);
-        let to_hidden = program_bytes(&Program::new(&student_block, read, false));
-        let to_target = program_bytes(&Program::new(&folded_block, teachers + 1, false));
-        let shapes = [input, student_block.shape(read), folded_block.shape(teachers + 1)];
-        (node, to_hidden[0] + to_target[0], to_hidden[1].max(to_target[1]), shapes)
-    });
+    let closed_form = ClosedForm::new([&student_block, &folded_block], recipe, feed);
     let [target, target_arena] = program_bytes(&Program::new(&folded_block, folded_block.nodes().len(), false));
     drop(folded_block);
     let [whole, whole_arena] = program_bytes(&Program::new(&student_block, student_block.nodes().len(), false));
@@ -166,32 +167,28 @@ fn neighbourhood(folded_block: Block, recipe: &Recipe, settings: &Settings) -> R
             solving: MICRO_BATCH.next_multiple_of(LANES).min(groups * LANES),
             training: batch.next_multiple_of(LANES).min(groups * LANES),
         };
-        let arenas = |images: usize, arena: u64| portions.workers.min(images.div_ceil(LANES)) as u64 * arena;
-        // Numbers of a part's images, and either the cache's order or one image of fresh noise.
-        let feed = |images: usize, order: usize| match settings.noise {
-            Noise::Propagated | Noise::Calibrated => values_bytes::<usize>(2 * images + order),
-            Noise::Standard => values_bytes::<f32>(input.elements()),
-        };
-        let solve = solving.map_or(0, |(node, programs, arena, shapes)| {
-            let [gathering, solving] = NormalEquations::heap_bytes(&student_block, node, portions.workers);
-            let passing = programs + images_bytes(&shapes, portions.solving) + arenas(portions.solving, arena);
-            folded + student + solving.max(gathering + passing + feed(portions.solving, 0))
-        });
+        let both_arenas = target_arena.max(whole_arena);
         let train = gradients.as_ref().map_or(0, |gradients| {
             let part = portions.training.min(batch);
             let held = (gradients.heap_bytes(batch, part) + size_of::<CpuGradients>()) as u64;
             let arena = target_arena.max(arena_bytes(gradients.arena()));
             // Weights and gradients, both as large as the student.
             let trainer = 2 * student + optimizer + held;
-            let order = images.next_multiple_of(NOISE_BATCH);
-            target + trainer + images_bytes(&[input, output], part) + arenas(part, arena) + feed(part, order)
+            let order = settings.images.next_multiple_of(NOISE_BATCH);
+            let images = images_bytes(input + feed.beside() + output, part);
+            // The best student so far, its next rival in the making, and what tells them apart.
+            let judged = if recipe.training.stop { VALIDATED_INPUTS } else { 0 };
+            let judge = images_bytes(input + 2 * output, judged) + arenas_bytes(portions, judged, both_arenas);
+            let judge = if judged > 0 { judge + 3 * student + whole } else { 0 };
+            target + trainer + images + arenas_bytes(portions, part, arena) + feed.bytes(part, order) + judge
         });
-        let measured = images_bytes(&[input, output, output], portions.solving.min(MEASURED_INPUTS))
-            + arenas(portions.solving, target_arena.max(whole_arena))
-            + feed(portions.solving, 0);
+        let measured = images_bytes(input + feed.beside() + 2 * output, portions.solving.min(MEASURED_INPUTS))
+            + arenas_bytes(portions, portions.solving, both_arenas)
+            + feed.bytes(portions.solving, 0);
+        let solve = closed_form.as_ref().map_or(0, |closed_form| folded + closed_form.bytes(portions));
         let measure = target + student + whole + measured;
         let bytes = most([folded + student + transforming, solve, folded + target + student, train, measure]);
-        Way { portions, bytes, with_staging: bytes + values_bytes::<f16>(input.elements()) }
+        Way { portions, bytes, with_staging: bytes + values_bytes::<f16>(input) }
     };
     Ok(halves(MICRO_BATCH.max(batch).div_ceil(LANES)).map(option).collect())
 }

@@ -138,7 +138,7 @@ pub struct FinetuneArgs {
     #[arg(long, value_enum, default_value_t = LessonName::Calibrated)]
     noise: LessonName,
     /// Gradient steps
-    #[arg(long, default_value_t = 1500, value_name = "N")]
+    #[arg(long, default_value_t = 2000, value_name = "N")]
     steps: usize,
     /// Images a step
     #[arg(long, default_value_t = 128, value_name = "N")]

@@ -152,7 +152,7 @@ const PAPER: [(f32, [f64; 5]); 4] = [
 
 /// Gradient steps a block, and of the fine-tune, with the usual work.
 const DISTILL_STEPS: usize = 600;
-const TUNING_STEPS: usize = 1500;
+const TUNING_STEPS: usize = 2000;
 
 /// Fills the table, writing it to the folder after each student.
 ///
