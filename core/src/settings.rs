@@ -97,10 +97,10 @@ impl Settings {
 
     /// All neighbourhoods on calibrated noise, one after another on what the students before them make: channels chosen by
     /// residual, the ridge on held-out inputs; 1,024 images and 10 projections, or with gradient steps, which make those
-    /// superfluous and see more than a solve, 2,048 images.
+    /// superfluous and see more than a solve, 4,096 images.
     pub fn calibrated(width: Width, steps: usize) -> Self {
         let usual = Self::new(width, steps);
-        let (images, projections) = if steps == 0 { (1024, 10) } else { (2048, 0) };
+        let (images, projections) = if steps == 0 { (1024, 10) } else { (4096, 0) };
         let recipe = Recipe {
             selection: Selection::Residual,
             solve_inputs: images,

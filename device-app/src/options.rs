@@ -58,7 +58,7 @@ pub struct WorkOptions {
     pub independent: bool,
     /// Noise images kept for propagated and calibrated noise, rounded up to a multiple of 64; as many inputs go into each
     /// solve. Where fewer are calibrated, shifted, mirrored and mixed ones fill up
-    /// [default: 512; for calibrated noise 1024, with gradient steps 2048]
+    /// [default: 512; for calibrated noise 1024, with gradient steps 4096]
     #[arg(long, value_name = "N")]
     pub images: Option<usize>,
     /// How the channels to keep are chosen [default: residual for calibrated noise, else norm]

@@ -32,7 +32,7 @@ pub struct CalibrateArgs {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Images, rounded up to whole batches
-    #[arg(long, default_value_t = 1024, value_name = "N")]
+    #[arg(long, default_value_t = 2048, value_name = "N")]
     images: usize,
     /// Images that are matched together [default: 128, fewer where they are large]
     #[arg(long, value_name = "N")]
@@ -138,7 +138,7 @@ pub struct FinetuneArgs {
     #[arg(long, value_enum, default_value_t = LessonName::Calibrated)]
     noise: LessonName,
     /// Gradient steps
-    #[arg(long, default_value_t = 2000, value_name = "N")]
+    #[arg(long, default_value_t = 1500, value_name = "N")]
     steps: usize,
     /// Images a step
     #[arg(long, default_value_t = 128, value_name = "N")]

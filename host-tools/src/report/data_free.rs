@@ -152,7 +152,7 @@ const PAPER: [(f32, [f64; 5]); 4] = [
 
 /// Gradient steps a block, and of the fine-tune, with the usual work.
 const DISTILL_STEPS: usize = 600;
-const TUNING_STEPS: usize = 2000;
+const TUNING_STEPS: usize = 1500;
 
 /// Fills the table, writing it to the folder after each student.
 ///
@@ -244,7 +244,7 @@ impl<'a> Maker<'a> {
         let calibrated = asked.work.join(format!("teacher-{seed}.ndp"));
         let maker = Self { asked, seed, heap, calibrated };
         let calibration = Calibration::new(maker.share(150), seed);
-        let outcome = calibrate(asked.teacher, &maker.calibrated, &calibration, maker.share(1024).max(256))?;
+        let outcome = calibrate(asked.teacher, &maker.calibrated, &calibration, maker.share(2048).max(256))?;
         if !report.noise.iter().any(|noise| noise.seed == seed) {
             let (images, mismatch) = (outcome.images, outcome.mismatch);
             let seconds = (outcome.found == 0).then_some(outcome.seconds);
