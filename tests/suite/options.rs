@@ -1,7 +1,7 @@
 //! What the options of `distill-device run` mean.
 
 use clap::Parser;
-use distill_core::{Activation, Noise, Schedule, Settings, Update, Width};
+use distill_core::{Activation, Noise, Ridge, Schedule, Selection, Settings, Update, Width};
 use distill_device::RunOptions;
 
 #[derive(Parser)]
@@ -41,10 +41,31 @@ fn every_option_reaches_its_setting() {
     assert_eq!(settings("--activation relu6"), changed(|s| s.recipe.activation = Some(Activation::RELU6)));
     assert_eq!(settings("--blocks 0-2,7"), changed(|s| s.blocks = vec![0, 1, 2, 7]));
     assert_eq!(settings("--seed 9"), changed(|s| s.seed = 9));
+    assert_eq!(settings("--select residual"), changed(|s| s.recipe.selection = Selection::Residual));
+    assert_eq!(settings("--ridge auto"), changed(|s| s.recipe.ridge = Ridge::HeldOut));
+    assert_eq!(settings("--ridge 0.5"), changed(|s| s.recipe.ridge = Ridge::Strength(0.5)));
+    assert_eq!(settings("--projections 3"), changed(|s| s.recipe.projections = 3));
+    assert_eq!(settings("--sequential"), changed(|s| s.sequential = true));
+    assert_eq!(settings("--sequential --independent"), base);
+    assert_eq!(settings("--look-ahead 2"), changed(|s| s.look_ahead = 2));
+    assert_eq!(settings("--stop"), changed(|s| s.recipe.training.stop = true));
     let images = settings("--images 64");
     assert_eq!((images.images, images.recipe.solve_inputs), (64, 64));
     let sgd = settings("--optimizer sgd").recipe.training;
     assert_eq!((sgd.update, sgd.rate), (Update::Momentum { momentum: 0.9 }, 3e-2));
+}
+
+#[test]
+fn calibrated_noise_has_defaults_of_its_own() {
+    let half = Width::new(0.5).unwrap();
+    assert_eq!(settings("--noise calibrated"), Settings::calibrated(half, 0));
+    assert_eq!(settings("--noise calibrated --steps 600"), Settings::calibrated(half, 600));
+    let plain = settings("--noise calibrated --independent --select norm --ridge 1e-4 --projections 0 --images 512");
+    assert_eq!(plain, Settings { noise: Noise::Calibrated, ..settings("") });
+    for wrong in ["nought", "0", "-1", "inf"] {
+        let words = ["run", "teacher.ndp", "-o", "student.ndp", &format!("--ridge={wrong}")].map(str::to_owned);
+        assert!(Command::try_parse_from(words).is_err(), "--ridge {wrong}");
+    }
 }
 
 #[test]

@@ -10,9 +10,14 @@ use distill_tests::{SAME, gaussian, residual};
 
 const INPUT: Shape = Shape::new(4, 6, 6);
 
-/// The student with its last convolution solved on `values`, fed in batches of 20.
+/// The student with its last convolution solved on `values`.
 fn solved(teacher: &Block, student: &Block, node: usize, values: &[f32]) -> Block {
-    let mut equations = NormalEquations::new(student, node, Ridge::USUAL, usize::MAX);
+    solved_with(Ridge::USUAL, teacher, student, node, values)
+}
+
+/// That with a ridge, on values fed in batches of 20.
+fn solved_with(ridge: Ridge, teacher: &Block, student: &Block, node: usize, values: &[f32]) -> Block {
+    let mut equations = NormalEquations::new(student, node, ridge, usize::MAX);
     let read = usize::from(student.nodes()[node].inputs[0]);
     let hidden = DeviceBlock::up_to(student, read, &Device::Cpu);
     let target = DeviceBlock::up_to(teacher, node + 1, &Device::Cpu);
@@ -104,6 +109,21 @@ fn solve_never_does_worse_than_pruning() {
     for (seed, channels, k) in [(1, 4, 0.5), (2, 4, 0.75), (3, 8, 0.5), (4, 8, 0.9), (5, 8, 0.1)] {
         check_lowers(seed, channels, k);
     }
+}
+
+#[test]
+fn held_out_inputs_choose_the_ridge() {
+    // Images of one pixel are few patches for as many channels.
+    let (stream, input) = (&mut Stream::new(6, Purpose::Images, 0), Shape::new(64, 1, 1));
+    let teacher = fold_batch_norms(&residual(stream, "block", input, 64)).unwrap();
+    let student = shrink(&teacher, Width::new(0.9).unwrap()).unwrap();
+    let [node, _] = solvable_nodes(&student, &teacher).unwrap();
+    let [seen, fresh] = [128, 512].map(|count| stream.images(count, input));
+    let error = |ridge| error_at(&solved_with(ridge, &teacher, &student, node, &seen), &teacher, node, &fresh);
+    let (chosen, errors) = (error(Ridge::HeldOut), Ridge::STRENGTHS.map(|strength| error(Ridge::Strength(strength))));
+    let [weakest, .., strongest] = errors;
+    let best = errors.into_iter().fold(f64::INFINITY, f64::min);
+    assert!(chosen < 1.05 * best && weakest.max(strongest) > 1.2 * best, "chosen {chosen}, of {errors:?}");
 }
 
 #[test]
