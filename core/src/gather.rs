@@ -93,6 +93,7 @@ fn sum_behind(block: &Block, node: usize) -> Option<(usize, usize)> {
     let mut readers = block.nodes().iter().enumerate().filter(|(_, other)| reads(other));
     let (Some((index, sum)), None) = (readers.next(), readers.next()) else { return None };
     let other = sum.inputs.iter().map(|&value| usize::from(value)).find(|&value| value != node + 1)?;
-    // What it is added to must not read it.
-    (matches!(sum.op, Op::Add) && other <= node).then_some((index + 1, other))
+    // What it is added to must not need it.
+    let needs = block.needed([0, other]).get(node + 1).is_some_and(|&needed| needed);
+    (matches!(sum.op, Op::Add) && !needs).then_some((index + 1, other))
 }

@@ -67,8 +67,11 @@ pub fn solvable_nodes(student: &Block, teacher: &Block) -> Option<[usize; 2]> {
         let dense = matches!(student.nodes()[node].op, Op::Conv(Conv { groups: 1, .. }));
         let same = same_node(node).filter(|_| dense && student.weight(node, 1).is_some())?;
         let value = |block: &Block, node: usize| block.shape(block.nodes()[node].inputs[0].into());
-        let ops =
-            |block: &Block, last: usize| block.nodes()[..last].iter().map(|node| node.op.clone()).collect::<Vec<_>>();
+        let ops = |block: &Block, node: usize| {
+            let needed = block.needed([0, block.nodes()[node].inputs[0].into()]);
+            let nodes = block.nodes().iter().enumerate().filter(|(index, _)| needed.get(index + 1) == Some(&true));
+            nodes.map(|(_, node)| node.op.clone()).collect::<Vec<_>>()
+        };
         let differs = value(student, node) != value(teacher, same) || ops(student, node) != ops(teacher, same);
         (student.shape(node + 1) == teacher.shape(same + 1) && differs).then_some([node, same])
     })

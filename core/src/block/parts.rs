@@ -29,20 +29,26 @@ impl Block {
         BlockError::Part { block: self.name.clone(), from: from.into(), to: to.into() }
     }
 
+    /// For each value up to `to`, whether `to` needs it after `from`: where that is 0, whether it needs it.
+    pub(crate) fn needed(&self, [from, to]: [usize; 2]) -> Vec<bool> {
+        let mut needed = vec![false; to + 1];
+        needed[to] = true;
+        for value in (1..=to).rev() {
+            if needed[value] && value != from {
+                self.nodes[value - 1].inputs.iter().for_each(|&input| needed[usize::from(input)] = true);
+            }
+        }
+        needed
+    }
+
     /// The nodes of a part, in order: all that value `to` needs after value `from`.
     pub(crate) fn part_nodes(&self, part: [u8; 2]) -> Result<Vec<usize>, BlockError> {
         let [from, to] = part.map(usize::from);
         if from >= to || to > self.nodes.len() {
             return Err(self.no_part(part));
         }
-        let mut needed = vec![false; to + 1];
-        needed[to] = true;
-        // From the last value back; what comes before `from` may not be needed.
-        for value in (1..=to).rev() {
-            if needed[value] && value != from {
-                self.nodes[value - 1].inputs.iter().for_each(|&input| needed[usize::from(input)] = true);
-            }
-        }
+        // What comes before `from` may not be needed.
+        let needed = self.needed([from, to]);
         let foreign = (0..from).any(|value| needed[value]);
         let nodes: Vec<usize> = (from + 1..=to).filter(|&value| needed[value]).map(|value| value - 1).collect();
         // What the part computes on the way may be read by nothing outside.
