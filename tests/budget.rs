@@ -157,8 +157,11 @@ fn check_calibrated() {
         let block = residual(stream, "block", Shape::new(from, size, size), to);
         let next = residual(stream, "next", block.output(), to);
         let teacher = calibrated(&[block, next]);
-        let plain = settings(0.5, Noise::Calibrated, 0, 64);
-        let steps = settings(0.75, Noise::Calibrated, 2, 64);
+        let [mut plain, mut steps] = [(0.5, 0), (0.75, 2)].map(|(k, steps)| settings(k, Noise::Calibrated, steps, 64));
+        // Enough inputs that some choose a ridge.
+        for settings in [&mut plain, &mut steps] {
+            (settings.images, settings.recipe.solve_inputs) = (128, 128);
+        }
         let with = |settings: &Settings, change: fn(&mut Settings)| {
             let mut settings = settings.clone();
             change(&mut settings);
@@ -175,12 +178,18 @@ fn check_calibrated() {
             ("ridge", with(&plain, |s| s.recipe.ridge = Ridge::HeldOut)),
             ("projections", with(&plain, |s| s.recipe.projections = 2)),
             ("stop", with(&steps, |s| s.recipe.training.stop = true)),
+            ("stop, sequential", with(&steps, |s| (s.sequential, s.recipe.training.stop) = (true, true))),
             ("steps", with(&steps, all)),
             ("all", with(&with(&plain, all), |s| s.recipe.projections = 2)),
         ] {
             check_budgets(&format!("{from}x{size}x{size} to {to}, calibrated, {what}"), &teacher, &settings);
         }
     }
+    // A solve of more outputs than features.
+    let wide = |name: &str| chain(name, Shape::new(16, 1, 1), &[(16, 1, 1), (1024, 1, 1)]);
+    let mut settings = settings(0.5, Noise::Propagated, 0, 64);
+    (settings.images, settings.recipe.solve_inputs, settings.recipe.ridge) = (128, 128, Ridge::HeldOut);
+    check_budgets("wide outputs, ridge", &pack(&[wide("wide")], Encoding::F32), &settings);
 }
 
 /// A pack of a network with more noise images than are held out.
@@ -229,13 +238,15 @@ fn check_recipes() {
             let settings = settings(0.5, noise, steps, batch);
             check_budgets(&format!("parts, {noise:?}, {steps} steps of {batch}"), &parts, &settings);
             let changed = Recipe { fewer_layers: 1, activation: Some(Activation::Silu), ..settings.recipe };
-            let changed = Settings { recipe: changed, ..settings.clone() };
-            check_budgets(&format!("fewer layers, {noise:?}, {steps} steps of {batch}"), &whole, &changed);
-            if noise == Noise::Propagated {
-                let paired = Settings { sequential: true, ..settings };
-                check_budgets(&format!("parts, sequential, {steps} steps of {batch}"), &parts, &paired);
-            }
+            let settings = Settings { recipe: changed, ..settings };
+            check_budgets(&format!("fewer layers, {noise:?}, {steps} steps of {batch}"), &whole, &settings);
         }
+    }
+    let parts = calibrated(&[within("parts", of_two), within("next", of_one)]);
+    for (steps, stop) in [(0, false), (2, false), (2, true)] {
+        let mut settings = settings(0.5, Noise::Calibrated, steps, 50);
+        (settings.sequential, settings.recipe.training.stop) = (true, stop);
+        check_budgets(&format!("parts, calibrated, sequential, {steps} steps, stop {stop}"), &parts, &settings);
     }
 }
 

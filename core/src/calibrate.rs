@@ -108,7 +108,7 @@ impl<'a> Calibrator<'a> {
         self.passes.parts.last().map_or(0, |part| part.block.output().elements())
     }
 
-    /// Batch `index` of noise images, matched to the teacher's statistics; `progress` is told the mismatch at each step.
+    /// Batch `index` of noise images, matched to the teacher's statistics; `progress` is told the mismatch before each step and in the end.
     pub fn batch(
         &mut self,
         index: usize,
@@ -167,8 +167,11 @@ impl<'a> Calibrator<'a> {
         let (shape, plane) = (self.shape, self.shape.height * self.shape.width);
         let mut gradient = vec![0.0; images.len()];
         let mut optimizer = Optimizer::new(Update::Adam, 0.0, [images.len()].into_iter());
-        for step in 0..pull.steps {
+        for step in 0..=pull.steps {
             progress(self.gradient(&Images::from_values(images, shape), probabilities, pull, &mut gradient));
+            if step == pull.steps {
+                break;
+            }
             add_roughness(images, &mut gradient, shape, pull.smoothness);
             let rate = Schedule::Cosine.rate(pull.rate, step, pull.steps);
             optimizer.step([(&mut *images, &gradient)].into_iter(), rate);

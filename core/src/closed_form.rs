@@ -62,10 +62,9 @@ fn most_useful(
         gather(teacher, node, &goal, inputs, &Recipe { ridge: Ridge::USUAL, ..*recipe }, on)?
     };
     let classes = ChannelClasses::of(teacher);
-    let mut keeps = classes.strongest(teacher, recipe.width);
-    if let Some(inverted) = equations.system(teacher, None).inverted() {
-        let value = usize::from(teacher.nodes()[node].inputs[0]);
-        eliminate(&classes, value, recipe.width, &mut keeps, inverted);
-    }
-    Ok(classes.narrowed(teacher, &keeps)?)
+    let strongest = classes.strongest(teacher, recipe.width);
+    let read = usize::from(teacher.nodes()[node].inputs[0]);
+    let inverted = equations.system(teacher, None).inverted();
+    let chosen = inverted.and_then(|inverted| eliminate(&classes, read, &strongest, inverted));
+    Ok(classes.narrowed(teacher, &chosen.unwrap_or(strongest))?)
 }

@@ -8,48 +8,53 @@ use alloc::vec::Vec;
 
 use nalgebra::{Cholesky, DMatrix};
 
-use crate::shrink::{ChannelClasses, Width};
+use crate::shrink::ChannelClasses;
 
-/// The classes that stay when each group that `value` carries has shrunk to `width`. `keeps` says it of the others; `inverse` and `solution`
-/// are of the features of the value's channels, each channel's together, and others behind them that stay.
+/// `keeps`, which says for each class whether it stays, with others of those that `value` carries: as many, but the ones that cost most.
+/// `inverse` and `solution` are of the features of the value's channels, each channel's together, and others behind them that stay.
 pub fn eliminate(
     classes: &ChannelClasses,
     value: usize,
-    width: Width,
-    keeps: &mut [bool],
+    keeps: &[bool],
     (mut inverse, mut solution): (DMatrix<f64>, DMatrix<f64>),
-) {
+) -> Option<Vec<bool>> {
     let channels = classes.of_value(value);
     let area = (inverse.nrows() - 1) / channels.len();
-    // Classes that may go, with their group and their features; and how many of each group still have to.
+    // Classes that may go, with their group and their features; and how many of each group have to.
     let (mut candidates, mut quotas) = (Vec::<Candidate>::new(), Vec::<(usize, usize)>::new());
+    let mut chosen = keeps.to_vec();
     for (channel, &class) in channels.iter().enumerate() {
-        let Some((group, members)) = classes.group(class) else { continue };
+        let Some(group) = classes.group(class) else { continue };
         let features = channel * area..(channel + 1) * area;
         match candidates.iter_mut().find(|candidate| candidate.class == class) {
             Some(candidate) => candidate.features.extend(features),
-            None => candidates.push(Candidate { class, group, features: features.collect() }),
-        }
-        keeps[class] = true;
-        if !quotas.iter().any(|&(other, _)| other == group) {
-            quotas.push((group, members - width.of(members)));
+            None => {
+                candidates.push(Candidate { class, group, features: features.collect() });
+                let goes = usize::from(!keeps[class]);
+                match quotas.iter_mut().find(|(other, _)| *other == group) {
+                    Some((_, quota)) => *quota += goes,
+                    None => quotas.push((group, goes)),
+                }
+                chosen[class] = true;
+            }
         }
     }
-    loop {
+    while quotas.iter().any(|&(_, left)| left > 0) {
         let may_go = |group: usize| quotas.iter().any(|&(other, left)| other == group && left > 0);
         let costs = candidates.iter().enumerate().filter(|(_, candidate)| may_go(candidate.group));
         let costs = costs.filter_map(|(index, candidate)| Some((index, candidate.cost(&inverse, &solution)?)));
-        let Some((cheapest, _)) = costs.min_by(|(_, a), (_, b)| a.total_cmp(b)) else { return };
+        let (cheapest, _) = costs.min_by(|(_, a), (_, b)| a.total_cmp(b))?;
         let Candidate { class, group, features } = candidates.swap_remove(cheapest);
-        keeps[class] = false;
+        chosen[class] = false;
         quotas.iter_mut().filter(|(other, _)| *other == group).for_each(|(_, left)| *left -= 1);
-        let Some(block) = block(&inverse, &features) else { return };
+        let block = block(&inverse, &features)?;
         let columns = inverse.select_columns(&features);
         let (of_inverse, of_solution) =
             (block.solve(&columns.transpose()), block.solve(&solution.select_rows(&features)));
         inverse.gemm(-1.0, &columns, &of_inverse, 1.0);
         solution.gemm(-1.0, &columns, &of_solution, 1.0);
     }
+    Some(chosen)
 }
 
 struct Candidate {

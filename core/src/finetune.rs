@@ -16,7 +16,6 @@ use crate::{
     fold::fold_batch_norms,
     forward::DeviceBlock,
     images::Images,
-    inputs::MEASURED_INPUTS,
     network::NetworkTrainer,
     noise::{Purpose, Stream, shuffle},
     noise_images::{NoiseImages, Pixels},
@@ -39,6 +38,9 @@ pub struct Tuning {
 }
 
 impl Tuning {
+    /// Steps where no number is asked for.
+    pub const STEPS: usize = 1500;
+
     /// `steps` steps of Adam (batch 128, a cosine down from 1e-3), temperature 2.5 (the paper's), a hundred times the weight on
     /// features that the logits have.
     pub fn new(steps: usize) -> Self {
@@ -52,8 +54,8 @@ impl Tuning {
 pub enum Lessons<'a> {
     /// `N(0, 1)` in every pixel, drawn anew for every step.
     White,
-    /// These, mirrored, shifted and mixed; not the last [`MEASURED_INPUTS`], on which students are measured.
-    Images(&'a NoiseImages, &'a Pixels),
+    /// The first so many of these, mirrored, shifted and mixed; at least one.
+    Images(&'a NoiseImages, &'a Pixels, usize),
 }
 
 /// The student after `tuning`, without batch norms where they fold away. `progress` is told the mean cross-entropy before each step.
@@ -144,8 +146,7 @@ impl<'a> Drawn<'a> {
         let (shape, elements) = (*shape, shape.elements());
         match *lessons {
             Lessons::White => *values = stream.images(count, shape),
-            Lessons::Images(noise, pixels) => {
-                let seen = noise.len().saturating_sub(MEASURED_INPUTS).max(1);
+            Lessons::Images(noise, pixels, seen) => {
                 let [mut image, mut other] = [(); 2].map(|()| vec![0.0; elements]);
                 let mut varied = Vec::with_capacity(elements);
                 values.clear();

@@ -60,7 +60,7 @@ pub enum Source<'a> {
     Cached {
         /// The activations: the teacher's, or as many of the student's behind them.
         boundary: &'a mut Boundary,
-        /// Images that neither solve nor training sees: [`MEASURED_INPUTS`] to measure on, behind them those that judge.
+        /// Images that neither solve nor training sees: those that judge, behind them [`MEASURED_INPUTS`] to measure on.
         held_out: usize,
         /// Whether the student's prefix feeds the neighbourhood, and the teacher's makes the targets.
         paired: bool,
@@ -141,8 +141,8 @@ impl<'a> Inputs<'a> {
                 let trained = all.saturating_sub(*held_out);
                 let measured = MEASURED_INPUTS.min(all - trained);
                 let seen = match purpose {
-                    Purpose::Measure => (trained, measured),
-                    Purpose::Validate => (trained + measured, all - trained - measured),
+                    Purpose::Validate => (trained, all - trained - measured),
+                    Purpose::Measure => (all - measured, measured),
                     _ => (0, trained),
                 };
                 (Source::Cached { boundary, held_out: *held_out, paired: *paired }, seen)

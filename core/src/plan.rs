@@ -136,8 +136,8 @@ pub enum PlanError<R> {
     },
     /// The device's memory is not ours to plan.
     BudgetOfDevice,
-    /// What a look-ahead takes is not planned.
-    BudgetOfLookAhead,
+    /// A look-ahead is for the CPU, and what it takes is not planned.
+    LookAhead,
     /// A block did not transform.
     Block(BlockError),
 }
@@ -157,14 +157,13 @@ pub fn plan<R: ReadAt>(
     if !matches!(device, Device::Cpu) && budget != u64::MAX {
         return Err(PlanError::BudgetOfDevice);
     }
-    if settings.look_ahead > 0 && budget != u64::MAX {
-        return Err(PlanError::BudgetOfLookAhead);
+    if settings.look_ahead > 0 && (budget != u64::MAX || !matches!(device, Device::Cpu)) {
+        return Err(PlanError::LookAhead);
     }
     let passed = passed_blocks(teacher, settings)?;
     if settings.noise == Noise::Calibrated {
         let stored = teacher.calibrated().ok_or(PlanError::NotCalibrated)?;
-        let first = passed.first().map_or(stored.shape, |passed| passed.outline.input);
-        if stored.shape != first || stored.images as usize <= settings.held_out() {
+        if stored.images as usize <= settings.held_out() {
             return Err(PlanError::NotCalibrated);
         }
     }
@@ -339,7 +338,8 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
             Self::NotCalibrated => {
                 write!(
                     f,
-                    "the teacher pack holds no calibrated noise (more than {} images): make it with `distill calibrate`, or take another --noise",
+                    "the teacher pack holds no calibrated noise, or no more than the {MEASURED_INPUTS} images that are held out ({} with --stop): make \
+                     it with `distill calibrate`, or take another --noise",
                     MEASURED_INPUTS + VALIDATED_INPUTS
                 )
             }
@@ -356,9 +356,7 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
                 if LANES > 4 { f.write_str("; a build with --features small needs less") } else { Ok(()) }
             }
             Self::BudgetOfDevice => write!(f, "a budget can be planned for the cpu only: leave it out, or the device"),
-            Self::BudgetOfLookAhead => {
-                write!(f, "a budget cannot be planned for a look-ahead: leave out --look-ahead, or the budget")
-            }
+            Self::LookAhead => write!(f, "a look-ahead is for the cpu without a budget: leave it out, or those"),
             Self::Block(error) => write!(f, "{error}"),
         }
     }

@@ -68,7 +68,7 @@ pub fn project(
     for iteration in 0..recipe.projections {
         let values: Vec<f64> = flat(&here, &free);
         let mut direction = memory.direction(&slope);
-        if iteration == 0 {
+        if memory.0.is_empty() {
             let scale = FIRST_STEP * libm::sqrt(dot(&values, &values) / dot(&slope, &slope).max(f64::MIN_POSITIVE));
             direction.iter_mut().for_each(|d| *d *= scale);
         }

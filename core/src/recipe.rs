@@ -40,7 +40,8 @@ pub struct Recipe {
 pub enum Selection {
     /// The largest ‖w_in‖·‖w_out‖: no inputs are needed.
     Norm,
-    /// Those that the last convolution can least do without, on the inputs of the solve.
+    /// Of the channels that the solved convolution reads those that it can least do without, on the inputs of the solve; of others the
+    /// largest norms. Without a solve, and where a student differs in more than its width, all go by norm.
     Residual,
 }
 

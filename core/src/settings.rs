@@ -17,6 +17,7 @@ use crate::{
 /// Most noise images, and most inputs of a solve or a step: bounds what a number from outside can cost.
 const MAX_INPUTS: usize = 1 << 16;
 const MAX_STEPS: usize = 1 << 30;
+const MAX_AHEAD: usize = 64;
 
 /// What to distil, and how.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -28,12 +29,14 @@ pub struct Settings {
     /// What goes into it.
     pub noise: Noise,
     /// Whether a neighbourhood is fed what the students before it make, and is to make what the teacher makes of its own: it then
-    /// makes good their errors ("sequential correction"), and depends on them. For noise that is cached.
+    /// makes good their errors ("sequential correction"), and depends on them. For calibrated noise: with current statistics the
+    /// students, who have no batch norms, would not see what their teachers see.
     pub sequential: bool,
     /// How many of the teacher's blocks behind a neighbourhood say in its training what they make of it (eq. 4, 5).
     pub look_ahead: usize,
     /// Noise images to keep for noise that is cached, rounded up to whole batches of
-    /// [`NOISE_BATCH`](crate::NOISE_BATCH); [`MEASURED_INPUTS`](crate::MEASURED_INPUTS) more are held out.
+    /// [`NOISE_BATCH`](crate::NOISE_BATCH); [`MEASURED_INPUTS`](crate::MEASURED_INPUTS) more are held out, and where they stop the steps as
+    /// many more.
     pub images: usize,
     /// Numbers of the neighbourhoods to distil, from 0; empty for all.
     pub blocks: Vec<usize>,
@@ -132,7 +135,8 @@ impl Settings {
         let checks = [
             (inputs.contains(&self.images), "number of noise images", "from 1 to 65536"),
             (self.recipe.solve_inputs <= MAX_INPUTS, "number of inputs of a solve", "at most 65536"),
-            (!self.sequential || self.noise.is_cached(), "noise of a sequential run", "propagated or calibrated"),
+            (!self.sequential || self.noise == Noise::Calibrated, "noise of a sequential run", "calibrated"),
+            (self.look_ahead <= MAX_AHEAD, "number of blocks to look ahead at", "at most 64"),
             (inputs.contains(&batch), "batch", "from 1 to 65536"),
             (steps <= MAX_STEPS, "number of steps", "at most 2^30"),
             (rate.is_finite() && rate > 0.0, "learning rate", "a number above 0"),

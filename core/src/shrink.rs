@@ -191,10 +191,9 @@ impl ChannelClasses {
         &self.of_value[value]
     }
 
-    /// The group of a class, known by a number, if it may shrink; and the classes in it.
-    pub fn group(&self, class: usize) -> Option<(usize, usize)> {
-        let group = self.group[class]?;
-        Some((group, self.group.iter().filter(|&&other| other == Some(group)).count()))
+    /// The group of a class, known by a number, if it may shrink.
+    pub fn group(&self, class: usize) -> Option<usize> {
+        self.group[class]
     }
 
     /// Whether each class is kept: of each group the strongest.

@@ -49,8 +49,8 @@ pub struct WorkOptions {
     /// Where the blocks' inputs come from
     #[arg(long, value_enum, default_value_t = NoiseName::Propagated)]
     pub noise: NoiseName,
-    /// Feed each block what the students before it make, so that it makes good their errors (the default for calibrated
-    /// noise; not for standard noise)
+    /// Feed each block what the students before it make, so that it makes good their errors (for calibrated noise, and the
+    /// default there)
     #[arg(long, overrides_with = "independent")]
     pub sequential: bool,
     /// Feed each block what the teacher makes, whatever the students before it do (the default for other noise)
@@ -71,7 +71,7 @@ pub struct WorkOptions {
     #[arg(long)]
     pub no_solve: bool,
     /// How strongly the solve holds on to the teacher's weights, relative to the mean square of what the convolution reads; `auto`
-    /// tries six strengths on every eighth input, held out [default: auto for calibrated noise, else 1e-4]
+    /// tries six strengths on an eighth of the inputs, held out [default: auto for calibrated noise, else 1e-4]
     #[arg(long, value_parser = parse_ridge, value_name = "STRENGTH")]
     pub ridge: Option<Ridge>,
     /// Solve the layers before that convolution, too, by at most N iterations of variable projection [default: 10 for calibrated

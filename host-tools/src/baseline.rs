@@ -75,7 +75,7 @@ pub fn baseline(path: &Path, method: Baseline, preset: Preset, width: Width, see
             (Some(impressions(&teacher, &pixels, count, pull, seed)?), tuning)
         }
     };
-    let lessons = images.as_ref().map_or(Lessons::White, |images| Lessons::Images(images, &pixels));
+    let lessons = images.as_ref().map_or(Lessons::White, |images| Lessons::Images(images, &pixels, images.len()));
     let student = untaught(&teacher.blocks, width, seed)?;
     let mut progress = Progress::new("teaching", Some(tuning.training.steps as u64), "{pos}/{len} steps")?;
     let mut step = 0;
@@ -126,8 +126,8 @@ fn impressions(teacher: &Network, pixels: &Pixels, count: usize, pull: Pull, see
         let concentration = CONCENTRATIONS[batch * CONCENTRATIONS.len() / batches];
         let mut step = batch * pull.steps;
         let made = calibrator.impressions(batch, &calibration, concentration, pixels, |_| {
-            step += 1;
             progress.set(step as u64);
+            step += 1;
         });
         let made = made.context("the teacher's last layer is not linear: its classes have no weights to compare")?;
         match &mut all {

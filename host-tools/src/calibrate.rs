@@ -3,18 +3,23 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use distill_core::{Calibration, Calibrator, Encoding, NoiseImages, Pack, PackError, PackWriter, ReadAt};
+use distill_core::{Calibration, Calibrator, Encoding, NoiseImages, Pack, PackError, PackWriter, Pull, ReadAt};
 use distill_device::{NewFile, Progress, open_pack};
 use serde::Serialize;
 
 use crate::network::Network;
 
 /// Most images, and most in a batch: bounds what a number from outside can cost.
-const MOST: usize = 1 << 16;
+pub(crate) const MOST: usize = 1 << 16;
 const MOST_STEPS: usize = 1 << 20;
 
 /// Activations of a batch take at most this, where its size is not asked for.
 const BATCH_BYTES: usize = 2 << 30;
+
+/// Images for a teacher where no number is asked for.
+pub const IMAGES: usize = 2048;
+/// Steps on each batch of them.
+pub const STEPS: usize = 150;
 
 /// Images a batch for the teacher in `path` where no number is asked for: 128, or fewer where they are large.
 ///
@@ -31,9 +36,10 @@ pub struct Outcome {
     pub images: usize,
     /// Those an earlier run had made.
     pub found: usize,
-    /// `Σ_l mean_c[(μ − μ̂)² + (σ − σ̂)²] / mean_c[σ̂²]` over the batch norms, on average over the batches made: before their first step.
-    pub mismatch_before: f32,
-    /// The same in the end, over all batches.
+    /// `Σ_l mean_c[(μ − μ̂)² + (σ − σ̂)²] / mean_c[σ̂²]` over the batch norms, on average over the batches made now: before their first
+    /// step. None if all were there.
+    pub mismatch_before: Option<f32>,
+    /// The same after the last step, over all batches.
     pub mismatch: f32,
     /// Wall time.
     pub seconds: f64,
@@ -49,7 +55,12 @@ pub fn calibrate(teacher: &Path, output: &Path, calibration: &Calibration, count
     let (batch, steps) = (calibration.batch, calibration.pull.steps);
     ensure!((1..=MOST).contains(&count), "the number of images must be from 1 to {MOST}");
     ensure!((2..=MOST).contains(&batch), "the batch must be from 2 to {MOST}");
-    ensure!(steps <= MOST_STEPS, "the number of steps must be at most {MOST_STEPS}");
+    ensure!((1..=MOST_STEPS).contains(&steps), "the number of steps must be from 1 to {MOST_STEPS}");
+    let Pull { smoothness, classes, .. } = calibration.pull;
+    ensure!(
+        [smoothness, classes].iter().all(|weight| weight.is_finite() && *weight >= 0.0),
+        "the weights of smoothness and classes must be numbers of at least 0"
+    );
     let network = Network::read_pack(teacher)?;
     ensure!(
         network.blocks.iter().any(|block| block.has_statistics()),
@@ -62,16 +73,16 @@ pub fn calibrate(teacher: &Path, output: &Path, calibration: &Calibration, count
     let (pixels, mut calibrator) = (network.manifest.pixels(), Calibrator::new(&network.blocks));
     let (batches, first) = (count.div_ceil(batch), made.as_ref().map_or(0, |(images, _)| images.len() / batch));
     let mut progress = Progress::new("calibrating", Some((batches * steps) as u64), "{pos}/{len} steps")?;
-    let mut before = 0.0;
+    let mut before = None;
     for index in first..batches {
         let (mut step, mut mismatch) = (0, [0.0; 2]);
         let images = calibrator.batch(index, calibration, &pixels, |here| {
             mismatch = [if step == 0 { here } else { mismatch[0] }, here];
-            step += 1;
             progress.set((index * steps + step) as u64);
+            step += 1;
         });
         progress.say(&format!("batch {}: mismatch {:.1} -> {:.3}", index + 1, mismatch[0], mismatch[1]));
-        before += mismatch[0] / (batches - first) as f32;
+        before = Some(before.unwrap_or(0.0) + mismatch[0] / (batches - first) as f32);
         let (mut all, mean) = made.take().unwrap_or((images.emptied(), 0.0));
         all.append(images);
         let mean = mean + (mismatch[1] - mean) / (index + 1) as f32;

@@ -3,13 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use distill_core::{Contents, Lessons, Tuning, finetune};
+use distill_core::{Block, Contents, Lessons, MEASURED_INPUTS, Tuning, finetune};
 use distill_device::{Progress, open_pack};
 
-use crate::{network::Network, recompose::recompose};
-
-/// Most images a step: bounds what a number from outside can cost.
-const MOST_IMAGES: usize = 1 << 16;
+use crate::{calibrate::MOST, network::Network, recompose::recompose};
 
 /// Where a student's lessons come from. There is no variant for a data set's images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +31,7 @@ pub fn student(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
 /// `student` after `tuning` on noise; the last mean cross-entropy beside it.
 ///
 /// # Errors
-/// A number out of its range; the teacher's pack, or what it lacks; a student of another shape; training that diverges.
+/// A number out of its range; the teacher's pack, or what it lacks; a student of other shapes; training that diverges.
 pub fn finetune_on_noise(
     teacher: &Path,
     student: &Network,
@@ -42,7 +39,7 @@ pub fn finetune_on_noise(
     tuning: &Tuning,
 ) -> Result<(Network, f32)> {
     let Tuning { training, temperature, features, .. } = tuning;
-    ensure!((1..=MOST_IMAGES).contains(&training.batch), "the batch must be from 1 to {MOST_IMAGES}");
+    ensure!((1..=MOST).contains(&training.batch), "the batch must be from 1 to {MOST}");
     ensure!(training.rate.is_finite() && training.rate > 0.0, "the learning rate must be a number above 0");
     ensure!(temperature.is_finite() && *temperature > 0.0, "the temperature must be a number above 0");
     ensure!(features.is_finite() && *features >= 0.0, "the weight of the features must be a number of at least 0");
@@ -50,6 +47,11 @@ pub fn finetune_on_noise(
     let network = Network::read_pack(teacher)?;
     let shapes = |network: &Network| (network.input(), network.logits());
     ensure!(shapes(student) == shapes(&network), "the student takes or gives another shape than the teacher");
+    let outputs = |network: &Network| network.blocks.iter().map(Block::output).collect::<Vec<_>>();
+    ensure!(
+        *features == 0.0 || outputs(student) == outputs(&network),
+        "the student's blocks are not the teacher's, so that their outputs cannot be compared: take --features 0"
+    );
     let images = match source {
         NoiseSource::Standard => None,
         NoiseSource::Calibrated => {
@@ -59,7 +61,18 @@ pub fn finetune_on_noise(
         }
     };
     let pixels = network.manifest.pixels();
-    let lessons = images.as_ref().map_or(Lessons::White, |images| Lessons::Images(images, &pixels));
+    let lessons = match &images {
+        Some(images) => {
+            let seen = images.len().saturating_sub(MEASURED_INPUTS);
+            ensure!(
+                seen > 0,
+                "{} holds no more noise images than the {MEASURED_INPUTS} on which students are measured: make more with `distill calibrate`",
+                teacher.display()
+            );
+            Lessons::Images(images, &pixels, seen)
+        }
+        None => Lessons::White,
+    };
     let mut progress = Progress::new("fine-tuning", Some(tuning.training.steps as u64), "{pos}/{len} steps")?;
     let (mut step, mut last) = (0, 0.0);
     let blocks = finetune(&network.blocks, &student.blocks, lessons, tuning, |loss| {

@@ -1,21 +1,19 @@
 //! How well each block of a student reproduces its teacher's: the error at the interfaces, beside which accuracy stands.
 
 use anyhow::{Result, ensure};
-use distill_core::{Device, DeviceBlock, Images, NoiseImages, Role, Statistics, fold_batch_norms};
+use distill_core::{Device, DeviceBlock, Images, MEASURED_INPUTS, NoiseImages, Role, Statistics, fold_batch_norms};
 
 use crate::network::Network;
 
-/// Images it is measured on: the last of the calibrated ones, which no distillation learns from.
-const IMAGES: usize = 64;
-
-/// Mean over the neighbourhoods of `‖S_i(a) − T_i(a)‖ / ‖T_i(a)‖`, where `a` is what the teacher makes of noise images.
+/// Mean over the neighbourhoods of `‖S_i(a) − T_i(a)‖ / ‖T_i(a)‖`, where `a` is what the teacher makes of the last of its noise images,
+/// which no distillation learns from.
 ///
 /// # Errors
 /// A student with other blocks than the teacher.
 pub fn interface_error(teacher: &Network, student: &Network, noise: &NoiseImages) -> Result<f64> {
     ensure!(teacher.blocks.len() == student.blocks.len(), "the student has other blocks than the teacher");
     let pixels = teacher.manifest.pixels();
-    let mut input = noise.images(noise.len().saturating_sub(IMAGES)..noise.len(), &pixels);
+    let mut input = noise.images(noise.len().saturating_sub(MEASURED_INPUTS)..noise.len(), &pixels);
     let (mut sum, mut count) = (0.0, 0);
     for (theirs, ours) in teacher.blocks.iter().zip(&student.blocks) {
         let run = |block| -> Result<Images> {

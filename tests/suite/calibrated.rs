@@ -2,12 +2,12 @@
 
 use distill_core::{
     Block, BlockBuilder, Calibration, Calibrator, Conv, Device, Encoding, Lessons, Noise, NoiseImages, Op, Pack,
-    PackError, PackWriter, Pull, Purpose, Role, Selection, Settings, Shape, Stream, Tuning, Width, finetune,
+    PackError, PackWriter, Pull, Purpose, Role, Selection, Settings, Shape, Slice, Stream, Tuning, Width, finetune,
     fold_batch_norms, learn, run,
 };
 
 use distill_host::baseline::untaught;
-use distill_tests::{gaussian, manifest, pack, teacher};
+use distill_tests::{SAME, gaussian, manifest, pack, teacher};
 
 const CALIBRATION: Calibration = Calibration { batch: 64, ..Calibration::new(40, 7) };
 
@@ -26,7 +26,11 @@ fn images(batches: usize) -> (NoiseImages, Vec<f32>) {
 
 /// The teacher's pack with noise images.
 fn calibrated_pack(images: &NoiseImages) -> Vec<u8> {
-    let (blocks, mut bytes) = (teacher(), Vec::new());
+    pack_with(&teacher(), images)
+}
+
+fn pack_with(blocks: &[Block], images: &NoiseImages) -> Vec<u8> {
+    let mut bytes = Vec::new();
     let mut writer = PackWriter::with_noise(&mut bytes, &manifest(), blocks.len()).unwrap();
     for (position, block) in blocks.iter().enumerate() {
         writer.add(position, block, Encoding::F32).unwrap();
@@ -39,11 +43,11 @@ fn calibrated_pack(images: &NoiseImages) -> Vec<u8> {
 #[test]
 fn images_come_to_match_the_statistics() {
     let (images, mismatch) = images(1);
-    assert_eq!((images.len(), mismatch.len()), (64, 40));
+    assert_eq!((images.len(), mismatch.len()), (64, 41));
     // Random statistics leave some, and pixels have their range; a gradient of the wrong sign or scale somewhere does not lower it
     // at every step.
     assert!(mismatch.is_sorted_by(|before, after| after < before), "{mismatch:?}");
-    assert!(mismatch[39] < 0.6 * mismatch[0], "{mismatch:?}");
+    assert!(mismatch[40] < 0.6 * mismatch[0], "{mismatch:?}");
 }
 
 #[test]
@@ -62,6 +66,13 @@ fn images_are_kept_to_the_bit_and_do_not_change_who_the_teacher_is() {
     *damaged.last_mut().unwrap() ^= 1;
     let found = Pack::open(damaged.as_slice()).unwrap().noise_images();
     assert!(matches!(found, Err(PackError::Checksum { section: Some(6) })), "{found:?}");
+}
+
+#[test]
+fn images_of_another_shape_are_told() {
+    let bytes = pack_with(&teacher()[1..], &images(1).0);
+    let found = Pack::open(bytes.as_slice()).unwrap().noise_images();
+    assert!(matches!(found, Err(PackError::Malformed { section: 5 })), "{found:?}");
 }
 
 /// Students of a run, in the places of their teachers, and the errors of the blocks.
@@ -131,6 +142,54 @@ fn the_solve_is_of_what_the_student_makes_where_other_channels_are_gone_before_i
 }
 
 #[test]
+fn a_channel_stays_where_what_is_solved_reads_some_of_a_group() {
+    let stream = &mut Stream::new(5, Purpose::Images, 0);
+    let mut builder = BlockBuilder::new("sliced", Role::Neighbourhood, Shape::new(4, 6, 6));
+    let weights = |stream: &mut Stream, name: &str, [to, from]: [usize; 2]| {
+        vec![
+            gaussian(stream, &format!("{name}.weight"), &[to, from, 3, 3]),
+            gaussian(stream, &format!("{name}.bias"), &[to]),
+        ]
+    };
+    let x = builder.push("conv1", SAME, &[0], weights(stream, "conv1", [8, 4])).unwrap();
+    let first = Op::Slice(Slice { end: [4, u32::MAX, u32::MAX], ..Slice::ALL });
+    let x = builder.push("half", first, &[x], Vec::new()).unwrap();
+    let x = builder.push("relu", Op::RELU, &[x], Vec::new()).unwrap();
+    builder.push("conv2", SAME, &[x], weights(stream, "conv2", [4, 4])).unwrap();
+    let bytes = pack(&[builder.finish().unwrap()], Encoding::F32);
+    let mut settings = Settings { noise: Noise::Standard, ..Settings::new(Width::new(0.5).unwrap(), 0) };
+    settings.recipe.selection = Selection::Residual;
+    let mut teacher = Pack::open(bytes.as_slice()).unwrap();
+    let (reports, _) = run(&mut teacher, Vec::new(), None, &settings, &Device::Cpu, |_| {}).unwrap();
+    // Nothing reads the four channels that go.
+    assert!(reports[0].relative_error < 1e-3, "{}", reports[0].relative_error);
+}
+
+#[test]
+fn a_shortcut_is_made_good_wherever_it_stands_in_the_graph() {
+    let (blocks, images) = (teacher(), images(4).0);
+    let mut reordered = blocks.clone();
+    reordered[2] = shortcut_first(&blocks[2]);
+    let errors = |blocks: &[Block]| student(&pack_with(blocks, &images), &settings(0.5, |_| {})).1;
+    for (last, first) in errors(&blocks).into_iter().zip(errors(&reordered)) {
+        assert!((last - first).abs() <= 1e-4 * last, "{last} with the shortcut behind the layers, {first} before them");
+    }
+}
+
+/// A block of two layers that changes shape, the nodes of its shortcut before the others.
+fn shortcut_first(block: &Block) -> Block {
+    let mut builder = BlockBuilder::new(block.name(), block.role(), block.input());
+    let mut renamed = [0; 10];
+    for node in [5, 6, 0, 1, 2, 3, 4, 7, 8] {
+        let weights = block.weights_of(node).into_iter().cloned().collect();
+        let found = &block.nodes()[node];
+        let inputs: Vec<u8> = found.inputs.iter().map(|&value| renamed[usize::from(value)]).collect();
+        renamed[node + 1] = builder.push(&found.name, found.op.clone(), &inputs, weights).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+#[test]
 fn threads_and_a_restart_change_nothing() {
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -193,12 +252,12 @@ fn looking_ahead_and_stopping_make_students_that_are_no_worse() {
     };
     let (solved, ahead) = (student(&bytes, &settings(0.5, |_| {})).1, trained(|settings| settings.look_ahead = 1));
     assert!(solved.iter().zip(&ahead).all(|(solved, ahead)| ahead < solved), "{solved:?}, looking ahead {ahead:?}");
-    // At such a rate every step makes it worse: what is kept is the start.
+    // At such a rate every step makes it worse: what is kept is the start, which is solved on fewer images, as more are held out.
     let stopped = trained(|settings| {
         settings.recipe.training.rate = 10.0;
         settings.recipe.training.stop = true;
     });
-    assert!(stopped.iter().all(|error| *error < 1.0), "{stopped:?}");
+    assert!(stopped.iter().zip(&solved).all(|(stopped, solved)| *stopped < 1.2 * solved), "{stopped:?}, {solved:?}");
 }
 
 #[test]
@@ -217,7 +276,7 @@ fn a_whole_student_learns_from_noise() {
     let (images, pixels, blocks) = (images(4).0, manifest().pixels(), teacher());
     let (student, _) = student(&calibrated_pack(&images), &settings(0.5, |_| {}));
     let tuning = Tuning::new(60);
-    let tuned = finetune(&blocks, &student, Lessons::Images(&images, &pixels), &tuning, |_| {}).unwrap();
+    let tuned = finetune(&blocks, &student, Lessons::Images(&images, &pixels, 192), &tuning, |_| {}).unwrap();
     let (before, after) = (relative(&student), relative(&tuned));
     assert!(after < 0.95 * before, "{before} became {after}");
     // Its teacher has nothing to learn.
@@ -238,6 +297,6 @@ fn baselines_begin_with_nothing_of_the_teacher_and_learn() {
     let mut losses = Vec::new();
     let impressions = Calibrator::new(&blocks).impressions(0, &calibration, 1.0, &pixels, |_| {}).unwrap();
     let tuning = Tuning { features: 0.0, ..Tuning::new(60) };
-    learn(&blocks, &student, Lessons::Images(&impressions, &pixels), &tuning, |loss| losses.push(loss)).unwrap();
+    learn(&blocks, &student, Lessons::Images(&impressions, &pixels, 32), &tuning, |loss| losses.push(loss)).unwrap();
     assert!(losses[59] < losses[0], "{losses:?}");
 }

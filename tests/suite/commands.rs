@@ -295,6 +295,42 @@ fn a_plan_says_what_a_budget_does() {
     assert!(String::from_utf8(text.stdout).unwrap().contains("layer3.2"));
 }
 
+#[test]
+fn noise_from_its_making_to_a_report() {
+    let desk = Desk::new();
+    let calibrate = |output: &str, images: usize| {
+        desk.json(&format!("distill calibrate teacher.ndp -o {output} --images {images} --batch 32 --steps 2"))
+    };
+    let made = |outcome: &Value| (outcome["images"].as_u64(), outcome["found"].as_u64());
+    assert_eq!(made(&calibrate("noisy.ndp", 64)), (Some(64), Some(0)));
+    let more = calibrate("noisy.ndp", 100);
+    assert_eq!(made(&more), (Some(128), Some(64)));
+    assert!(more["mismatch"].as_f64() < more["mismatch_before"].as_f64(), "{more}");
+    let nothing = calibrate("noisy.ndp", 128);
+    assert_eq!((made(&nothing), nothing["mismatch_before"].is_null()), ((Some(128), Some(128)), true));
+    calibrate("at_once.ndp", 128);
+    let bytes = |name: &str| fs::read(desk.path(name)).unwrap();
+    assert!(bytes("noisy.ndp") == bytes("at_once.ndp"), "images made in two goes are others");
+    // The images are the teacher's: its students are, too.
+    desk.json("distill-device run noisy.ndp -o blocks.ndp --noise calibrated --images 64 --projections 1");
+    desk.json("distill finetune noisy.ndp blocks.ndp -o tuned.ndp --steps 2 --batch 8");
+    assert_eq!(desk.json("distill evaluate tuned.ndp --data builtin --limit 50")["total"], 50);
+    let error = failed(&desk.run("distill finetune teacher.ndp blocks.ndp -o tuned.ndp"), "finetune", 1);
+    assert!(error.contains("make it with `distill calibrate`"), "{error}");
+    for wrong in ["--smoothness nan", "--classes=-1", "--steps 0", "--images 0", "--batch 1"] {
+        failed(&desk.run(&format!("distill calibrate teacher.ndp -o wrong.ndp {wrong}")), wrong, 1);
+    }
+    let report =
+        "distill report data-free teacher.ndp -o report --data builtin --effort 0.01 --limit 10 --seeds 1 --widths 0.5";
+    let first = desk.json(report);
+    assert_eq!(first["cells"].as_array().unwrap().len(), 5);
+    assert_eq!(desk.json(report), first, "nothing is made again");
+    let table = fs::read_to_string(desk.path("report/data-free.md")).unwrap();
+    assert!(table.contains("--widths 0.5") && table.contains("a trial"), "{table}");
+    let error = failed(&desk.run(&report.replace("0.01", "0.02")), "another effort", 1);
+    assert!(error.contains("name another folder"), "{error}");
+}
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }

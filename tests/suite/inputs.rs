@@ -54,6 +54,25 @@ fn held_out_images_are_seen_by_the_measurement_only() {
 }
 
 #[test]
+fn images_that_judge_are_not_measured_on() {
+    let mut boundary = distill_tests::noise_boundary(1, IMAGE, [192, 64]);
+    let mut all = Images::zeros(IMAGE, 0);
+    boundary.gather(&Vec::from_iter(0..192), &mut all).unwrap();
+    let all = all.to_values();
+    let mut inputs = Inputs::new(Source::Cached { boundary: &mut boundary, held_out: 128, paired: false }, 1, 0);
+    let mut seen = |purpose| {
+        let (mut batches, mut images) = (inputs.pass(purpose, 192), Images::zeros(IMAGE, 0));
+        batches.next_into(192, &mut images).unwrap();
+        images.to_values()
+    };
+    let images = 64 * IMAGE.elements();
+    assert_eq!(seen(Purpose::Solve), all[..images]);
+    assert_eq!(seen(Purpose::Validate), all[images..2 * images]);
+    // The last, which no fine-tune learns from either.
+    assert_eq!(seen(Purpose::Measure), all[2 * images..]);
+}
+
+#[test]
 fn fresh_noise_is_another_for_each_purpose_and_block() {
     let first = |seed, index, purpose| {
         let (mut inputs, mut images) = (Inputs::new(Source::Fresh(IMAGE), seed, index), Images::zeros(IMAGE, 0));

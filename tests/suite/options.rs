@@ -45,8 +45,6 @@ fn every_option_reaches_its_setting() {
     assert_eq!(settings("--ridge auto"), changed(|s| s.recipe.ridge = Ridge::HeldOut));
     assert_eq!(settings("--ridge 0.5"), changed(|s| s.recipe.ridge = Ridge::Strength(0.5)));
     assert_eq!(settings("--projections 3"), changed(|s| s.recipe.projections = 3));
-    assert_eq!(settings("--sequential"), changed(|s| s.sequential = true));
-    assert_eq!(settings("--sequential --independent"), base);
     assert_eq!(settings("--look-ahead 2"), changed(|s| s.look_ahead = 2));
     assert_eq!(settings("--stop"), changed(|s| s.recipe.training.stop = true));
     let images = settings("--images 64");
@@ -60,6 +58,7 @@ fn calibrated_noise_has_defaults_of_its_own() {
     let half = Width::new(0.5).unwrap();
     assert_eq!(settings("--noise calibrated"), Settings::calibrated(half, 0));
     assert_eq!(settings("--noise calibrated --steps 600"), Settings::calibrated(half, 600));
+    assert_eq!(settings("--noise calibrated --independent --sequential"), Settings::calibrated(half, 0));
     let plain = settings("--noise calibrated --independent --select norm --ridge 1e-4 --projections 0 --images 512");
     assert_eq!(plain, Settings { noise: Noise::Calibrated, ..settings("") });
     for wrong in ["nought", "0", "-1", "inf"] {

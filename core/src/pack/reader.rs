@@ -131,7 +131,7 @@ impl<R: ReadAt> Pack<R> {
     /// Reads the calibrated noise images; none where the pack holds none.
     ///
     /// # Errors
-    /// [`PackError`] if the section is damaged.
+    /// [`PackError`] if the section is damaged, or its images are not what the network takes.
     pub fn noise_images(&mut self) -> Result<Option<NoiseImages>, PackError<R::Error>> {
         let Some((Calibrated { shape, .. }, entry)) = self.noise else { return Ok(None) };
         let mut pixels = Vec::new();
@@ -144,6 +144,9 @@ impl<R: ReadAt> Pack<R> {
     /// Shows every noise image's number and pixels to `show`, one at a time in memory.
     pub(crate) fn each_noise_image(&mut self, mut show: impl FnMut(usize, &[u8])) -> Result<(), PackError<R::Error>> {
         let Some((Calibrated { images, shape, .. }, entry)) = self.noise else { return Ok(()) };
+        if self.blocks() == 0 || self.outline(0)?.input != shape {
+            return Err(PackError::Malformed { section: self.noise_section() });
+        }
         let (mut image, mut hasher) = (vec![0; shape.elements()], Hasher::new());
         let mut offset = entry.offset + u64::from(entry.metadata_length);
         for index in 0..images as usize {

@@ -83,7 +83,6 @@ pub fn advance(block: &Block, distilled: bool, settings: &Settings) -> Result<Ve
         let student = if shrinks { settings.recipe_of(block.name()).student(&folded)? } else { folded };
         let [own, own_arena] = program_bytes(&program(&student));
         let read = if distilled { 0 } else { loaded };
-        // The student's pass begins after its program is made, without the block.
         making = making.max(programs + student.heap_bytes() as u64 + own.max(read));
         (programs, arena) = (programs + own, arena.max(own_arena));
     }
@@ -132,7 +131,9 @@ pub fn distil(block: Block, settings: &Settings) -> Result<Vec<Way>, BlockError>
         let alone = teacher.heap_bytes() as u64;
         let inner = neighbourhood(teacher, &recipe, settings)?;
         for (way, inner) in ways.iter_mut().zip(inner) {
-            let images = if leads { inner.portions.training.min(batch).max(inner.portions.solving) } else { 0 };
+            let judged = if recipe.training.stop { VALIDATED_INPUTS } else { 0 };
+            let images = inner.portions.training.min(batch).max(inner.portions.solving).max(judged);
+            let images = if leads { images } else { 0 };
             let passing =
                 program + images_bytes(folded.input().elements(), images) + inner.portions.workers as u64 * arena;
             way.portions = inner.portions;
@@ -176,11 +177,17 @@ fn neighbourhood(folded_block: Block, recipe: &Recipe, settings: &Settings) -> R
             let trainer = 2 * student + optimizer + held;
             let order = settings.images.next_multiple_of(NOISE_BATCH);
             let images = images_bytes(input + feed.beside() + output, part);
-            // The best student so far, its next rival in the making, and what tells them apart.
-            let judged = if recipe.training.stop { VALIDATED_INPUTS } else { 0 };
-            let judge = images_bytes(input + 2 * output, judged) + arenas_bytes(portions, judged, both_arenas);
-            let judge = if judged > 0 { judge + 3 * student + whole } else { 0 };
-            target + trainer + images + arenas_bytes(portions, part, arena) + feed.bytes(part, order) + judge
+            let step = trainer + images + arenas_bytes(portions, part, arena) + feed.bytes(part, order);
+            if !recipe.training.stop {
+                return target + step;
+            }
+            // What tells students apart, the best so far, and a rival in the making; before the first step the teacher's inputs, too.
+            let judge = images_bytes(input + 2 * output, VALIDATED_INPUTS)
+                + arenas_bytes(portions, VALIDATED_INPUTS, both_arenas)
+                + 3 * student
+                + whole;
+            let before = images_bytes(feed.beside(), VALIDATED_INPUTS) + feed.bytes(VALIDATED_INPUTS, 0);
+            target + judge + step.max(before)
         });
         let measured = images_bytes(input + feed.beside() + 2 * output, portions.solving.min(MEASURED_INPUTS))
             + arenas_bytes(portions, portions.solving, both_arenas)

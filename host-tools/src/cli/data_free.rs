@@ -14,7 +14,7 @@ use distill_core::{Calibration, CountingAllocator, Pull, Start, Training, Tuning
 use distill_device::{check_distinct, print};
 use distill_host::{
     baseline::{Baseline, Preset, baseline},
-    calibrate::{calibrate, default_batch},
+    calibrate::{self, calibrate, default_batch},
     crop::{CROP_FRACTION, Preparation},
     data, export,
     finetune::{self, NoiseSource},
@@ -32,13 +32,13 @@ pub struct CalibrateArgs {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Images, rounded up to whole batches
-    #[arg(long, default_value_t = 2048, value_name = "N")]
+    #[arg(long, default_value_t = calibrate::IMAGES, value_name = "N")]
     images: usize,
     /// Images that are matched together [default: 128, fewer where they are large]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
     /// Gradient steps on the pixels of a batch
-    #[arg(long, default_value_t = 150, value_name = "N")]
+    #[arg(long, default_value_t = calibrate::STEPS, value_name = "N")]
     steps: usize,
     /// Weight of the difference of neighbouring pixels
     #[arg(long, default_value_t = Pull::statistics(0).smoothness, value_name = "W")]
@@ -98,7 +98,7 @@ pub struct DataFreeArgs {
     /// Baselines, and how much work goes into them [default: none]
     #[arg(long, value_enum, value_name = "PRESET")]
     baselines: Option<Preset>,
-    /// Share of the usual images and steps, for a trial
+    /// Share of the usual images and steps, for a trial; baselines go by their preset
     #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
     effort: f32,
 }
@@ -138,19 +138,19 @@ pub struct FinetuneArgs {
     #[arg(long, value_enum, default_value_t = LessonName::Calibrated)]
     noise: LessonName,
     /// Gradient steps
-    #[arg(long, default_value_t = 1500, value_name = "N")]
+    #[arg(long, default_value_t = Tuning::STEPS, value_name = "N")]
     steps: usize,
     /// Images a step
-    #[arg(long, default_value_t = 128, value_name = "N")]
+    #[arg(long, default_value_t = Tuning::new(0).training.batch, value_name = "N")]
     batch: usize,
     /// Peak learning rate of Adam, down a cosine to zero
-    #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
+    #[arg(long, default_value_t = Tuning::new(0).training.rate, value_name = "RATE")]
     rate: f32,
     /// Divides the logits before the softmaxes are compared
-    #[arg(long, default_value_t = 2.5, value_name = "T")]
+    #[arg(long, default_value_t = Tuning::new(0).temperature, value_name = "T")]
     temperature: f32,
     /// Weight of the relative distance of each block's output
-    #[arg(long, default_value_t = 100.0, value_name = "W")]
+    #[arg(long, default_value_t = Tuning::new(0).features, value_name = "W")]
     features: f32,
     /// Every random number follows from it
     #[arg(long, default_value_t = 0, value_name = "S")]
@@ -178,12 +178,12 @@ pub fn calibrate_file(json: bool, args: &CalibrateArgs) -> Result<()> {
     let outcome = calibrate(&args.teacher, &args.output, &calibration, args.images)?;
     print(json, &outcome, || {
         format!(
-            "{} images in {:.0} s, mismatch of the statistics {:.1} -> {:.3}: {output}\n\
+            "{} images in {:.0} s, mismatch of the statistics {before}{:.3}: {output}\n\
              Next: distill-device run {output} -o blocks.ndp --noise calibrated",
             outcome.images,
             outcome.seconds,
-            outcome.mismatch_before,
             outcome.mismatch,
+            before = outcome.mismatch_before.map_or(String::new(), |before| format!("{before:.1} -> ")),
             output = args.output.display(),
         )
     })
@@ -237,9 +237,11 @@ pub fn report_data_free(json: bool, args: &DataFreeArgs, heap: &CountingAllocato
     };
     let teacher = Network::read_pack(&args.teacher)?;
     let test = data::open(&args.data, &teacher, Preparation::new(CROP_FRACTION, Filter::default())?)?;
+    // Files by their names: the folders are this machine's.
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut command = format!("distill report data-free {} -o {}", name(&args.teacher), args.output.display());
-    write!(command, " --data {} --seeds {}", args.data, args.seeds)?;
+    let widths: Vec<String> = args.widths.iter().map(f32::to_string).collect();
+    write!(command, " --data {} --widths {} --seeds {}", args.data, widths.join(","), args.seeds)?;
     if let Some(preset) = args.baselines.and_then(|preset| preset.to_possible_value()) {
         write!(command, " --baselines {}", preset.get_name())?;
     }

@@ -10,14 +10,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use distill_core::{Calibration, CountingAllocator, Device, Noise, Settings, Tuning, Width};
+use distill_core::{Calibration, CountingAllocator, Device, NOISE_BATCH, Noise, Settings, Tuning, Width};
 use distill_device::{Job, open_pack, run_job, write_file};
 use serde::{Deserialize, Serialize};
 
 use super::plot::{Curve, plot};
 use crate::{
     baseline::{Baseline, Preset, baseline},
-    calibrate::calibrate,
+    calibrate::{self, calibrate, default_batch},
     evaluate::evaluate,
     finetune::{NoiseSource, finetune_on_noise},
     images::LabelledImages,
@@ -70,6 +70,11 @@ pub enum Method {
 impl Method {
     const ALL: [Self; 7] =
         [Self::Standard, Self::Propagated, Self::Solved, Self::Distilled, Self::FineTuned, Self::GnKd, Self::Zskd];
+
+    /// Whether it is somebody else's.
+    fn is_baseline(self) -> bool {
+        matches!(self, Self::GnKd | Self::Zskd)
+    }
 
     /// What it is called in the table.
     pub fn title(self) -> &'static str {
@@ -132,6 +137,8 @@ pub struct DataFree {
     pub teacher_parameters: usize,
     /// Test images.
     pub images: usize,
+    /// Checksum of the labels of the data set.
+    pub labels: u32,
     /// Share of the usual work.
     pub effort: f32,
     /// How much work went into the baselines.
@@ -150,9 +157,8 @@ const PAPER: [(f32, [f64; 5]); 4] = [
     (0.5, [90.17, 53.40, 54.83, 12.74, 22.17]),
 ];
 
-/// Gradient steps a block, and of the fine-tune, with the usual work.
+/// Gradient steps a block on calibrated noise.
 const DISTILL_STEPS: usize = 600;
-const TUNING_STEPS: usize = 1500;
 
 /// Fills the table, writing it to the folder after each student.
 ///
@@ -170,6 +176,8 @@ pub fn data_free(
     let teacher = Network::read_pack(asked.teacher)?;
     let path = asked.folder.join("data-free.json");
     let fingerprint = open_pack(asked.teacher)?.fingerprint();
+    let labels: Vec<u8> = test.labels().iter().flat_map(|label| label.to_le_bytes()).collect();
+    let labels = crc32fast::hash(&labels);
     let mut report = match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("cannot read {}", path.display()))?,
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -181,6 +189,7 @@ pub fn data_free(
                 teacher_accuracy: evaluation.accuracy,
                 teacher_parameters: evaluation.parameters,
                 images: evaluation.total,
+                labels,
                 effort: asked.effort,
                 baselines: None,
                 noise: Vec::new(),
@@ -190,12 +199,13 @@ pub fn data_free(
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
     let same = report.teacher == fingerprint
+        && report.labels == labels
         && report.effort == asked.effort
         && report.images == asked.limit.min(test.labels().len())
         && (report.baselines.is_none() || asked.baselines.is_none() || report.baselines == asked.baselines);
     ensure!(
         same,
-        "{} is of another teacher, effort, number of images or kind of baselines: name another folder",
+        "{} is of another teacher, effort, data set, number of images or kind of baselines: name another folder",
         path.display()
     );
     report.baselines = report.baselines.or(asked.baselines);
@@ -205,7 +215,7 @@ pub fn data_free(
         for &width in &asked.widths {
             let k = width.k();
             for method in Method::ALL {
-                let wanted = asked.baselines.is_some() || !matches!(method, Method::GnKd | Method::Zskd);
+                let wanted = asked.baselines.is_some() || !method.is_baseline();
                 let there = report.cells.iter().any(|c| c.method == method && c.width == k && c.seed == seed);
                 if there || !wanted {
                     continue;
@@ -213,8 +223,10 @@ pub fn data_free(
                 eprintln!("seed {seed}, k {k}: {}", method.title());
                 let (student, seconds) = maker.make(method, width)?;
                 let evaluation = evaluate(&student, test, asked.limit, &Device::Cpu)?;
-                let blockwise = !matches!(method, Method::GnKd | Method::Zskd);
-                let interface_error = blockwise.then(|| maker.interface_error(&teacher, &student)).transpose()?;
+                let interface_error = match method.is_baseline() {
+                    true => None,
+                    false => Some(maker.interface_error(&teacher, &student)?),
+                };
                 let (accuracy, parameters) = (evaluation.accuracy, evaluation.parameters);
                 report.cells.push(Cell { method, width: k, seed, accuracy, interface_error, parameters, seconds });
                 report.write(asked.folder)?;
@@ -243,8 +255,10 @@ impl<'a> Maker<'a> {
     ) -> Result<Self> {
         let calibrated = asked.work.join(format!("teacher-{seed}.ndp"));
         let maker = Self { asked, seed, heap, calibrated };
-        let calibration = Calibration::new(maker.share(150), seed);
-        let outcome = calibrate(asked.teacher, &maker.calibrated, &calibration, maker.share(2048).max(256))?;
+        let batch = default_batch(asked.teacher)?;
+        let calibration = Calibration { batch, ..Calibration::new(maker.share(calibrate::STEPS), seed) };
+        let outcome =
+            calibrate(asked.teacher, &maker.calibrated, &calibration, maker.share(calibrate::IMAGES).max(256))?;
         if !report.noise.iter().any(|noise| noise.seed == seed) {
             let (images, mismatch) = (outcome.images, outcome.mismatch);
             let seconds = (outcome.found == 0).then_some(outcome.seconds);
@@ -272,8 +286,7 @@ impl<'a> Maker<'a> {
                 if open_pack(&distilled).is_err() {
                     self.make(Method::Distilled, width)?;
                 }
-                let start = recompose(&self.calibrated, &[distilled])?;
-                return self.finetuned(&start);
+                return self.finetuned(&recompose(&self.calibrated, &[distilled])?);
             }
             _ => {
                 let student = self.pack(method, width);
@@ -301,13 +314,15 @@ impl<'a> Maker<'a> {
             settings.recipe.solve_inputs = 0;
             settings.recipe.training.rate = 3e-3;
         }
+        settings.images = self.share(settings.images).max(NOISE_BATCH);
+        settings.recipe.solve_inputs = settings.recipe.solve_inputs.min(settings.images);
         settings.seed = self.seed;
         settings
     }
 
     fn finetuned(&self, student: &Network) -> Result<(Network, f64)> {
         let start = Instant::now();
-        let tuning = Tuning { seed: self.seed, ..Tuning::new(self.share(TUNING_STEPS)) };
+        let tuning = Tuning { seed: self.seed, ..Tuning::new(self.share(Tuning::STEPS)) };
         let (network, _) = finetune_on_noise(&self.calibrated, student, NoiseSource::Calibrated, &tuning)?;
         Ok((network, start.elapsed().as_secs_f64()))
     }
@@ -338,7 +353,7 @@ impl DataFree {
             let mean = |k: f32| Some((k, self.spread(method, k).of(|cell| Some(cell.accuracy))?.0));
             (method.title(), self.widths().into_iter().filter_map(mean).collect())
         };
-        Method::ALL.into_iter().map(curve).filter(|(_, points)| !points.is_empty()).collect()
+        Method::ALL.into_iter().map(curve).collect()
     }
 
     fn widths(&self) -> Vec<f32> {
@@ -376,10 +391,11 @@ impl DataFree {
             writeln!(text, "**{} of the usual work: a trial.**\n", self.effort)?;
         }
         text.push_str("![Accuracy over width](data-free.svg)\n\n## Ours\n\n");
-        self.table(&mut text, &Method::ALL[..5])?;
-        if self.cells.iter().any(|cell| Method::ALL[5..].contains(&cell.method)) {
+        let (baselines, ours): (Vec<_>, Vec<_>) = Method::ALL.into_iter().partition(|method| method.is_baseline());
+        self.table(&mut text, &ours)?;
+        if self.cells.iter().any(|cell| cell.method.is_baseline()) {
             text.push_str("\n## Baselines, by this program\n\n");
-            self.table(&mut text, &Method::ALL[5..])?;
+            self.table(&mut text, &baselines)?;
         }
         text.push_str("\n## The paper, its own teacher (Shao et al. 2020, table 3b; CE sees the data)\n\n");
         text.push_str("| k | CE | G-ND | G-ND+FT | GN-KD | ZSKD |\n|---|---|---|---|---|---|\n");

@@ -17,7 +17,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(213, 94, 0),
 ];
 
-/// Accuracy at each width, and whose it is.
+/// Accuracy at each width, and whose it is; none keeps its colour for later.
 pub type Curve = (&'static str, Vec<(f32, f64)>);
 
 /// Draws curves as SVG.
@@ -34,11 +34,12 @@ fn draw(curves: Vec<Curve>, svg: &mut String) -> Result<(), Box<dyn std::error::
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let (left, legend) = area.split_horizontally(PLOT);
+    let least = curves.iter().flat_map(|(_, points)| points).map(|&(k, _)| k).fold(0.5, f32::min);
     let mut chart = ChartBuilder::on(&left)
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(52)
-        .build_cartesian_2d(0.45f32..1.05f32, 0.0..100.0)?;
+        .build_cartesian_2d(least - 0.05..1.05f32, 0.0..100.0)?;
     chart
         .configure_mesh()
         .x_desc("share of inner channels kept, k")
@@ -47,7 +48,8 @@ fn draw(curves: Vec<Curve>, svg: &mut String) -> Result<(), Box<dyn std::error::
         .label_style(("sans-serif", 14))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    for ((row, (title, points)), colour) in curves.into_iter().enumerate().zip(COLOURS) {
+    let drawn = curves.into_iter().zip(COLOURS).filter(|((_, points), _)| !points.is_empty());
+    for (row, ((title, points), colour)) in drawn.enumerate() {
         chart.draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(4))?;
         let y = 40 + 26 * row as i32;
         legend.draw(&PathElement::new([(0, y), (22, y)], colour.stroke_width(2)))?;
