@@ -8,8 +8,9 @@ use crate::{
     inputs::Inputs,
     project::project,
     recipe::{Recipe, Selection},
+    ridge::Ridge,
     shrink::ChannelClasses,
-    solve::{Ridge, solvable_nodes},
+    solve::solvable_nodes,
     stage::{DistillError, Portions},
 };
 

@@ -16,7 +16,8 @@ use crate::{
     noise::Purpose,
     optimizer::{Training, Update},
     recipe::Recipe,
-    solve::Ridge,
+    ridge::Ridge,
+    solve::put_solution,
     stage::{DistillError, Portions},
     train::BlockTrainer,
 };
@@ -57,7 +58,7 @@ pub fn project(
         let recipe = if ridge.is_none() { *recipe } else { Recipe { ridge: Ridge::USUAL, ..*recipe } };
         let system = gather(&at, node, goal, inputs, &recipe, on)?.system(&layers, ridge);
         ridge = Some(system.ridge());
-        Ok(system.solve(at, node)?)
+        Ok(put_solution(system, at, node)?)
     };
     let (mut here, mut error) = solve(layers.clone(), inputs)?;
     if free.is_empty() {

@@ -10,8 +10,8 @@ use crate::{
     builder::BlockBuilder,
     op::{Activation, Conv, Op},
     optimizer::Training,
+    ridge::Ridge,
     shrink::{Width, shrink},
-    solve::Ridge,
 };
 
 /// What is done to a neighbourhood. Each stage can be switched off.

@@ -10,8 +10,8 @@ use crate::{
     noise::Noise,
     optimizer::Training,
     recipe::{Recipe, Selection},
+    ridge::Ridge,
     shrink::Width,
-    solve::Ridge,
 };
 
 /// Most noise images, and most inputs of a solve or a step: bounds what a number from outside can cost.

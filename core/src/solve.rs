@@ -1,14 +1,9 @@
 //! The best last convolution in closed form: ridge regression on a block's hidden activations.
 //!
-//! Inside a residual block the last convolution is linear in the activations `h` it reads. With
-//! `u` the patches of `h` (im2col) with a 1 appended and `y` the teacher's value at the same
-//! node, the weights that minimise `E‖W u − y‖² + λ‖W‖²` solve `(G + λI) Wᵀ = C` with
-//! `G = E[u uᵀ]` and `C = E[u yᵀ]`. One pass over the inputs, no gradient step.
+//! Inside a residual block the last convolution is linear in the activations `h` it reads: in the patches of `h` (im2col), each with a 1
+//! behind it for the bias. One pass over the inputs, no gradient step.
 
 use alloc::{vec, vec::Vec};
-
-use nalgebra::{Cholesky, DMatrix};
-use serde::Serialize;
 
 use crate::{
     block::Block,
@@ -23,34 +18,12 @@ use crate::{
         products::{Side, products},
     },
     op::{Conv, Op},
+    ridge::{ROWS, Ridge, Sums, System, USUAL, chunks},
 };
-
-/// How strongly a solve holds on to the weights that a convolution has: λ relative to the mean of the Gram matrix's diagonal.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ridge {
-    /// This strength.
-    Strength(f64),
-    /// Of [`Ridge::STRENGTHS`] the one whose solution for seven of eight inputs does best on the others: of 128 in a row the last 16.
-    /// Variants of the same noise image may lie on both sides.
-    HeldOut,
-}
-
-impl Ridge {
-    /// Our probe's choice, flat from 1e-5 to 1e-3.
-    pub const USUAL: Self = Self::Strength(USUAL);
-    /// What is tried on held-out inputs.
-    pub const STRENGTHS: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
-}
-
-const USUAL: f64 = 1e-4;
 
 /// Of so many inputs in a row the last [`HELD_OUT`] are held out: whole groups of images, however wide.
 const ROUND: usize = 128;
 const HELD_OUT: usize = ROUND / 8;
-
-/// Rows of a matrix that a thread takes at a time.
-const ROWS: usize = 16;
 
 /// The convolution a solve replaces, and the teacher's of the same name: the last dense one, if its output has the teacher's
 /// channels and something before it is not the teacher's. `None` where there is none.
@@ -172,7 +145,7 @@ impl NormalEquations {
     /// As [`Block::new`].
     pub fn solve(self, student: Block) -> Result<Block, BlockError> {
         let node = self.node;
-        Ok(self.system(&student, None).solve(student, node)?.0)
+        Ok(put_solution(self.system(&student, None), student, node)?.0)
     }
 
     /// The sums as means, with a ridge towards the weights that the convolution of `block` has: of strength λ if one is given.
@@ -182,28 +155,16 @@ impl NormalEquations {
         let pruned = [0, 1].map(|slot| block.weight(node, slot).map_or(&[][..], |weight| &weight.data));
         let strength = match (rule, held_out) {
             (Ridge::Strength(strength), _) => strength,
-            (Ridge::HeldOut, Some(held_out)) if ridge.is_none() && held_out.count() > 0.0 => {
-                let error = |strength: f64| {
-                    let ridge = strength * fitted.mean_square();
-                    let sums = (fitted.targets.clone(), fitted.energy, fitted.count());
-                    let solution = System::new(fitted.gram(ridge), sums, ridge, pruned).solution();
-                    let error = solution.map_or(f64::INFINITY, |solution| held_out.error(&solution));
-                    log::debug!("{}: ridge {strength:.0e}: error {error:.6} on held-out inputs", block.name());
-                    error
-                };
-                let errors = Ridge::STRENGTHS.map(|strength| (strength, error(strength)));
-                fitted.add(held_out);
-                errors.into_iter().min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(USUAL, |(strength, _)| strength)
-            }
             (Ridge::HeldOut, held_out) => {
-                held_out.into_iter().for_each(|held_out| fitted.add(held_out));
-                USUAL
+                let held_out = held_out.unwrap_or_else(|| Sums::new(0, 0));
+                let choose = ridge.is_none() && held_out.count() > 0.0;
+                let best = if choose { fitted.best_strength(&held_out, pruned) } else { USUAL };
+                fitted.add(held_out);
+                best
             }
         };
         let ridge = ridge.unwrap_or(strength * fitted.mean_square());
-        let (gram, count) = (fitted.gram(ridge), fitted.count());
-        let Sums { targets, energy, .. } = fitted;
-        System::new(gram, (targets, energy, count), ridge, pruned)
+        fitted.system(ridge, pruned)
     }
 }
 
@@ -271,161 +232,29 @@ impl EquationBytes {
     }
 }
 
-/// Sums over patches `u`, with a 1 behind each, and targets `y`.
-#[derive(Debug)]
-struct Sums {
-    /// Length of a patch with the 1 behind it.
-    features: usize,
-    /// `Σ u uᵀ`: its lower triangle, [`ROWS`] rows at a time, each as long as the last of them.
-    patches: Vec<Vec<f64>>,
-    /// `Σ y uᵀ`, row by row.
-    targets: Vec<f64>,
-    /// `Σ ‖y‖²`.
-    energy: f64,
-}
-
-impl Sums {
-    fn new(features: usize, outputs: usize) -> Self {
-        let patches = chunks(features).map(|len| vec![0.0; len]).collect();
-        Self { features, patches, targets: vec![0.0; outputs * features], energy: 0.0 }
+/// `student` with the solution in the place of convolution `node`, and its error, infinite where there is no solution and the student
+/// stays as it is.
+///
+/// # Errors
+/// As [`Block::new`].
+pub fn put_solution(system: System, mut student: Block, node: usize) -> Result<(Block, f64), BlockError> {
+    let Some((solution, error)) = system.solved() else {
+        log::warn!("{}: the solve met activations that are not finite; kept the pruned weights", student.name());
+        return Ok((student, f64::INFINITY));
+    };
+    let (features, outputs) = solution.shape();
+    let mut kernel = Vec::with_capacity((features - 1) * outputs);
+    let mut bias = Vec::with_capacity(outputs);
+    for column in solution.as_slice().chunks_exact(features) {
+        kernel.extend(column[..features - 1].iter().map(|&w| w as f32));
+        bias.push(column[features - 1] as f32);
     }
-
-    /// Patches: the 1 is the last feature.
-    fn count(&self) -> f64 {
-        self.patches.last().and_then(|rows| rows.last()).copied().unwrap_or_default()
+    let places = student.nodes()[node].weights.clone();
+    let mut values = student.take_values();
+    for (&index, solved) in places.iter().zip([kernel, bias]) {
+        values[usize::from(index)] = solved;
     }
-
-    /// The rows of the lower triangle, up to the diagonal.
-    fn rows(&self) -> impl Iterator<Item = (usize, &[f64])> {
-        let chunks = (0..self.features).step_by(ROWS).zip(&self.patches);
-        chunks.flat_map(|(first, rows)| {
-            let rows = rows.chunks_exact(self.features.min(first + ROWS));
-            (first..).zip(rows).map(|(i, row)| (i, &row[..=i]))
-        })
-    }
-
-    /// The mean of the Gram matrix's diagonal.
-    fn mean_square(&self) -> f64 {
-        let diagonal: f64 = self.rows().map(|(i, row)| row[i]).sum();
-        diagonal / (self.features as f64 * self.count().max(1.0))
-    }
-
-    fn add(&mut self, other: Self) {
-        let triangles = self.patches.iter_mut().flatten().zip(other.patches.into_iter().flatten());
-        let targets = self.targets.iter_mut().zip(other.targets);
-        triangles.chain(targets).for_each(|(sum, more)| *sum += more);
-        self.energy += other.energy;
-    }
-
-    /// `E‖W u − y‖²`, of a solution `Wᵀ`.
-    fn error(&self, solution: &DMatrix<f64>) -> f64 {
-        let outputs = solution.ncols();
-        // Row by row is column by column of the transpose.
-        let cross: f64 = solution.as_slice().iter().zip(&self.targets).map(|(w, sum)| w * sum).sum();
-        let weights = solution.transpose();
-        let column = |i: usize| &weights.as_slice()[i * outputs..][..outputs];
-        let dot = |i: usize, j: usize| column(i).iter().zip(column(j)).map(|(a, b)| a * b).sum::<f64>();
-        let row = |(i, row): (usize, &[f64])| -> f64 {
-            let twice: f64 = row.iter().enumerate().map(|(j, sum)| 2.0 * sum * dot(i, j)).sum();
-            twice - row[i] * dot(i, i)
-        };
-        (self.energy - 2.0 * cross + self.rows().map(row).sum::<f64>()) / self.count().max(1.0)
-    }
-
-    /// `G + λI`: the lower triangle, which is all that a factorisation reads.
-    fn gram(&self, ridge: f64) -> DMatrix<f64> {
-        let scale = 1.0 / self.count().max(1.0);
-        let mut gram = DMatrix::zeros(self.features, self.features);
-        self.rows().for_each(|(i, row)| row.iter().enumerate().for_each(|(j, sum)| gram[(i, j)] = scale * sum));
-        (0..self.features).for_each(|i| gram[(i, i)] += ridge);
-        gram
-    }
-}
-
-/// `(G + λI) Wᵀ = C + λ W₀ᵀ`, the lower triangle of the left side.
-pub struct System {
-    gram: DMatrix<f64>,
-    cross: DMatrix<f64>,
-    /// `E‖y‖² + λ‖W₀‖²`.
-    energy: f64,
-    /// λ.
-    ridge: f64,
-}
-
-impl System {
-    /// Of `G + λI`, the sums of targets and of their squares over `count` patches, and the weights to hold on to.
-    fn new(gram: DMatrix<f64>, (targets, energy, count): (Vec<f64>, f64, f64), ridge: f64, held: [&[f32]; 2]) -> Self {
-        let (features, scale, [kernel, bias]) = (gram.nrows(), 1.0 / count.max(1.0), held);
-        // Row by row is column by column of the transpose.
-        let mut cross = DMatrix::from_vec(features, targets.len() / features, targets);
-        cross *= scale;
-        let mut energy = scale * energy;
-        for (output, mut column) in cross.column_iter_mut().enumerate() {
-            let kernel = &kernel[output * (features - 1)..][..features - 1];
-            for (sum, &weight) in column.iter_mut().zip(kernel.iter().chain([&bias[output]])) {
-                *sum += ridge * f64::from(weight);
-                energy += ridge * f64::from(weight) * f64::from(weight);
-            }
-        }
-        Self { gram, cross, energy, ridge }
-    }
-
-    /// The solution `Wᵀ`; none for sums that are not of finite numbers.
-    fn solution(self) -> Option<DMatrix<f64>> {
-        let Self { gram, cross: mut solution, .. } = self;
-        Cholesky::new(gram)?.solve_mut(&mut solution);
-        Some(solution)
-    }
-
-    /// The inverse of the left side, and the solution.
-    pub fn inverted(self) -> Option<(DMatrix<f64>, DMatrix<f64>)> {
-        let Self { gram, cross: mut solution, .. } = self;
-        let factor = Cholesky::new(gram)?;
-        factor.solve_mut(&mut solution);
-        Some((factor.inverse(), solution))
-    }
-
-    /// λ.
-    pub fn ridge(&self) -> f64 {
-        self.ridge
-    }
-
-    /// `student` with the solution in the place of convolution `node`, and its `E‖W u − y‖² + λ‖W − W₀‖²`: infinite for sums that are
-    /// not of finite numbers.
-    ///
-    /// # Errors
-    /// As [`Block::new`].
-    pub fn solve(self, mut student: Block, node: usize) -> Result<(Block, f64), BlockError> {
-        let Self { gram, cross: mut solution, energy, .. } = self;
-        let (features, outputs) = solution.shape();
-        let Some(factor) = Cholesky::new(gram) else {
-            log::warn!("{}: the solve met activations that are not finite; kept the pruned weights", student.name());
-            return Ok((student, f64::INFINITY));
-        };
-        // With G + λI = L Lᵀ the error is what L⁻¹ (C + λ W₀ᵀ) leaves of the energy.
-        factor.l_dirty().solve_lower_triangular_mut(&mut solution);
-        let error = energy - solution.norm_squared();
-        factor.l_dirty().ad_solve_lower_triangular_mut(&mut solution);
-        drop(factor);
-        // Each output channel's weights lie together, its bias last.
-        let mut kernel = Vec::with_capacity((features - 1) * outputs);
-        let mut bias = Vec::with_capacity(outputs);
-        for column in solution.as_slice().chunks_exact(features) {
-            kernel.extend(column[..features - 1].iter().map(|&w| w as f32));
-            bias.push(column[features - 1] as f32);
-        }
-        let places = student.nodes()[node].weights.clone();
-        let mut values = student.take_values();
-        for (&index, solved) in places.iter().zip([kernel, bias]) {
-            values[usize::from(index)] = solved;
-        }
-        Ok((student.with_values(values)?, error))
-    }
-}
-
-/// Lengths of the pieces of a lower triangle, [`ROWS`] rows each and as long as the last of them.
-fn chunks(features: usize) -> impl Iterator<Item = usize> {
-    (0..features).step_by(ROWS).map(move |first| ROWS.min(features - first) * features.min(first + ROWS))
+    Ok((student.with_values(values)?, error))
 }
 
 /// Extents of a convolution's kernel: `[C_out, C_in / groups, K_h, K_w]`.

@@ -9,7 +9,8 @@ use crate::{
     optimizer::{Optimizer, Update},
     project::vectors,
     recipe::Recipe,
-    solve::{EquationBytes, Ridge, solvable_nodes},
+    ridge::Ridge,
+    solve::{EquationBytes, solvable_nodes},
     stage::Portions,
 };
 
