@@ -20,13 +20,12 @@ pub enum Ridge {
 
 impl Ridge {
     /// Our probe's choice, flat from 1e-5 to 1e-3.
-    pub const USUAL: Self = Self::Strength(USUAL);
+    pub(crate) const STRENGTH: f64 = 1e-4;
+    /// That as a rule.
+    pub const USUAL: Self = Self::Strength(Self::STRENGTH);
     /// What is tried on held-out inputs.
     pub const STRENGTHS: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 }
-
-/// [`Ridge::USUAL`].
-pub const USUAL: f64 = 1e-4;
 
 /// Rows of a matrix that a thread takes at a time.
 pub const ROWS: usize = 16;
@@ -104,7 +103,7 @@ impl Sums {
             error
         };
         let errors = Ridge::STRENGTHS.map(|strength| (strength, error(strength)));
-        errors.into_iter().min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(USUAL, |(strength, _)| strength)
+        errors.into_iter().min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(Ridge::STRENGTH, |(strength, _)| strength)
     }
 
     /// The regression with ridge λ towards kernel and bias `W₀`.

@@ -18,7 +18,7 @@ use crate::{
         products::{Side, products},
     },
     op::{Conv, Op},
-    ridge::{ROWS, Ridge, Sums, System, USUAL, chunks},
+    ridge::{ROWS, Ridge, Sums, System, chunks},
 };
 
 /// Of so many inputs in a row the last [`HELD_OUT`] are held out: whole groups of images, however wide.
@@ -158,7 +158,7 @@ impl NormalEquations {
             (Ridge::HeldOut, held_out) => {
                 let held_out = held_out.unwrap_or_else(|| Sums::new(0, 0));
                 let choose = ridge.is_none() && held_out.count() > 0.0;
-                let best = if choose { fitted.best_strength(&held_out, pruned) } else { USUAL };
+                let best = if choose { fitted.best_strength(&held_out, pruned) } else { Ridge::STRENGTH };
                 fitted.add(held_out);
                 best
             }
