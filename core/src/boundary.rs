@@ -72,7 +72,7 @@ impl Boundary {
     ///
     /// # Errors
     /// The storage's own.
-    pub fn repeat(&mut self, images: usize) -> Result<(), ScratchError> {
+    pub(crate) fn repeat(&mut self, images: usize) -> Result<(), ScratchError> {
         let mut buffer = vec![0.0; self.shape.elements()];
         (0..images).try_for_each(|image| {
             self.get(image, &mut buffer)?;
@@ -84,7 +84,7 @@ impl Boundary {
     ///
     /// # Errors
     /// The storage's own.
-    pub fn put(&mut self, image: usize, values: &[f32]) -> Result<(), ScratchError> {
+    pub(crate) fn put(&mut self, image: usize, values: &[f32]) -> Result<(), ScratchError> {
         let halves = |halves: &mut [f16]| to_f16(values, halves);
         self.cache.write(image..image + 1, self.shape.elements(), &mut self.staging, halves)
     }
@@ -93,7 +93,7 @@ impl Boundary {
     ///
     /// # Errors
     /// The storage's own.
-    pub fn get(&mut self, image: usize, values: &mut [f32]) -> Result<(), ScratchError> {
+    pub(crate) fn get(&mut self, image: usize, values: &mut [f32]) -> Result<(), ScratchError> {
         let halves = self.cache.read(image..image + 1, self.shape.elements(), &mut self.staging)?;
         halves.convert_to_f32_slice(values);
         Ok(())
@@ -188,19 +188,20 @@ impl Boundary {
         Ok(())
     }
 
-    /// The images at `indices`, in that order.
+    /// The images at `indices`, counted from image `first`, in that order.
     ///
     /// # Errors
     /// The storage's own.
-    pub fn gather(&mut self, indices: &[usize], images: &mut Images) -> Result<(), ScratchError> {
+    pub fn gather(&mut self, first: usize, indices: &[usize], images: &mut Images) -> Result<(), ScratchError> {
         let elements = self.shape.elements();
         images.reset(self.shape, indices.len());
         match &mut self.cache {
             Cache::Memory(halves) => images.fill(|image, offset, chunk| {
-                halves[indices[image] * elements + offset..][..chunk.len()].convert_to_f32_slice(chunk);
+                halves[(first + indices[image]) * elements + offset..][..chunk.len()].convert_to_f32_slice(chunk);
             }),
             cache => {
                 for (position, &index) in indices.iter().enumerate() {
+                    let index = first + index;
                     let halves = cache.read(index..index + 1, elements, &mut self.staging)?;
                     images.fill_image(position, |offset, chunk| {
                         halves[offset..][..chunk.len()].convert_to_f32_slice(chunk);

@@ -48,9 +48,9 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Batches of 128 from [`Start::Octaves`] by `steps` steps of [`Pull::statistics`].
+    /// Batches of 128 from [`Start::Octaves`] by `steps` steps of [`Pull::calibration`].
     pub const fn new(steps: usize, seed: u64) -> Self {
-        Self { batch: DEFAULT_BATCH, start: Start::Octaves, seed, pull: Pull::statistics(steps) }
+        Self { batch: DEFAULT_BATCH, start: Start::Octaves, seed, pull: Pull::calibration(steps) }
     }
 }
 
@@ -72,13 +72,13 @@ pub struct Pull {
 }
 
 impl Pull {
-    /// Towards the running statistics.
-    pub const fn statistics(steps: usize) -> Self {
-        Self { steps, rate: 0.1, statistics: 1.0, smoothness: 0.05, classes: 1.0, temperature: 1.0 }
+    /// Towards the running statistics, and a little towards smoothness and a class.
+    pub const fn calibration(steps: usize) -> Self {
+        Self { steps, rate: 0.1, statistics: 1.0, smoothness: 0.05, classes: 0.1, temperature: 1.0 }
     }
 
     /// Towards what the teacher should say, and nothing else (class impressions; Nayak et al. 2019).
-    pub const fn classes(steps: usize) -> Self {
+    pub const fn impressions(steps: usize) -> Self {
         Self { steps, rate: 0.01, statistics: 0.0, smoothness: 0.0, classes: 1.0, temperature: 20.0 }
     }
 }
@@ -91,7 +91,7 @@ pub struct Calibrator<'a> {
 }
 
 impl<'a> Calibrator<'a> {
-    /// For the teacher's blocks, whose batch norms are not folded.
+    /// For the teacher's blocks, whose batch norms are not folded; the last gives `[classes, 1, 1]`.
     pub fn new(blocks: &'a [Block]) -> Self {
         let shape = blocks.first().map_or(Shape::new(1, 1, 1), Block::input);
         Self { shape, passes: Passes::new(blocks, 0) }

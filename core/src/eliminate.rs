@@ -12,6 +12,7 @@ use crate::shrink::ChannelClasses;
 
 /// `keeps`, which says for each class whether it stays, with others of those that `value` carries: as many, but the ones that cost most.
 /// `inverse` and `solution` are of the features of the value's channels, each channel's together, and others behind them that stay.
+/// None where the inputs are too few to tell, or what is left may not go.
 pub fn eliminate(
     classes: &ChannelClasses,
     value: usize,
@@ -40,8 +41,10 @@ pub fn eliminate(
         }
     }
     while quotas.iter().any(|&(_, left)| left > 0) {
-        let may_go = |group: usize| quotas.iter().any(|&(other, left)| other == group && left > 0);
-        let costs = candidates.iter().enumerate().filter(|(_, candidate)| may_go(candidate.group));
+        let may_go = |&Candidate { class, group, .. }: &Candidate| {
+            quotas.iter().any(|&(other, left)| other == group && left > 0) && !classes.is_last(class, &chosen)
+        };
+        let costs = candidates.iter().enumerate().filter(|(_, candidate)| may_go(candidate));
         let costs = costs.filter_map(|(index, candidate)| Some((index, candidate.cost(&inverse, &solution)?)));
         let (cheapest, _) = costs.min_by(|(_, a), (_, b)| a.total_cmp(b))?;
         let Candidate { class, group, features } = candidates.swap_remove(cheapest);

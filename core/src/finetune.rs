@@ -39,7 +39,7 @@ pub struct Tuning {
 
 impl Tuning {
     /// Steps where no number is asked for.
-    pub const STEPS: usize = 1500;
+    pub const STEPS: usize = 3000;
 
     /// `steps` steps of Adam (batch 128, a cosine down from 1e-3), temperature 2.5 (the paper's), a hundred times the weight on
     /// features that the logits have.
@@ -54,11 +54,19 @@ impl Tuning {
 pub enum Lessons<'a> {
     /// `N(0, 1)` in every pixel, drawn anew for every step.
     White,
-    /// The first so many of these, mirrored, shifted and mixed; at least one.
-    Images(&'a NoiseImages, &'a Pixels, usize),
+    /// Variants of noise images.
+    Images {
+        /// These.
+        images: &'a NoiseImages,
+        /// What their pixels are to the teacher.
+        pixels: &'a Pixels,
+        /// Only the first so many, at least one.
+        seen: usize,
+    },
 }
 
-/// The student after `tuning`, without batch norms where they fold away. `progress` is told the mean cross-entropy before each step.
+/// The student after `tuning`, without batch norms where they fold away; both networks give `[classes, 1, 1]`. `progress` is told the mean
+/// cross-entropy before each step.
 /// A student that is its teacher has nothing to learn.
 ///
 /// # Errors
@@ -108,7 +116,12 @@ pub fn learn(
         let Some((logits, goals)) = goals.split_last() else { break };
         let probabilities = softmax(&logits.values, tuning.temperature);
         let target = Target { probabilities: &probabilities, temperature: tuning.temperature, weight: 1.0 };
-        progress(trainer.step_towards(&images, target, if tuning.features > 0.0 { goals } else { &[] }));
+        let loss = trainer.step_towards(&images, target, if tuning.features > 0.0 { goals } else { &[] });
+        progress(loss);
+        if !loss.is_finite() {
+            // Nor are the weights after such a step.
+            break;
+        }
     }
     trainer.finish()
 }
@@ -146,7 +159,7 @@ impl<'a> Drawn<'a> {
         let (shape, elements) = (*shape, shape.elements());
         match *lessons {
             Lessons::White => *values = stream.images(count, shape),
-            Lessons::Images(noise, pixels, seen) => {
+            Lessons::Images { images: noise, pixels, seen } => {
                 let [mut image, mut other] = [(); 2].map(|()| vec![0.0; elements]);
                 let mut varied = Vec::with_capacity(elements);
                 values.clear();

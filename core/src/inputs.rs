@@ -178,13 +178,12 @@ impl Batches<'_> {
         if let Source::Cached { boundary, paired, .. } = &mut self.source {
             // The student's lie behind the teacher's.
             let behind = if *paired { boundary.len() / 2 } else { 0 };
-            self.chosen.iter_mut().for_each(|image| *image += behind);
             match &mut self.before {
                 Some((before, input, workspace)) => {
-                    boundary.gather(&self.chosen, input)?;
+                    boundary.gather(behind, &self.chosen, input)?;
                     before.inputs.forward_into(input, images, workspace);
                 }
-                None => boundary.gather(&self.chosen, images)?,
+                None => boundary.gather(behind, &self.chosen, images)?,
             }
         }
         Ok(count > 0)
@@ -196,14 +195,12 @@ impl Batches<'_> {
     /// Of the storage that holds the cache.
     pub fn teachers<'i>(&mut self, inputs: &'i Images, others: &'i mut Images) -> Result<&'i Images, ScratchError> {
         let Source::Cached { boundary, paired: true, .. } = &mut self.source else { return Ok(inputs) };
-        let behind = boundary.len() / 2;
-        self.chosen.iter_mut().for_each(|image| *image -= behind);
         match &mut self.before {
             Some((before, input, workspace)) => {
-                boundary.gather(&self.chosen, input)?;
+                boundary.gather(0, &self.chosen, input)?;
                 before.teachers.forward_into(input, others, workspace);
             }
-            None => boundary.gather(&self.chosen, others)?,
+            None => boundary.gather(0, &self.chosen, others)?,
         }
         Ok(others)
     }

@@ -85,7 +85,7 @@ pub use recipe::{Recipe, Selection, replace_activations, without_layers};
 pub use report::BlockReport;
 pub use ridge::Ridge;
 pub use run::{Event, RunError, RunFailure, run};
-pub use settings::{Budget, Settings, SettingsError};
+pub use settings::{Budget, MAX_INPUTS, Settings, SettingsError};
 pub use shrink::{Width, WidthError, inner_channels, inner_nodes, shrink};
 pub use solve::{NormalEquations, solvable_nodes};
 pub use stage::{DistillError, MICRO_BATCH, Portions};

@@ -8,13 +8,24 @@ use crate::{images::Images, tensor::Shape};
 /// Images that began as random numbers: of each channel `[H, W]` pixels 0 to 255.
 ///
 /// They come from a [`Calibrator`](crate::Calibrator) or from a [`Pack`](crate::Pack), which a calibrator filled. What distils
-/// without data takes these and no other images; there is no way to make them of a data set's:
+/// without data takes these and no other images; there is no way to make them of a data set's. The first of these compiles:
 ///
+/// ```
+/// use distill_core::{Images, NoiseImages, Pixels, Shape};
+///
+/// let photographs = Images::from_values(&[0.5; 12], Shape::new(3, 2, 2));
+/// let read = |noise: &NoiseImages, pixels: &Pixels| noise.images(0..1, pixels);
+/// ```
 /// ```compile_fail
-/// use distill_core::{Images, NoiseImages, Shape};
+/// use distill_core::{Images, NoiseImages, Pixels, Shape};
 ///
 /// let photographs = Images::from_values(&[0.5; 12], Shape::new(3, 2, 2));
 /// let noise = NoiseImages::from(photographs); // no such conversion
+/// ```
+/// ```compile_fail
+/// use distill_core::{Images, NoiseImages, Pixels, Shape};
+///
+/// let make = |pixels: &Pixels| NoiseImages::new(&[0.5; 12], Shape::new(3, 2, 2), pixels); // the crate's own
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoiseImages {

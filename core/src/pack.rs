@@ -61,6 +61,13 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Whether there is a finite mean and a positive deviation for each of so many channels.
+    pub fn normalises(&self, channels: usize) -> bool {
+        [&self.mean, &self.std].iter().all(|values| values.len() == channels)
+            && self.mean.iter().all(|mean| mean.is_finite())
+            && self.std.iter().all(|std| std.is_finite() && *std > 0.0)
+    }
+
     /// What a pixel is to the network.
     pub fn pixels(&self) -> Pixels {
         Pixels::new(self.mean.clone(), self.std.clone())

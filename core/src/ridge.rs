@@ -23,6 +23,11 @@ impl Ridge {
     pub(crate) const STRENGTH: f64 = 1e-4;
     /// That as a rule.
     pub const USUAL: Self = Self::Strength(Self::STRENGTH);
+
+    /// Whether it is a number above 0, or chosen.
+    pub(crate) fn is_sound(self) -> bool {
+        !matches!(self, Self::Strength(strength) if !(strength.is_finite() && strength > 0.0))
+    }
     /// What is tried on held-out inputs.
     pub const STRENGTHS: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 }

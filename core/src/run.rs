@@ -192,6 +192,9 @@ fn ahead<R: ReadAt, W>(
     behind.map(|position| folded(teacher, position)).collect()
 }
 
+/// Inputs an image from which on its variants are told of.
+const FEW: usize = 4;
+
 /// Noise images at the network's input, where the noise has any.
 fn start_boundary<R: ReadAt, W>(
     teacher: &mut Pack<R>,
@@ -231,6 +234,9 @@ fn put_calibrated<R: ReadAt, W>(
     let (shape, pixels) = (boundary.shape(), teacher.manifest().pixels());
     let stored = teacher.calibrated().map_or(0, |calibrated| calibrated.images as usize);
     let (trained, originals) = (images - held_out, stored - held_out);
+    if originals < trained / FEW {
+        log::warn!("only {originals} calibrated images for {trained} inputs: `distill calibrate` makes more");
+    }
     let [mut values, mut other] = [(); 2].map(|()| vec![0.0; shape.elements()]);
     let mut put = Ok(());
     let show = |index: usize, image: &[u8]| {

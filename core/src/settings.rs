@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Most noise images, and most inputs of a solve or a step: bounds what a number from outside can cost.
-const MAX_INPUTS: usize = 1 << 16;
+pub const MAX_INPUTS: usize = 1 << 16;
 const MAX_STEPS: usize = 1 << 30;
 const MAX_AHEAD: usize = 64;
 
@@ -136,6 +136,7 @@ impl Settings {
             (inputs.contains(&self.images), "number of noise images", "from 1 to 65536"),
             (self.recipe.solve_inputs <= MAX_INPUTS, "number of inputs of a solve", "at most 65536"),
             (!self.sequential || self.noise == Noise::Calibrated, "noise of a sequential run", "calibrated"),
+            (self.recipe.ridge.is_sound(), "strength of the ridge", "a number above 0"),
             (self.look_ahead <= MAX_AHEAD, "number of blocks to look ahead at", "at most 64"),
             (inputs.contains(&batch), "batch", "from 1 to 65536"),
             (steps <= MAX_STEPS, "number of steps", "at most 2^30"),

@@ -191,6 +191,12 @@ impl ChannelClasses {
         &self.of_value[value]
     }
 
+    /// Whether a value would have no channel without this class, of those that are `kept`.
+    pub fn is_last(&self, class: usize, kept: &[bool]) -> bool {
+        let others = |value: &[usize]| value.iter().any(|&other| other != class && kept[other]);
+        self.of_value.iter().any(|value| value.contains(&class) && !others(value))
+    }
+
     /// The group of a class, known by a number, if it may shrink.
     pub fn group(&self, class: usize) -> Option<usize> {
         self.group[class]

@@ -57,7 +57,7 @@ pub struct WorkOptions {
     #[arg(long)]
     pub independent: bool,
     /// Noise images kept for propagated and calibrated noise, rounded up to a multiple of 64; as many inputs go into each
-    /// solve. Where fewer are calibrated, shifted, mirrored and mixed ones fill up
+    /// solve. If the pack holds fewer calibrated ones, altered copies make up the number
     /// [default: 512; for calibrated noise 1024, with gradient steps 4096]
     #[arg(long, value_name = "N")]
     pub images: Option<usize>,
@@ -283,9 +283,7 @@ fn parse_ridge(text: &str) -> Result<Ridge> {
     if text == "auto" {
         return Ok(Ridge::HeldOut);
     }
-    let strength: f64 = text.parse().context("neither auto nor a number")?;
-    ensure!(strength.is_finite() && strength > 0.0, "a strength is above 0");
-    Ok(Ridge::Strength(strength))
+    Ok(Ridge::Strength(text.parse().context("neither auto nor a number")?))
 }
 
 /// `0-3,7` as `[0, 1, 2, 3, 7]`.

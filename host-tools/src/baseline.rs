@@ -57,16 +57,17 @@ impl Preset {
         let rate = if self == Self::Paper { 0.01 } else { 0.05 };
         let usual = self.noise();
         let training = Training::adam(usual.training.steps, usual.training.batch);
-        (count, Pull { rate, ..Pull::classes(steps) }, Tuning { training, temperature: 20.0, ..usual })
+        (count, Pull { rate, ..Pull::impressions(steps) }, Tuning { training, temperature: 20.0, ..usual })
     }
 }
 
 /// A student of the teacher in `path` at `width`, taught by a baseline.
 ///
 /// # Errors
-/// The teacher's pack, a teacher without linear last layer for [`Baseline::Zskd`], or training that diverges.
+/// The teacher's pack, a teacher that does not classify, or has no linear last layer for [`Baseline::Zskd`], or training that diverges.
 pub fn baseline(path: &Path, method: Baseline, preset: Preset, width: Width, seed: u64) -> Result<Network> {
     let teacher = Network::read_pack(path)?;
+    teacher.check_classifies()?;
     let pixels = teacher.manifest.pixels();
     let (images, tuning) = match method {
         Baseline::GnKd => (None, preset.noise()),
@@ -75,7 +76,11 @@ pub fn baseline(path: &Path, method: Baseline, preset: Preset, width: Width, see
             (Some(impressions(&teacher, &pixels, count, pull, seed)?), tuning)
         }
     };
-    let lessons = images.as_ref().map_or(Lessons::White, |images| Lessons::Images(images, &pixels, images.len()));
+    let lessons = images.as_ref().map_or(Lessons::White, |images| Lessons::Images {
+        images,
+        pixels: &pixels,
+        seen: images.len(),
+    });
     let student = untaught(&teacher.blocks, width, seed)?;
     let mut progress = Progress::new("teaching", Some(tuning.training.steps as u64), "{pos}/{len} steps")?;
     let mut step = 0;

@@ -3,23 +3,24 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use distill_core::{Calibration, Calibrator, Encoding, NoiseImages, Pack, PackError, PackWriter, Pull, ReadAt};
+use distill_core::{
+    Calibrated, Calibration, Calibrator, Encoding, MAX_INPUTS, NoiseImages, Pack, PackError, PackWriter, Pull, ReadAt,
+};
 use distill_device::{NewFile, Progress, open_pack};
 use serde::Serialize;
 
 use crate::network::Network;
 
-/// Most images, and most in a batch: bounds what a number from outside can cost.
-pub(crate) const MOST: usize = 1 << 16;
+/// Bounds what a number from outside can cost.
 const MOST_STEPS: usize = 1 << 20;
 
 /// Activations of a batch take at most this, where its size is not asked for.
 const BATCH_BYTES: usize = 2 << 30;
 
 /// Images for a teacher where no number is asked for.
-pub const IMAGES: usize = 2048;
+pub const IMAGES: usize = 4096;
 /// Steps on each batch of them.
-pub const STEPS: usize = 150;
+pub const STEPS: usize = 75;
 
 /// Images a batch for the teacher in `path` where no number is asked for: 128, or fewer where they are large.
 ///
@@ -49,12 +50,12 @@ pub struct Outcome {
 /// to `output`, after each batch. Images of the same teacher and calibration that are there already are kept.
 ///
 /// # Errors
-/// A teacher without batch norms, numbers out of range, the files.
+/// A teacher that does not classify, or has no batch norms, numbers out of range, the files.
 pub fn calibrate(teacher: &Path, output: &Path, calibration: &Calibration, count: usize) -> Result<Outcome> {
     let start = Instant::now();
     let (batch, steps) = (calibration.batch, calibration.pull.steps);
-    ensure!((1..=MOST).contains(&count), "the number of images must be from 1 to {MOST}");
-    ensure!((2..=MOST).contains(&batch), "the batch must be from 2 to {MOST}");
+    ensure!((1..=MAX_INPUTS).contains(&count), "the number of images must be from 1 to {MAX_INPUTS}");
+    ensure!((2..=MAX_INPUTS).contains(&batch), "the batch must be from 2 to {MAX_INPUTS}");
     ensure!((1..=MOST_STEPS).contains(&steps), "the number of steps must be from 1 to {MOST_STEPS}");
     let Pull { smoothness, classes, .. } = calibration.pull;
     ensure!(
@@ -62,6 +63,7 @@ pub fn calibrate(teacher: &Path, output: &Path, calibration: &Calibration, count
         "the weights of smoothness and classes must be numbers of at least 0"
     );
     let network = Network::read_pack(teacher)?;
+    network.check_classifies()?;
     ensure!(
         network.blocks.iter().any(|block| block.has_statistics()),
         "{}: the teacher has no batch norms whose statistics noise could be matched to (exporters fold them away): import its \
@@ -104,9 +106,9 @@ fn found<R: ReadAt>(
 ) -> Result<Option<(NoiseImages, f32)>> {
     // What is there may be anything: it is replaced unless it is this.
     let Ok(mut pack) = open_pack(output) else { return Ok(None) };
-    let Some(calibrated) = pack.calibrated().filter(|found| found.calibration == *calibration) else { return Ok(None) };
-    let mismatch = calibrated.mismatch;
-    if pack.fingerprint() != teacher.fingerprint() {
+    let Some(&Calibrated { calibration: theirs, images, mismatch, .. }) = pack.calibrated() else { return Ok(None) };
+    if theirs != *calibration || pack.fingerprint() != teacher.fingerprint() {
+        log::warn!("{images} images of another calibration in {} are replaced", output.display());
         return Ok(None);
     }
     let images = pack.noise_images().with_context(|| format!("cannot read the images in {}", output.display()))?;

@@ -268,8 +268,8 @@ fn inspect_file(json: bool, InspectArgs { file, draw, work }: &InspectArgs) -> R
         (manifest, blocks)
     };
     let mut inspection = inspect(&manifest, &blocks);
-    if ending(file) == "ndp" && open_pack(file)?.calibrated().is_some() {
-        inspection.noise.push("calibrated");
+    if ending(file) == "ndp" {
+        inspection = inspection.with_calibrated(open_pack(file)?.calibrated().copied());
     }
     if let (Some(path), Some(format)) = (draw, format) {
         write_file(path, drawing::draw(&inspection, &blocks, format)?.as_bytes())?;

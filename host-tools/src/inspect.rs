@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
-use distill_core::{Block, Contents, Manifest, Role, Shape, inner_channels};
+use distill_core::{Block, Calibrated, Contents, Manifest, Role, Shape, inner_channels};
 use distill_device::open_pack;
 use serde::Serialize;
 
@@ -21,6 +21,9 @@ pub struct Inspection {
     pub macs: u64,
     /// Noise sources this network can be distilled with; none for a pack of students.
     pub noise: Vec<&'static str>,
+    /// Noise images that it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibrated: Option<Calibrated>,
     /// Its blocks, in order.
     pub blocks: Vec<BlockLine>,
 }
@@ -85,11 +88,18 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         parameters: blocks.iter().map(Block::parameters).sum(),
         macs: blocks.iter().map(Block::macs).sum(),
         noise,
+        calibrated: None,
         blocks: blocks.iter().map(line).collect(),
     }
 }
 
 impl Inspection {
+    /// With the noise images of its pack.
+    pub fn with_calibrated(mut self, calibrated: Option<Calibrated>) -> Self {
+        self.noise.extend(calibrated.map(|_| "calibrated"));
+        Self { calibrated, ..self }
+    }
+
     /// The table a person reads.
     pub fn table(&self) -> String {
         let mut table = Table::new();
@@ -117,6 +127,9 @@ impl Inspection {
             [] => "students for this network: recompose them with their teacher".to_owned(),
             sources => format!("noise sources: {}", sources.join(", ")),
         };
-        format!("{} from {}\n{table}\n{noise}", self.architecture, self.source)
+        let images = self.calibrated.map_or_else(String::new, |Calibrated { images, mismatch, .. }| {
+            format!(" ({images} images, mismatch {mismatch:.3})")
+        });
+        format!("{} from {}\n{table}\n{noise}{images}", self.architecture, self.source)
     }
 }

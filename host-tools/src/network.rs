@@ -38,7 +38,7 @@ impl Network {
             manifest.mean.len(),
             manifest.std.len()
         );
-        ensure!(manifest.std.iter().all(|&s| s.is_finite() && s > 0.0), "a standard deviation is not positive");
+        ensure!(manifest.normalises(channels), "a mean is not finite, or a standard deviation not positive");
         Ok(Self { manifest, blocks })
     }
 
@@ -81,6 +81,20 @@ impl Network {
     /// Values the network gives for one image: a logit for each class.
     pub fn logits(&self) -> usize {
         self.blocks[self.blocks.len() - 1].output().elements()
+    }
+
+    /// Fails unless the network gives a number for each class and nothing else.
+    ///
+    /// # Errors
+    /// Names what it gives.
+    pub fn check_classifies(&self) -> Result<()> {
+        let output = self.blocks[self.blocks.len() - 1].output();
+        ensure!(
+            output.elements() == output.channels,
+            "the network gives {output} for an image, not a number for each class: distil it with `--noise propagated` or \
+             `--noise standard`, which do not ask what it says"
+        );
+        Ok(())
     }
 
     /// Trained scalars of all blocks.

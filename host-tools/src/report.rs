@@ -2,5 +2,7 @@
 
 mod data_free;
 mod plot;
+mod table;
 
-pub use data_free::{Asked, DataFree, data_free};
+pub use data_free::{Asked, data_free};
+pub use table::{Calibrated, Cell, DataFree, Method};

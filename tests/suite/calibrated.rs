@@ -1,13 +1,16 @@
 //! Calibrated noise: how it is made and kept, and what is made with it.
 
-use distill_core::{
-    Block, BlockBuilder, Calibration, Calibrator, Conv, Device, Encoding, Lessons, Noise, NoiseImages, Op, Pack,
-    PackError, PackWriter, Pull, Purpose, Role, Selection, Settings, Shape, Slice, Stream, Tuning, Width, finetune,
-    fold_batch_norms, learn, run,
-};
+use std::ops::Range;
 
-use distill_host::baseline::untaught;
+use distill_core::{
+    Block, BlockBuilder, Calibration, Calibrator, Chain, Conv, Device, Encoding, Images, Lessons, Noise, NoiseImages,
+    Op, Pack, PackError, PackWriter, Pull, Purpose, Role, Selection, Settings, Shape, Slice, Stream, Tuning, Width,
+    finetune, fold_batch_norms, learn, run,
+};
+use distill_host::{baseline::untaught, interface::interface_error, network::Network};
 use distill_tests::{SAME, gaussian, manifest, pack, teacher};
+
+use crate::naive;
 
 const CALIBRATION: Calibration = Calibration { batch: 64, ..Calibration::new(40, 7) };
 
@@ -166,6 +169,30 @@ fn a_channel_stays_where_what_is_solved_reads_some_of_a_group() {
 }
 
 #[test]
+fn a_channel_stays_in_every_slice_of_a_group() {
+    let stream = &mut Stream::new(5, Purpose::Images, 0);
+    let mut builder = BlockBuilder::new("split", Role::Neighbourhood, Shape::new(4, 6, 6));
+    let weights = |stream: &mut Stream, name: &str| vec![gaussian(stream, name, &[8, 4, 3, 3])];
+    let x = builder.push("conv1", SAME, &[0], weights(stream, "conv1")).unwrap();
+    let slice = |start, end| Op::Slice(Slice { start: [start, 0, 0], end: [end, u32::MAX, u32::MAX], ..Slice::ALL });
+    let one = builder.push("one", slice(0, 4), &[x], Vec::new()).unwrap();
+    let other = builder.push("other", slice(4, 8), &[x], Vec::new()).unwrap();
+    let other = builder.push("relu", Op::RELU, &[other], Vec::new()).unwrap();
+    let x = builder.push("concat", Op::Concat, &[one, other], Vec::new()).unwrap();
+    let mut kernel = gaussian(stream, "conv2", &[4, 8, 3, 3]);
+    // Hardly anything comes from the second slice: all of its channels are cheaper than any of the first.
+    kernel.data.chunks_exact_mut(8 * 9).for_each(|output| output[4 * 9..].iter_mut().for_each(|w| *w *= 1e-3));
+    builder.push("conv2", SAME, &[x], vec![kernel]).unwrap();
+    let bytes = pack(&[builder.finish().unwrap()], Encoding::F32);
+    let mut settings = Settings { noise: Noise::Standard, ..Settings::new(Width::new(0.25).unwrap(), 0) };
+    settings.recipe.selection = Selection::Residual;
+    let mut student = Vec::new();
+    run(&mut Pack::open(bytes.as_slice()).unwrap(), &mut student, None, &settings, &Device::Cpu, |_| {}).unwrap();
+    let student = Pack::open(student.as_slice()).unwrap().block(0).unwrap();
+    assert_eq!(student.weights()[0].dims[0], 3, "a quarter of eight, and one of the second slice");
+}
+
+#[test]
 fn a_shortcut_is_made_good_wherever_it_stands_in_the_graph() {
     let (blocks, images) = (teacher(), images(4).0);
     let mut reordered = blocks.clone();
@@ -218,16 +245,20 @@ fn threads_and_a_restart_change_nothing() {
 
 /// How far a network's logits are from the teacher's on noise that nothing was made with.
 fn relative(network: &[Block]) -> f64 {
-    let pixels = manifest().pixels();
-    let blocks = teacher();
-    let noise = Calibrator::new(&blocks).batch(99, &CALIBRATION, &pixels, |_| {});
-    let logits = |blocks: &[Block]| {
-        let mut output = distill_core::Images::zeros(blocks[0].input(), 0);
-        let folded: Vec<Block> = blocks.iter().map(|block| fold_batch_norms(block).unwrap()).collect();
-        distill_core::Chain::new(&folded, &Device::Cpu).forward(&noise.images(0..64, &pixels), &mut output);
-        crate::naive::widen(&output.to_values())
-    };
-    crate::naive::relative_error(&logits(network), &logits(&blocks))
+    naive::relative_error(&outputs(network), &outputs(&teacher()))
+}
+
+/// What blocks make of noise that nothing was made with.
+fn outputs(network: &[Block]) -> Vec<f64> {
+    let noise = Calibrator::new(&teacher()).batch(99, &CALIBRATION, &manifest().pixels(), |_| {});
+    outputs_of(network, &noise, 0..64)
+}
+
+fn outputs_of(network: &[Block], noise: &NoiseImages, range: Range<usize>) -> Vec<f64> {
+    let mut output = Images::zeros(network[0].input(), 0);
+    let folded: Vec<Block> = network.iter().map(|block| fold_batch_norms(block).unwrap()).collect();
+    Chain::new(&folded, &Device::Cpu).forward(&noise.images(range, &manifest().pixels()), &mut output);
+    naive::widen(&output.to_values())
 }
 
 #[test]
@@ -241,23 +272,85 @@ fn a_student_of_full_width_is_its_teacher() {
 }
 
 #[test]
-fn looking_ahead_and_stopping_make_students_that_are_no_worse() {
+fn looking_ahead_helps_the_next_block_and_stopping_keeps_the_best() {
     let bytes = calibrated_pack(&images(4).0);
     let trained = |change: fn(&mut Settings)| {
-        let settings = settings(0.5, |settings| {
-            (settings.recipe.training.steps, settings.recipe.training.batch) = (40, 32);
+        let settings = settings(0.25, |settings| {
+            settings.sequential = false;
+            (settings.recipe.training.steps, settings.recipe.training.batch) = (100, 32);
             change(settings);
         });
-        student(&bytes, &settings).1
+        student(&bytes, &settings)
     };
-    let (solved, ahead) = (student(&bytes, &settings(0.5, |_| {})).1, trained(|settings| settings.look_ahead = 1));
-    assert!(solved.iter().zip(&ahead).all(|(solved, ahead)| ahead < solved), "{solved:?}, looking ahead {ahead:?}");
+    let (plain, ahead) = (trained(|_| {}).0, trained(|settings| settings.look_ahead = 1).0);
+    // What the next block of the teacher makes of a student, on noise that none has seen.
+    let blocks: Vec<Block> = teacher().iter().map(|block| fold_batch_norms(block).unwrap()).collect();
+    let behind_next = |network: &[Block], index: usize| {
+        let mut replaced = blocks.clone();
+        replaced[index] = network[index].clone();
+        let end = index + 2;
+        naive::relative_error(&outputs(&replaced[..end]), &outputs(&blocks[..end]))
+    };
+    for index in [1, 2] {
+        let (plain, ahead) = (behind_next(&plain, index), behind_next(&ahead, index));
+        assert!(ahead < plain, "block {index}: {plain} without, {ahead} looking ahead");
+    }
     // At such a rate every step makes it worse: what is kept is the start, which is solved on fewer images, as more are held out.
     let stopped = trained(|settings| {
         settings.recipe.training.rate = 10.0;
         settings.recipe.training.stop = true;
     });
-    assert!(stopped.iter().zip(&solved).all(|(stopped, solved)| *stopped < 1.2 * solved), "{stopped:?}, {solved:?}");
+    let solved = student(&bytes, &settings(0.25, |settings| settings.sequential = false)).1;
+    let close = |(stopped, solved): (&f64, &f64)| *stopped < 1.2 * solved;
+    assert!(stopped.1.iter().zip(&solved).all(close), "{stopped:?}, {solved:?}");
+}
+
+#[test]
+fn images_are_smooth_and_of_a_class_as_far_as_is_asked() {
+    let (blocks, pixels) = (teacher(), manifest().pixels());
+    let made = |smoothness: f32, classes: f32| {
+        let calibration = Calibration { pull: Pull { smoothness, classes, ..CALIBRATION.pull }, ..CALIBRATION };
+        Calibrator::new(&blocks).batch(0, &calibration, &pixels, |_| {})
+    };
+    let (plain, smooth, classed) = (made(0.0, 0.0), made(20.0, 0.0), made(0.0, 100.0));
+    let roughness = |images: &NoiseImages| {
+        let rows = images.pixels().chunks_exact(images.shape().width);
+        rows.flat_map(|row| row.windows(2)).map(|pair| (f64::from(pair[0]) - f64::from(pair[1])).powi(2)).sum::<f64>()
+    };
+    let (rough, smooth) = (roughness(&plain), roughness(&smooth));
+    assert!(smooth < 0.8 * rough, "{rough} became {smooth}");
+    // The classes are drawn after the images they begin as.
+    let mut stream = Stream::new(CALIBRATION.seed, Purpose::Calibrate, 0);
+    stream.octaves(CALIBRATION.batch, blocks[0].input());
+    let drawn: Vec<usize> = (0..CALIBRATION.batch).map(|_| stream.below(10)).collect();
+    let cross_entropy = |images: &NoiseImages| {
+        let logits = outputs_of(&blocks, images, 0..CALIBRATION.batch);
+        let of_image =
+            |(image, &class): (&[f64], &usize)| image.iter().map(|l| l.exp()).sum::<f64>().ln() - image[class];
+        logits.chunks_exact(10).zip(&drawn).map(of_image).sum::<f64>() / CALIBRATION.batch as f64
+    };
+    let (without, with) = (cross_entropy(&plain), cross_entropy(&classed));
+    assert!(with < 0.8 * without, "{without} became {with}");
+}
+
+#[test]
+fn the_interface_error_is_the_mean_over_the_blocks() {
+    let images = images(2).0;
+    let (blocks, pixels) = (teacher(), manifest().pixels());
+    let (student, _) = student(&calibrated_pack(&images), &settings(0.5, |_| {}));
+    let network = |blocks: &[Block]| Network::new(manifest(), blocks.to_vec()).unwrap();
+    let found = interface_error(&network(&blocks), &network(&student), &images).unwrap();
+    let mut input = naive::widen(&images.images(64..128, &pixels).to_values());
+    let mut errors = Vec::new();
+    for (theirs, ours) in blocks.iter().zip(&student) {
+        let target = naive::forward(theirs, &input);
+        if theirs.role() == Role::Neighbourhood {
+            errors.push(naive::relative_error(&naive::forward(ours, &input), &target));
+        }
+        input = target;
+    }
+    let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+    assert!((found - mean).abs() < 1e-4 * mean, "{found}, naively {mean}");
 }
 
 #[test]
@@ -276,9 +369,18 @@ fn a_whole_student_learns_from_noise() {
     let (images, pixels, blocks) = (images(4).0, manifest().pixels(), teacher());
     let (student, _) = student(&calibrated_pack(&images), &settings(0.5, |_| {}));
     let tuning = Tuning::new(60);
-    let tuned = finetune(&blocks, &student, Lessons::Images(&images, &pixels, 192), &tuning, |_| {}).unwrap();
+    let tuned =
+        finetune(&blocks, &student, Lessons::Images { images: &images, pixels: &pixels, seen: 192 }, &tuning, |_| {})
+            .unwrap();
     let (before, after) = (relative(&student), relative(&tuned));
     assert!(after < 0.95 * before, "{before} became {after}");
+    // Most of what it learns from is the outputs of its blocks.
+    let of_logits = Tuning { features: 0.0, ..tuning };
+    let lessons = Lessons::Images { images: &images, pixels: &pixels, seen: 192 };
+    let other = finetune(&blocks, &student, lessons, &of_logits, |_| {}).unwrap();
+    let inner = |network: &[Block]| naive::relative_error(&outputs(&network[..4]), &outputs(&blocks[..4]));
+    let (features, logits) = (inner(&tuned), inner(&other));
+    assert!(features < 0.97 * logits, "{logits} with logits alone, {features} with the blocks' outputs");
     // Its teacher has nothing to learn.
     let same = finetune(&blocks, &blocks, Lessons::White, &tuning, |_| {}).unwrap();
     assert_eq!(same, blocks.iter().map(|block| fold_batch_norms(block).unwrap()).collect::<Vec<_>>());
@@ -293,10 +395,13 @@ fn baselines_begin_with_nothing_of_the_teacher_and_learn() {
         let shared = ours.weights().iter().filter(|weight| theirs.weights().contains(weight)).count();
         assert_eq!(shared, 0, "{} holds weights of the teacher", ours.name());
     }
-    let calibration = Calibration { batch: 32, pull: Pull { rate: 0.1, ..Pull::classes(20) }, ..CALIBRATION };
+    let calibration = Calibration { batch: 32, pull: Pull { rate: 0.1, ..Pull::impressions(20) }, ..CALIBRATION };
     let mut losses = Vec::new();
     let impressions = Calibrator::new(&blocks).impressions(0, &calibration, 1.0, &pixels, |_| {}).unwrap();
     let tuning = Tuning { features: 0.0, ..Tuning::new(60) };
-    learn(&blocks, &student, Lessons::Images(&impressions, &pixels, 32), &tuning, |loss| losses.push(loss)).unwrap();
+    learn(&blocks, &student, Lessons::Images { images: &impressions, pixels: &pixels, seen: 32 }, &tuning, |loss| {
+        losses.push(loss)
+    })
+    .unwrap();
     assert!(losses[59] < losses[0], "{losses:?}");
 }

@@ -329,6 +329,29 @@ fn noise_from_its_making_to_a_report() {
     assert!(table.contains("--widths 0.5") && table.contains("a trial"), "{table}");
     let error = failed(&desk.run(&report.replace("0.01", "0.02")), "another effort", 1);
     assert!(error.contains("name another folder"), "{error}");
+    // Cut off after three students of five, without what the fifth begins with.
+    let edit = |change: &dyn Fn(&mut Value)| {
+        let mut json: Value = serde_json::from_slice(&bytes("report/data-free.json")).unwrap();
+        change(&mut json);
+        fs::write(desk.path("report/data-free.json"), json.to_string()).unwrap();
+    };
+    edit(&|json| json["cells"].as_array_mut().unwrap().truncate(3));
+    for folder in fs::read_dir(desk.path("distill-report")).unwrap() {
+        fs::remove_file(folder.unwrap().path().join("Distilled-0.5-0.ndp")).unwrap();
+    }
+    let again = desk.json(report);
+    let cells = |report: &Value| -> Vec<[Value; 3]> {
+        let cells = report["cells"].as_array().unwrap().iter();
+        cells.map(|cell| ["method", "accuracy", "interface_error"].map(|name| cell[name].clone())).collect()
+    };
+    assert_eq!(cells(&again), cells(&first));
+    // A full report needs nothing that was made on the way.
+    fs::remove_dir_all(desk.path("distill-report")).unwrap();
+    assert_eq!(desk.json(report), again);
+    assert!(!desk.path("distill-report").exists());
+    edit(&|json| json["recipes"]["images"] = 7.into());
+    let error = failed(&desk.run(report), "a program of other settings", 1);
+    assert!(error.contains("name another folder"), "{error}");
 }
 
 fn fixture(name: &str) -> PathBuf {

@@ -4,7 +4,7 @@ use std::{convert::Infallible, ops::Range};
 
 use distill_core::{BlockError, PackError, VERSION};
 
-use crate::packs::{example_pack, read};
+use crate::packs::{example_pack, noisy_pack, read};
 
 /// From docs/pack-format.md: a header of 32 bytes, then index entries of 32 bytes.
 const HEADER: usize = 32;
@@ -143,6 +143,20 @@ fn absurd_section_count_is_told() {
     }
 }
 
+#[test]
+fn noise_images_that_are_more_than_their_section_are_told() {
+    let pack = noisy_pack();
+    let metadata = metadata_range(&pack, 2);
+    // How many, and their shape: two of 1×1×1.
+    let images = [2, 1, 1, 1];
+    let at = pack[metadata.clone()].windows(4).rposition(|window| window == images).unwrap() + metadata.start;
+    for claim in [[3, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 2], [2, 0, 1, 1]] {
+        let mut changed = pack.clone();
+        changed[at..at + 4].copy_from_slice(&claim);
+        check(&resealed(changed), malformed(2));
+    }
+}
+
 /// The example whose weight claims other extents (each below 128, so one byte of the metadata).
 fn with_dims(dims: [u8; 4]) -> Vec<u8> {
     let mut pack = example_pack();
@@ -173,21 +187,26 @@ fn weight_that_does_not_fit_its_operator_is_told() {
 
 #[test]
 fn every_changed_byte_is_told() {
-    let pack = example_pack();
-    for (at, byte) in pack.iter().enumerate() {
-        for mask in [0x01, 0x80, 0xFF] {
-            assert!(read(&edited(at, &[byte ^ mask])).is_err(), "byte {at} with {mask:#x} was not noticed");
+    for pack in [example_pack(), noisy_pack()] {
+        for at in 0..pack.len() {
+            for mask in [0x01, 0x80, 0xFF] {
+                let mut changed = pack.clone();
+                changed[at] ^= mask;
+                assert!(read(&changed).is_err(), "byte {at} with {mask:#x} was not noticed");
+            }
         }
     }
 }
 
 #[test]
-fn no_metadata_with_right_checksums_panics() {
-    let pack = example_pack();
-    for section in [0, 1] {
-        for at in metadata_range(&pack, section) {
+fn no_header_index_or_metadata_with_right_checksums_panics() {
+    for (pack, sections) in [(example_pack(), 2), (noisy_pack(), 3)] {
+        let metadata = (0..sections).flat_map(|section| metadata_range(&pack, section));
+        for at in (0..HEADER + sections * ENTRY).chain(metadata) {
             for value in 0..=255 {
-                let _ = read(&resealed(edited(at, &[value])));
+                let mut changed = pack.clone();
+                changed[at] = value;
+                let _ = read(&resealed(changed));
             }
         }
     }

@@ -16,7 +16,7 @@ fn noise_is_propagated_with_the_statistics_of_its_batch() {
     let through = |block, input: &[f64], statistics| naive::values(block, input, statistics).pop().unwrap();
     let expected = |statistics| through(first, &through(stem, &widen(&images), statistics), statistics);
     let mut found = Images::zeros(first.output(), 0);
-    boundary.gather(&Vec::from_iter(0..16), &mut found).unwrap();
+    boundary.gather(0, &Vec::from_iter(0..16), &mut found).unwrap();
     let found = widen(&found.to_values());
     // Half precision rounds by 5e-4; running statistics, or those of all 24 images, give another result.
     let error = naive::relative_error(&found, &expected(Statistics::Current));
@@ -41,7 +41,7 @@ fn held_out_images_are_seen_by_the_measurement_only() {
         std::iter::from_fn(&mut next).take(most).flatten().collect::<Vec<u32>>()
     };
     let mut all = Images::zeros(IMAGE, 0);
-    noise().gather(&Vec::from_iter(0..24), &mut all).unwrap();
+    noise().gather(0, &Vec::from_iter(0..24), &mut all).unwrap();
     let all = firsts(&all);
     assert_eq!(drawn(inputs.pass(Purpose::Solve, 100), 5, 100), all[..16]);
     assert_eq!(drawn(inputs.pass(Purpose::Measure, 100), 5, 100), all[16..]);
@@ -57,7 +57,7 @@ fn held_out_images_are_seen_by_the_measurement_only() {
 fn images_that_judge_are_not_measured_on() {
     let mut boundary = distill_tests::noise_boundary(1, IMAGE, [192, 64]);
     let mut all = Images::zeros(IMAGE, 0);
-    boundary.gather(&Vec::from_iter(0..192), &mut all).unwrap();
+    boundary.gather(0, &Vec::from_iter(0..192), &mut all).unwrap();
     let all = all.to_values();
     let mut inputs = Inputs::new(Source::Cached { boundary: &mut boundary, held_out: 128, paired: false }, 1, 0);
     let mut seen = |purpose| {

@@ -3,27 +3,32 @@
 use std::{convert::Infallible, io};
 
 use distill_core::{
-    Block, BlockBuilder, Contents, Conv, Encoding, Manifest, Op, Pack, PackError, PackWriter, ReadAt, Role, Shape,
-    Weight, WriteAt,
+    Block, BlockBuilder, Calibration, Calibrator, Contents, Conv, Encoding, Manifest, Op, Pack, PackError, PackWriter,
+    ReadAt, Role, Shape, Weight, WriteAt,
 };
 
 use crate::naive::widen;
 
 type Read = Result<(Manifest, Vec<Block>), PackError<Infallible>>;
 
-/// Everything that is in a pack.
+/// Everything that is in a pack; its noise images are only looked at.
 pub fn read(bytes: &[u8]) -> Read {
     let mut pack = Pack::open(bytes)?;
+    pack.noise_images()?;
     let blocks: Result<Vec<Block>, _> = (0..pack.blocks()).map(|index| pack.block(index)).collect();
     Ok((pack.manifest().clone(), blocks?))
 }
 
-/// The pack of docs/pack-format.md: one block, a 1×1 convolution with kernel 0.5.
-pub fn example_pack() -> Vec<u8> {
-    let mut builder = BlockBuilder::new("halve", Role::Neighbourhood, Shape::new(1, 2, 2));
+/// A 1×1 convolution with kernel 0.5.
+fn halving(input: Shape) -> Block {
+    let mut builder = BlockBuilder::new("halve", Role::Neighbourhood, input);
     let kernel = Weight::new("w", &[1, 1, 1, 1], vec![0.5]);
     builder.push("conv", Op::Conv(Conv::square(1, 0)), &[0], vec![kernel]).unwrap();
-    let manifest = Manifest {
+    builder.finish().unwrap()
+}
+
+fn example_manifest() -> Manifest {
+    Manifest {
         contents: Contents::Network,
         architecture: "example".into(),
         mean: vec![0.5],
@@ -31,10 +36,26 @@ pub fn example_pack() -> Vec<u8> {
         classes: vec!["cat".into()],
         source: "x.th".into(),
         source_sha256: std::array::from_fn(|i| i as u8),
-    };
+    }
+}
+
+/// The pack of docs/pack-format.md: one block.
+pub fn example_pack() -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut writer = PackWriter::new(&mut bytes, &manifest, 1).unwrap();
-    writer.add(0, &builder.finish().unwrap(), Encoding::F32).unwrap();
+    let mut writer = PackWriter::new(&mut bytes, &example_manifest(), 1).unwrap();
+    writer.add(0, &halving(Shape::new(1, 2, 2)), Encoding::F32).unwrap();
+    writer.finish().unwrap();
+    bytes
+}
+
+/// The same with two noise images, of one pixel each.
+pub fn noisy_pack() -> Vec<u8> {
+    let (mut bytes, blocks) = (Vec::new(), [halving(Shape::new(1, 1, 1))]);
+    let calibration = Calibration { batch: 2, ..Calibration::new(1, 0) };
+    let images = Calibrator::new(&blocks).batch(0, &calibration, &example_manifest().pixels(), |_| {});
+    let mut writer = PackWriter::with_noise(&mut bytes, &example_manifest(), 1).unwrap();
+    writer.add(0, &blocks[0], Encoding::F32).unwrap();
+    writer.add_noise(calibration, &images, 0.0).unwrap();
     writer.finish().unwrap();
     bytes
 }

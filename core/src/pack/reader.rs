@@ -207,10 +207,7 @@ fn read_calibrated<R: ReadAt>(
     let Shape { channels, height, width } = calibrated.shape;
     let extents = [channels, height, width].map(|extent| extent as u64);
     let bytes = extents.iter().try_fold(u64::from(calibrated.images), |bytes, &extent| bytes.checked_mul(extent));
-    let named = [&manifest.mean, &manifest.std].iter().all(|values| values.len() == channels);
-    let normal =
-        manifest.std.iter().all(|&std| std.is_finite() && std > 0.0) && manifest.mean.iter().all(|m| m.is_finite());
-    if named && normal && bytes.is_some_and(|bytes| bytes > 0 && bytes == entry.weights_length) {
+    if manifest.normalises(channels) && bytes.is_some_and(|bytes| bytes > 0 && bytes == entry.weights_length) {
         Ok(calibrated)
     } else {
         Err(PackError::Malformed { section })

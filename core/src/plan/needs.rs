@@ -56,36 +56,56 @@ fn most<const N: usize>(phases: [u64; N]) -> u64 {
     phases.into_iter().max().unwrap_or(0)
 }
 
+/// Programs that pass activations through blocks.
+#[derive(Clone, Copy, Debug)]
+struct Passing {
+    /// All of them.
+    programs: u64,
+    /// The most that is there while they are made.
+    making: u64,
+    /// One arena, which serves each of them.
+    arena: u64,
+}
+
+impl Passing {
+    /// Through `block`, made from what takes `source` bytes where that is another.
+    fn through(block: &Block, source: u64) -> Self {
+        let [programs, arena] = program_bytes(&Program::new(block, block.nodes().len(), false));
+        Self { programs, making: block.heap_bytes() as u64 + programs.max(source), arena }
+    }
+
+    /// This, and `next` made after it.
+    fn and(self, next: Self) -> Self {
+        Self {
+            programs: self.programs + next.programs,
+            making: self.making.max(self.programs + next.making),
+            arena: self.arena.max(next.arena),
+        }
+    }
+}
+
 /// Passing the cached activations through a block, and in a sequential run the student's behind them through its student;
 /// `workers` are the arenas.
 pub fn advance(block: &Block, distilled: bool, settings: &Settings) -> Result<Vec<Way>, BlockError> {
-    let program = |block: &Block| Program::new(block, block.nodes().len(), false);
-    let (loaded, groups, mut channels) = (block.heap_bytes() as u64, NOISE_BATCH.div_ceil(LANES), 0);
-    // Current statistics are of the whole batch; without batch norms it is a copy of what was read.
-    let ([mut programs, mut arena], mut making, most_arenas) = match settings.noise.statistics() {
+    let (loaded, groups) = (block.heap_bytes() as u64, NOISE_BATCH.div_ceil(LANES));
+    let (mut passing, most_arenas, channels) = match settings.noise.statistics() {
+        // They are of the whole batch, all of whose groups are in work at once.
         Statistics::Current => {
-            let passed = program(block);
-            channels = passed.segments().iter().map(|nodes| passed.norm_channels(nodes.end)).max().unwrap_or(0);
-            let [program, arena] = program_bytes(&passed);
-            ([program, arena], loaded + program, groups)
+            let program = Program::new(block, block.nodes().len(), false);
+            let channels = program.segments().iter().map(|nodes| program.norm_channels(nodes.end)).max().unwrap_or(0);
+            (Passing::through(block, 0), groups, channels)
         }
-        Statistics::Running => {
-            let folded = fold_batch_norms(block)?;
-            let copy = folded.heap_bytes() as u64;
-            let [program, arena] = program_bytes(&program(&folded));
-            ([program, arena], (loaded + copy).max(copy + program), groups.min(threads()))
-        }
+        Statistics::Running => (Passing::through(&fold_batch_norms(block)?, loaded), groups.min(threads()), 0),
     };
     if settings.sequential {
         let folded = fold_batch_norms(block)?;
         // With neighbourhoods inside it shrinks less than as a whole.
         let shrinks = distilled && folded.parts().is_empty();
         let student = if shrinks { settings.recipe_of(block.name()).student(&folded)? } else { folded };
-        let [own, own_arena] = program_bytes(&program(&student));
-        let read = if distilled { 0 } else { loaded };
-        making = making.max(programs + student.heap_bytes() as u64 + own.max(read));
-        (programs, arena) = (programs + own, arena.max(own_arena));
+        // A student that was distilled is read from its pack, another is the teacher's block.
+        passing = passing.and(Passing::through(&student, if distilled { 0 } else { loaded }));
     }
+    let Passing { programs, making, arena } = passing;
     let input = block.input().elements();
     // Of each group, and of the batch.
     let moments = values_bytes::<Moments>(channels.max(1) * (groups + 1));

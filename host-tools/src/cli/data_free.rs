@@ -1,12 +1,6 @@
 //! The commands that make students or noise without data, and compare them.
 
-use std::{
-    alloc::System,
-    fmt::Write as _,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{alloc::System, num::NonZeroUsize, path::PathBuf, time::Instant};
 
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
@@ -17,7 +11,7 @@ use distill_host::{
     calibrate::{self, calibrate, default_batch},
     crop::{CROP_FRACTION, Preparation},
     data, export,
-    finetune::{self, NoiseSource},
+    finetune::{self, NoiseSource, finetune_on_noise},
     network::Network,
     report::{Asked, data_free},
     resample::Filter,
@@ -28,7 +22,7 @@ use serde_json::json;
 pub struct CalibrateArgs {
     /// Teacher pack, whose batch norms are not folded
     teacher: PathBuf,
-    /// Pack to write: the teacher with the images. Where it is there with some of them, their making goes on
+    /// Pack to write: the teacher with the images. If it already holds images of the same calibration, it goes on from them
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Images, rounded up to whole batches
@@ -41,10 +35,10 @@ pub struct CalibrateArgs {
     #[arg(long, default_value_t = calibrate::STEPS, value_name = "N")]
     steps: usize,
     /// Weight of the difference of neighbouring pixels
-    #[arg(long, default_value_t = Pull::statistics(0).smoothness, value_name = "W")]
+    #[arg(long, default_value_t = Pull::calibration(0).smoothness, value_name = "W")]
     smoothness: f32,
     /// Weight of the cross-entropy on a random class for each image
-    #[arg(long, default_value_t = Pull::statistics(0).classes, value_name = "W")]
+    #[arg(long, default_value_t = Pull::calibration(0).classes, value_name = "W")]
     classes: f32,
     /// What the images begin as
     #[arg(long, value_enum, default_value_t = StartName::Octaves)]
@@ -172,7 +166,7 @@ pub fn calibrate_file(json: bool, args: &CalibrateArgs) -> Result<()> {
         StartName::Octaves => Start::Octaves,
     };
     let &CalibrateArgs { batch, steps, smoothness, classes, seed, .. } = args;
-    let pull = Pull { smoothness, classes, ..Pull::statistics(steps) };
+    let pull = Pull { smoothness, classes, ..Pull::calibration(steps) };
     let batch = batch.map_or_else(|| default_batch(&args.teacher), Ok)?;
     let calibration = Calibration { batch, start, seed, pull };
     let outcome = calibrate(&args.teacher, &args.output, &calibration, args.images)?;
@@ -202,12 +196,15 @@ pub fn finetune_files(json: bool, args: &FinetuneArgs) -> Result<()> {
     let training = Training { batch: args.batch, rate: args.rate, ..usual.training };
     let tuning = Tuning { training, temperature: args.temperature, features: args.features, seed: args.seed };
     let start = Instant::now();
-    let (network, loss) = finetune::finetune_on_noise(teacher, &student, source, &tuning)?;
+    let (network, loss) = finetune_on_noise(teacher, &student, source, &tuning)?;
     export::export(&network, output)?;
     let (parameters, seconds) = (network.parameters(), start.elapsed().as_secs_f64());
     let summary = json!({"file": output, "parameters": parameters, "loss": loss, "seconds": seconds});
-    print(json, &summary, || {
-        format!("{} steps in {seconds:.0} s, last cross-entropy {loss:.4}: {}", args.steps, output.display())
+    print(json, &summary, || match loss {
+        Some(loss) => {
+            format!("{} steps in {seconds:.0} s, last cross-entropy {loss:.4}: {}", args.steps, output.display())
+        }
+        None => format!("there was nothing to learn: {}", output.display()),
     })
 }
 
@@ -231,27 +228,14 @@ pub fn report_data_free(json: bool, args: &DataFreeArgs, heap: &CountingAllocato
         work: &args.work,
         widths,
         seeds: args.seeds,
+        data: &args.data,
         limit: args.limit.map_or(usize::MAX, NonZeroUsize::get),
         baselines: args.baselines,
         effort: args.effort,
     };
     let teacher = Network::read_pack(&args.teacher)?;
     let test = data::open(&args.data, &teacher, Preparation::new(CROP_FRACTION, Filter::default())?)?;
-    // Files by their names: the folders are this machine's.
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut command = format!("distill report data-free {} -o {}", name(&args.teacher), args.output.display());
-    let widths: Vec<String> = args.widths.iter().map(f32::to_string).collect();
-    write!(command, " --data {} --widths {} --seeds {}", args.data, widths.join(","), args.seeds)?;
-    if let Some(preset) = args.baselines.and_then(|preset| preset.to_possible_value()) {
-        write!(command, " --baselines {}", preset.get_name())?;
-    }
-    if args.effort != 1.0 {
-        write!(command, " --effort {}", args.effort)?;
-    }
-    if let Some(limit) = args.limit {
-        write!(command, " --limit {limit}")?;
-    }
-    let report = data_free(&asked, command, &*test, heap)?;
+    let report = data_free(&asked, &*test, heap)?;
     let text = report.markdown()?;
     print(json, &report, || text)
 }
