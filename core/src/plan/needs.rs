@@ -84,17 +84,19 @@ impl Passing {
     }
 }
 
+/// Channels of its widest batch norm.
+fn norm_channels(block: &Block) -> usize {
+    let program = Program::new(block, block.nodes().len(), false);
+    program.segments().iter().map(|nodes| program.norm_channels(nodes.end)).max().unwrap_or(0)
+}
+
 /// Passing the cached activations through a block, and in a sequential run the student's behind them through its student;
 /// `workers` are the arenas.
 pub fn advance(block: &Block, distilled: bool, settings: &Settings) -> Result<Vec<Way>, BlockError> {
     let (loaded, groups) = (block.heap_bytes() as u64, NOISE_BATCH.div_ceil(LANES));
     let (mut passing, most_arenas, channels) = match settings.noise.statistics() {
         // They are of the whole batch, all of whose groups are in work at once.
-        Statistics::Current => {
-            let program = Program::new(block, block.nodes().len(), false);
-            let channels = program.segments().iter().map(|nodes| program.norm_channels(nodes.end)).max().unwrap_or(0);
-            (Passing::through(block, 0), groups, channels)
-        }
+        Statistics::Current => (Passing::through(block, 0), groups, norm_channels(block)),
         Statistics::Running => (Passing::through(&fold_batch_norms(block)?, loaded), groups.min(threads()), 0),
     };
     if settings.sequential {
