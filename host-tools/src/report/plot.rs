@@ -7,7 +7,7 @@ use plotters::prelude::*;
 const SIZE: (u32, u32) = (940, 520);
 const PLOT: u32 = 700;
 /// Distinct for every kind of eye (Okabe & Ito 2008).
-const COLOURS: [RGBColor; 7] = [
+const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 0, 0),
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
@@ -15,6 +15,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),
     RGBColor(213, 94, 0),
+    RGBColor(150, 150, 150),
 ];
 
 /// Accuracy at each width, and whose it is; none keeps its colour for later.
