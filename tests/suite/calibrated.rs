@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use distill_core::{
-    Block, BlockBuilder, Calibration, Calibrator, Chain, Conv, Device, Encoding, Images, Lessons, Noise, NoiseImages,
-    Op, Pack, PackError, PackWriter, Pull, Purpose, Role, Selection, Settings, Shape, Slice, Stream, Tuning, Width,
-    finetune, fold_batch_norms, learn, run,
+    Block, BlockBuilder, BlockError, Calibration, Calibrator, Chain, Conv, Device, Encoding, Images, Lessons, Manifest,
+    Noise, NoiseImages, Op, Pack, PackError, PackWriter, Pull, Purpose, Role, Selection, Settings, Shape, Slice,
+    Stream, Tuning, Width, finetune, fold_batch_norms, learn, run,
 };
 use distill_host::{baseline::untaught, interface::interface_error, network::Network};
 use distill_tests::{SAME, gaussian, manifest, pack, teacher};
@@ -354,6 +354,26 @@ fn the_interface_error_is_the_mean_over_the_blocks() {
 }
 
 #[test]
+fn a_diverged_student_is_told_at_once() {
+    let (blocks, mut tuning, mut steps) = (teacher(), Tuning::new(60), 0);
+    tuning.training.rate = 1e30;
+    let student = untaught(&blocks, Width::new(0.5).unwrap(), 3).unwrap();
+    let found = finetune(&blocks, &student, Lessons::White, &tuning, |_| steps += 1);
+    assert!(matches!(found, Err(BlockError::WeightValue { .. })) && steps < 10, "{steps} steps, {found:?}");
+}
+
+#[test]
+fn networks_that_noise_cannot_ask_are_refused() {
+    assert!(Network::new(manifest(), teacher()).unwrap().check_classifies().is_ok());
+    // Without its head it gives a map of features.
+    let error = Network::new(manifest(), teacher()[..4].to_vec()).unwrap().check_classifies().unwrap_err();
+    assert!(error.to_string().contains("--noise propagated"), "{error}");
+    let nowhere = Manifest { mean: vec![0.5, f32::NAN, 0.3], ..manifest() };
+    let error = Network::new(nowhere, teacher()).unwrap_err();
+    assert!(error.to_string().contains("not finite"), "{error}");
+}
+
+#[test]
 fn noise_that_is_not_there_is_asked_for() {
     let mut plain = &pack(&teacher(), Encoding::F32)[..];
     let mut pack = Pack::open(&mut plain).unwrap();
@@ -369,14 +389,12 @@ fn a_whole_student_learns_from_noise() {
     let (images, pixels, blocks) = (images(4).0, manifest().pixels(), teacher());
     let (student, _) = student(&calibrated_pack(&images), &settings(0.5, |_| {}));
     let tuning = Tuning::new(60);
-    let tuned =
-        finetune(&blocks, &student, Lessons::Images { images: &images, pixels: &pixels, seen: 192 }, &tuning, |_| {})
-            .unwrap();
+    let lessons = Lessons::Images { images: &images, pixels: &pixels, seen: 192 };
+    let tuned = finetune(&blocks, &student, lessons, &tuning, |_| {}).unwrap();
     let (before, after) = (relative(&student), relative(&tuned));
     assert!(after < 0.95 * before, "{before} became {after}");
     // Most of what it learns from is the outputs of its blocks.
     let of_logits = Tuning { features: 0.0, ..tuning };
-    let lessons = Lessons::Images { images: &images, pixels: &pixels, seen: 192 };
     let other = finetune(&blocks, &student, lessons, &of_logits, |_| {}).unwrap();
     let inner = |network: &[Block]| naive::relative_error(&outputs(&network[..4]), &outputs(&blocks[..4]));
     let (features, logits) = (inner(&tuned), inner(&other));
@@ -399,9 +417,7 @@ fn baselines_begin_with_nothing_of_the_teacher_and_learn() {
     let mut losses = Vec::new();
     let impressions = Calibrator::new(&blocks).impressions(0, &calibration, 1.0, &pixels, |_| {}).unwrap();
     let tuning = Tuning { features: 0.0, ..Tuning::new(60) };
-    learn(&blocks, &student, Lessons::Images { images: &impressions, pixels: &pixels, seen: 32 }, &tuning, |loss| {
-        losses.push(loss)
-    })
-    .unwrap();
+    let lessons = Lessons::Images { images: &impressions, pixels: &pixels, seen: 32 };
+    learn(&blocks, &student, lessons, &tuning, |loss| losses.push(loss)).unwrap();
     assert!(losses[59] < losses[0], "{losses:?}");
 }

@@ -56,7 +56,7 @@ const DISTILL_STEPS: usize = 600;
 /// Fills the table, writing it to the folder after each student.
 ///
 /// # Errors
-/// The teacher has no batch norms, a file, or a report of another teacher in the folder.
+/// The teacher has no batch norms, a file, or in the folder a report of another teacher, data set or settings.
 pub fn data_free(asked: &Asked<'_>, test: &dyn LabelledImages, heap: &CountingAllocator<System>) -> Result<DataFree> {
     fs::create_dir_all(asked.folder).with_context(|| format!("cannot make the folder {}", asked.folder.display()))?;
     let teacher = Network::read_pack(asked.teacher)?;
