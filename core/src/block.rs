@@ -6,17 +6,26 @@
 //! architecture. A `Block` that exists is valid: [`Block::new`] infers every shape and refuses
 //! weights that do not fit, or that nothing reads.
 
+mod builder;
+mod error;
+pub mod op;
 mod parts;
+mod statistics;
 
 use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    block_error::{BlockError, MAX_NODES},
+    block::op::Op,
     heap::held,
-    op::Op,
     tensor::{Shape, Weight, element_count},
+};
+
+pub use self::{
+    builder::BlockBuilder,
+    error::{BlockError, MAX_NODES},
+    statistics::Statistics,
 };
 
 /// Neighbourhoods inside one block.

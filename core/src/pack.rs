@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{Nodes, Parts, Role},
-    calibrate::Calibration,
-    noise_images::Pixels,
+    noise::Pixels,
+    recipe::Calibration,
     tensor::{Dims, Shape},
 };
 

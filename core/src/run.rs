@@ -4,27 +4,30 @@
 //! append its student to the pack, push the cached inputs through the *teacher's* block (in a sequential run those behind them
 //! through the student's, too), drop it. Peak memory does not grow with depth.
 
+mod distill;
+mod plan;
+mod report;
+mod settings;
+
 use alloc::{boxed::Box, string::String, vec, vec::Vec};
 use core::fmt;
 
 use crate::{
-    block::Block,
-    block_error::BlockError,
-    boundary::{Boundary, Cache},
-    device::{Device, Statistics},
-    distill::{Distilled, distill, measure},
-    fold::fold_batch_norms,
-    forward::DeviceBlock,
-    inputs::{Inputs, Source},
+    block::{Block, BlockError, Statistics},
+    engine::{Device, DeviceBlock, DistillError, Portions},
     kernels::plane::LANES,
-    noise::{NOISE_BATCH, Noise, Purpose, Stream},
+    noise::{Boundary, Cache, Inputs, NOISE_BATCH, Purpose, Source, Stream, Variant},
     pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
-    plan::{BlockPlan, Plan, PlanError, plan},
-    report::BlockReport,
-    settings::Settings,
-    stage::{DistillError, Portions},
+    recipe::Noise,
     storage::{ReadAt, Scratch, ScratchError, WriteAt},
-    variant::Variant,
+    student::fold_batch_norms,
+};
+
+pub use self::{
+    distill::{Distilled, distill, measure},
+    plan::{BlockPlan, CachePlan, Plan, PlanError, plan},
+    report::BlockReport,
+    settings::{Budget, MAX_INPUTS, Settings, SettingsError},
 };
 
 /// What a run is doing, for progress bars and clocks.

@@ -6,7 +6,7 @@
 use alloc::{vec, vec::Vec};
 
 use super::{Block, Parts};
-use crate::{block_error::BlockError, builder::BlockBuilder};
+use crate::block::{BlockBuilder, BlockError};
 
 impl Block {
     /// The block with these neighbourhoods inside it, in the order of their values.

@@ -5,6 +5,8 @@
 
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     correlate::{Axis, Correlation, Start},
     elementwise::Bounds,
@@ -12,7 +14,37 @@ use super::{
     plane::{Lanes, Plane},
     products::{Side, products},
 };
-use crate::{heap::held, op::Conv, tensor::Shape};
+use crate::{heap::held, tensor::Shape};
+
+/// Geometry of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conv {
+    /// Step between output positions, in rows and columns.
+    pub stride: [u16; 2],
+    /// Zeros at the top, left, bottom and right.
+    pub padding: [u16; 4],
+    /// Step between taps, in rows and columns.
+    pub dilation: [u16; 2],
+    /// Channel groups: 1 is dense, `C_in` is depthwise.
+    pub groups: u16,
+}
+
+impl Conv {
+    /// The same stride and padding in both directions, no dilation, dense.
+    pub const fn square(stride: u16, padding: u16) -> Self {
+        Self { stride: [stride; 2], padding: [padding; 4], dilation: [1; 2], groups: 1 }
+    }
+
+    /// The same in groups of channels.
+    pub const fn grouped(self, groups: u16) -> Self {
+        Self { groups, ..self }
+    }
+
+    /// The most zeros on any side.
+    pub fn border(&self) -> usize {
+        self.padding.into_iter().max().unwrap_or(0).into()
+    }
+}
 
 /// Sizes of a convolution, and where its operands lie.
 #[derive(Clone, Debug)]

@@ -12,8 +12,8 @@ use super::{
     plane::{LANES, Lanes, Plane},
 };
 use crate::{
+    kernels::conv::Conv,
     noise::{Purpose, Stream},
-    op::Conv,
     tensor::Shape,
 };
 

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{block_error::BlockError, pack::VERSION};
+use crate::{block::BlockError, pack::VERSION};
 
 /// Why a pack cannot be read or written.
 #[derive(Debug)]

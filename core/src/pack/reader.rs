@@ -7,9 +7,8 @@ use half::f16;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    block::{Block, Role},
-    noise_images::NoiseImages,
-    op::Op,
+    block::{Block, Role, op::Op},
+    noise::NoiseImages,
     pack::{
         CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS,
         Manifest, Metadata, PackError, UNFINISHED, VERSION, WeightEntry, u32_at, u64_at,

@@ -8,12 +8,12 @@ use half::f16;
 
 use crate::{
     block::Block,
-    calibrate::Calibration,
-    noise_images::NoiseImages,
+    noise::NoiseImages,
     pack::{
         CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS,
         Manifest, Metadata, PackError, UNFINISHED, VERSION, WeightEntry, reader::read_block, u32_at,
     },
+    recipe::Calibration,
     storage::WriteAt,
 };
 

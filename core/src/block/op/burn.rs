@@ -1,0 +1,59 @@
+//! What an operator is given on one of Burn's devices.
+
+use alloc::vec::Vec;
+
+use burn::tensor::{Tensor, ops::PadMode};
+
+use crate::{block::Statistics, tensor::Dims};
+
+/// A value of a batch on a device.
+pub type Tensor4 = Tensor<4>;
+
+/// What an operator is given on a device.
+pub struct BurnOperands {
+    /// The values it reads.
+    pub inputs: Vec<Tensor<4>>,
+    /// Its weights, flat.
+    pub weights: Vec<Tensor<1>>,
+    /// Their extents.
+    pub dims: Vec<Dims>,
+    /// Of its batch norm.
+    pub statistics: Statistics,
+}
+
+impl BurnOperands {
+    /// A value it reads.
+    pub fn input(&self, which: usize) -> Tensor<4> {
+        self.inputs[which].clone()
+    }
+
+    /// Weight `slot` in one row, if it has as many.
+    pub fn weight(&self, slot: usize) -> Option<Tensor<1>> {
+        self.weights.get(slot).cloned()
+    }
+
+    /// Extents of weight `slot`.
+    pub fn dims(&self, slot: usize) -> [usize; 4] {
+        core::array::from_fn(|axis| self.dims[slot].get(axis).map_or(1, |&extent| extent as usize))
+    }
+
+    /// Weight `slot` as a convolution's kernel.
+    pub fn kernel(&self, slot: usize) -> Tensor<4> {
+        self.weights[slot].clone().reshape(self.dims(slot))
+    }
+
+    /// Weight `slot` as a matrix.
+    pub fn matrix(&self, slot: usize) -> Tensor<2> {
+        let [rows, columns, ..] = self.dims(slot);
+        self.weights[slot].clone().reshape([rows, columns])
+    }
+}
+
+/// A value with so many zeros at its top, left, bottom and right.
+pub fn padded(x: Tensor<4>, padding: [u16; 4]) -> Tensor<4> {
+    let [top, left, bottom, right] = padding.map(usize::from);
+    if padding == [0; 4] {
+        return x;
+    }
+    x.pad([(0, 0), (0, 0), (top, bottom), (left, right)], PadMode::Constant(0.0))
+}

@@ -1,0 +1,160 @@
+//! Blocks on the CPU: forward and backward passes over groups of images, each worker in an arena of its own.
+//!
+//! A group of images goes through a whole block before the next one starts, so what a pass needs is the arenas of its
+//! threads, whatever the batch. Only statistics of the whole batch make it stop, at each batch norm.
+
+mod backward;
+mod gradients;
+mod layout;
+mod passes;
+mod program;
+
+use alloc::{vec, vec::Vec};
+use core::ops::Range;
+
+pub use self::{
+    backward::Backward,
+    gradients::{CpuGradients, PIECES, add},
+    passes::{Goal, Part, Passes, Target},
+    program::Program,
+};
+use crate::{
+    block::Statistics,
+    engine::Images,
+    kernels::{
+        elementwise::Write,
+        norm::Moments,
+        parallel::{each, share, threads},
+        plane::{LANES, Lanes},
+    },
+};
+
+/// Arenas that outlive a pass, so that the next one allocates nothing.
+#[derive(Debug)]
+pub struct Workspace {
+    arenas: Vec<Vec<Lanes>>,
+    /// Most arenas, whatever the threads.
+    most: usize,
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Self::new(usize::MAX)
+    }
+}
+
+impl Workspace {
+    /// For at most `most` groups of images at a time.
+    pub fn new(most: usize) -> Self {
+        Self { arenas: Vec::new(), most }
+    }
+
+    /// `count` arenas of at least `len` vectors; what they hold is left over.
+    pub fn arenas(&mut self, count: usize, len: usize) -> &mut [Vec<Lanes>] {
+        if self.arenas.len() < count {
+            self.arenas.resize_with(count, Vec::new);
+        }
+        let arenas = &mut self.arenas[..count];
+        for arena in arenas.iter_mut().filter(|arena| arena.len() < len) {
+            // A fresh one, because resizing would hold old and new at once.
+            *arena = Vec::new();
+            *arena = vec![Lanes::ZERO; len];
+        }
+        arenas
+    }
+
+    /// One arena for each thread that `groups` groups of images can keep busy.
+    pub fn workers(&mut self, groups: usize, len: usize) -> &mut [Vec<Lanes>] {
+        self.arenas(threads().min(groups).min(self.most), len)
+    }
+}
+
+/// The last value of each image, with running statistics.
+pub fn forward(program: &Program, input: &Images, output: &mut Images, workspace: &mut Workspace) {
+    let workers = workspace.workers(input.groups().len(), program.arena());
+    share(workers, output.groups_mut().enumerate(), |(index, output), arena| {
+        program.load(arena, input.plane(index));
+        program.forward(arena);
+        program.store(arena, output, input.lanes(index));
+    });
+}
+
+/// Zeros the images of a group past its last.
+pub fn clear_absent((values, plane): Write<'_>, lanes: usize) {
+    if lanes < LANES {
+        for row in plane.rows() {
+            values[row..row + plane.shape.width].iter_mut().for_each(|x| x.0[lanes..].fill(0.0));
+        }
+    }
+}
+
+/// A batch on its way through a block.
+///
+/// With its own statistics each batch norm waits for the whole batch. With an arena for each group the batch stays in them; with fewer, every group
+/// starts again from its input for each batch norm. The values are the same to the bit.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchPass {
+    /// Images in the batch.
+    pub count: usize,
+    /// Whether the last groups are stored first: outputs that take the inputs' place and are larger than they.
+    pub backwards: bool,
+    /// Whose mean and variance the batch norms take.
+    pub statistics: Statistics,
+}
+
+/// What a [`BatchPass`] asks for: the arenas at hand hold these groups, one each.
+#[derive(Clone, Debug)]
+pub enum Transfer {
+    /// Their inputs into the arenas.
+    Load(Range<usize>),
+    /// Their last values out of them.
+    Store(Range<usize>),
+}
+
+impl BatchPass {
+    /// All nodes; afterwards `program` has the statistics it worked with.
+    ///
+    /// # Errors
+    /// What `transfer` fails with.
+    pub fn run<E>(
+        self,
+        program: &mut Program,
+        arenas: &mut [Vec<Lanes>],
+        mut transfer: impl FnMut(&Program, &mut [Vec<Lanes>], Transfer) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (groups, held) = (self.count.div_ceil(LANES), arenas.len());
+        let (kept, sets) = (held >= groups, groups.div_ceil(held.max(1)));
+        let segments = match self.statistics {
+            Statistics::Current => program.segments(),
+            Statistics::Running => core::iter::once(0..program.steps.len()).collect(),
+        };
+        let most = segments.iter().map(|nodes| program.norm_channels(nodes.end)).max().unwrap_or(0);
+        let mut found = Vec::with_capacity(most.max(1) * groups);
+        for nodes in segments {
+            let channels = program.norm_channels(nodes.end);
+            // After the last node there are none; the places keep the arenas company all the same.
+            found.resize(channels.max(1) * groups, Moments::default());
+            let here = &*program;
+            for set in 0..sets {
+                let set = if self.backwards { sets - 1 - set } else { set };
+                let set = set * held..groups.min((set + 1) * held);
+                let arenas = &mut arenas[..set.len()];
+                let start = if kept { nodes.start } else { 0 };
+                if start == 0 {
+                    transfer(here, arenas, Transfer::Load(set.clone()))?;
+                }
+                let found = found.chunks_exact_mut(channels.max(1)).skip(set.start);
+                each(arenas.iter_mut().zip(found).zip(set.clone()), |((arena, found), group)| {
+                    (start..nodes.end).for_each(|node| here.step(node, arena));
+                    here.moments(nodes.end, arena, LANES.min(self.count - group * LANES), found);
+                });
+                if channels == 0 {
+                    transfer(here, arenas, Transfer::Store(set))?;
+                }
+            }
+            let total = program.total(nodes.end, &found);
+            program.set_moments(nodes.end, &total);
+        }
+        Ok(())
+    }
+}

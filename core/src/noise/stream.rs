@@ -1,0 +1,111 @@
+//! Gaussian noise from a seed: the only randomness there is.
+//!
+//! Every use draws from its own stream, named by a [`Purpose`] and an index, so what one block
+//! draws does not depend on which blocks ran before it: a run over some blocks, or a resumed run,
+//! sees the same noise.
+
+use alloc::{vec, vec::Vec};
+
+use rand_distr::{Distribution, Gamma, StandardNormal};
+use rand_xoshiro::{
+    Xoshiro256PlusPlus,
+    rand_core::{Rng, SeedableRng},
+};
+
+use crate::tensor::Shape;
+
+/// Images that share their current batch statistics: large enough for stable ones.
+pub const NOISE_BATCH: usize = 64;
+
+/// What a stream of random numbers is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Noise images at the network's input.
+    Images = 1,
+    /// Standard noise into a neighbourhood, for its solve.
+    Solve = 2,
+    /// The batches of a neighbourhood's training.
+    Train = 3,
+    /// The inputs on which a neighbourhood's error is measured.
+    Measure = 4,
+    /// What calibrated images begin as, and their classes.
+    Calibrate = 5,
+    /// The inputs on which a neighbourhood's training is judged.
+    Validate = 6,
+    /// The weights of a student that is not made from its teacher.
+    Weights = 7,
+}
+
+/// A stream of random numbers.
+#[derive(Clone, Debug)]
+pub struct Stream(Xoshiro256PlusPlus);
+
+impl Stream {
+    /// The stream of `(seed, purpose, index)`; the index is usually a block's.
+    pub fn new(seed: u64, purpose: Purpose, index: usize) -> Self {
+        // SplitMix64 inside `seed_from_u64` scrambles; the odd constants keep the three apart.
+        let mixed = seed
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .wrapping_add((purpose as u64).wrapping_mul(0xD1B5_4A32_D192_ED03))
+            .wrapping_add((index as u64).wrapping_mul(0x8CB9_2BA7_2F3D_8DD7));
+        Self(Xoshiro256PlusPlus::seed_from_u64(mixed))
+    }
+
+    /// Fills `values` with independent samples of `N(0, 1)`.
+    pub fn fill(&mut self, values: &mut [f32]) {
+        values.iter_mut().for_each(|value| *value = StandardNormal.sample(&mut self.0));
+    }
+
+    /// A sample of the gamma distribution of this shape (above 0) and scale 1.
+    pub fn gamma(&mut self, shape: f32) -> f32 {
+        Gamma::new(shape, 1.0).map_or(0.0, |gamma| gamma.sample(&mut self.0))
+    }
+
+    /// `count` independent samples of `N(0, 1)`.
+    pub fn gaussian(&mut self, count: usize) -> Vec<f32> {
+        let mut values = vec![0.0; count];
+        self.fill(&mut values);
+        values
+    }
+
+    /// `count` images of white noise, `N(0, 1)` in every pixel: `[count, C, H, W]`, row-major.
+    pub fn images(&mut self, count: usize, shape: Shape) -> Vec<f32> {
+        self.gaussian(count * shape.elements())
+    }
+
+    /// `count` images of white noise of every octave, each of the same strength, `N(0, 1)` in every pixel: `[count, C, H, W]`. The
+    /// noise of an octave is constant over squares of 1, 2, 4… pixels, up to the whole image.
+    pub fn octaves(&mut self, count: usize, shape: Shape) -> Vec<f32> {
+        let Shape { height, width, .. } = shape;
+        let mut images = vec![0.0; count * shape.elements()];
+        let sides =
+            || core::iter::successors(Some(1), |side| Some(2 * side)).take_while(|&side| side < 2 * height.max(width));
+        let scale = 1.0 / libm::sqrtf(sides().count() as f32);
+        for plane in images.chunks_exact_mut(height * width) {
+            for side in sides() {
+                let columns = width.div_ceil(side);
+                let noise = self.gaussian(height.div_ceil(side) * columns);
+                for (index, value) in plane.iter_mut().enumerate() {
+                    *value += scale * noise[index / width / side * columns + index % width / side];
+                }
+            }
+        }
+        images
+    }
+
+    /// An integer below `bound` (at least 1), without bias beyond 2⁻³².
+    pub fn below(&mut self, bound: usize) -> usize {
+        ((u64::from(self.0.next_u32()) * bound as u64) >> 32) as usize
+    }
+}
+
+/// Makes `order` a random order of `0..count` (Fisher–Yates).
+pub fn shuffle(stream: &mut Stream, order: &mut Vec<usize>, count: usize) {
+    order.clear();
+    order.resize(count, 0);
+    for position in 0..count {
+        let other = stream.below(position + 1);
+        order[position] = order[other];
+        order[other] = position;
+    }
+}

@@ -1,0 +1,155 @@
+//! What a run is asked to do.
+
+use alloc::{string::String, vec::Vec};
+use core::fmt;
+
+use serde::Serialize;
+
+use crate::{
+    noise::{MEASURED_INPUTS, VALIDATED_INPUTS},
+    recipe::{Noise, Recipe, Ridge, Selection, Training, Width},
+};
+
+/// Most noise images, and most inputs of a solve or a step: bounds what a number from outside can cost.
+pub const MAX_INPUTS: usize = 1 << 16;
+const MAX_STEPS: usize = 1 << 30;
+const MAX_AHEAD: usize = 64;
+
+/// What to distil, and how.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Settings {
+    /// What is done to each neighbourhood.
+    pub recipe: Recipe,
+    /// Other widths for some of them, by name.
+    pub widths: Vec<(String, Width)>,
+    /// What goes into it.
+    pub noise: Noise,
+    /// Whether a neighbourhood is fed what the students before it make, and is to make what the teacher makes of its own: it then
+    /// makes good their errors ("sequential correction"), and depends on them. For calibrated noise: with current statistics the
+    /// students, who have no batch norms, would not see what their teachers see.
+    pub sequential: bool,
+    /// How many of the teacher's blocks behind a neighbourhood say in its training what they make of it (eq. 4, 5).
+    pub look_ahead: usize,
+    /// Noise images to keep for noise that is cached, rounded up to whole batches of
+    /// [`NOISE_BATCH`](crate::NOISE_BATCH); [`MEASURED_INPUTS`](crate::MEASURED_INPUTS) more are held out, and where they stop the steps as
+    /// many more.
+    pub images: usize,
+    /// Numbers of the neighbourhoods to distil, from 0; empty for all.
+    pub blocks: Vec<usize>,
+    /// Every random number of the run follows from it.
+    pub seed: u64,
+    /// Memory the run may take. It changes how the work is cut, not its result.
+    #[serde(skip)]
+    pub budget: Budget,
+}
+
+/// Memory that a run may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Most heap in use at any time, in bytes.
+    pub bytes: u64,
+    /// What of it the program around the run has in use.
+    pub used: u64,
+}
+
+impl Budget {
+    /// As much as there is.
+    pub const UNLIMITED: Self = Self { bytes: u64::MAX, used: 0 };
+}
+
+/// A setting outside its range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SettingsError {
+    /// The setting.
+    pub setting: &'static str,
+    /// What it must be.
+    pub range: &'static str,
+}
+
+impl Settings {
+    /// All neighbourhoods on propagated noise: a solve over 512 images, then `steps` steps of Adam (batch 64, a
+    /// cosine down from 1e-3), seed 0.
+    pub fn new(width: Width, steps: usize) -> Self {
+        let images = 512;
+        let recipe = Recipe {
+            width,
+            fewer_layers: 0,
+            activation: None,
+            selection: Selection::Norm,
+            solve_inputs: images,
+            ridge: Ridge::USUAL,
+            projections: 0,
+            training: Training::adam(steps, 64),
+        };
+        Self {
+            recipe,
+            widths: Vec::new(),
+            noise: Noise::Propagated,
+            sequential: false,
+            look_ahead: 0,
+            images,
+            blocks: Vec::new(),
+            seed: 0,
+            budget: Budget::UNLIMITED,
+        }
+    }
+
+    /// All neighbourhoods on calibrated noise, one after another on what the students before them make: channels chosen by
+    /// residual, the ridge on held-out inputs; 1,024 images and 10 projections, or with gradient steps, which make those
+    /// superfluous and see more than a solve, 4,096 images.
+    pub fn calibrated(width: Width, steps: usize) -> Self {
+        let usual = Self::new(width, steps);
+        let (images, projections) = if steps == 0 { (1024, 10) } else { (4096, 0) };
+        let recipe = Recipe {
+            selection: Selection::Residual,
+            solve_inputs: images,
+            ridge: Ridge::HeldOut,
+            projections,
+            ..usual.recipe
+        };
+        Self { recipe, noise: Noise::Calibrated, sequential: true, images, ..usual }
+    }
+
+    /// Inputs that neither solve nor training sees.
+    pub(crate) fn held_out(&self) -> usize {
+        MEASURED_INPUTS + if self.recipe.training.stop { VALIDATED_INPUTS } else { 0 }
+    }
+
+    /// What is done to the neighbourhood of this name.
+    pub fn recipe_of(&self, name: &str) -> Recipe {
+        let own = self.widths.iter().find(|(other, _)| other == name);
+        Recipe { width: own.map_or(self.recipe.width, |&(_, width)| width), ..self.recipe }
+    }
+
+    /// Checks every number.
+    ///
+    /// # Errors
+    /// [`SettingsError`] for the first that is out of its range.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let Training { steps, batch, rate, weight_decay, .. } = self.recipe.training;
+        let inputs = 1..=MAX_INPUTS;
+        let checks = [
+            (inputs.contains(&self.images), "number of noise images", "from 1 to 65536"),
+            (self.recipe.solve_inputs <= MAX_INPUTS, "number of inputs of a solve", "at most 65536"),
+            (!self.sequential || self.noise == Noise::Calibrated, "noise of a sequential run", "calibrated"),
+            (self.recipe.ridge.is_sound(), "strength of the ridge", "a number above 0"),
+            (self.look_ahead <= MAX_AHEAD, "number of blocks to look ahead at", "at most 64"),
+            (inputs.contains(&batch), "batch", "from 1 to 65536"),
+            (steps <= MAX_STEPS, "number of steps", "at most 2^30"),
+            (rate.is_finite() && rate > 0.0, "learning rate", "a number above 0"),
+            (weight_decay.is_finite() && weight_decay >= 0.0, "weight decay", "a number of at least 0"),
+        ];
+        match checks.into_iter().find(|(holds, ..)| !holds) {
+            Some((_, setting, range)) => Err(SettingsError { setting, range }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} must be {}", self.setting, self.range)
+    }
+}
+
+impl core::error::Error for SettingsError {}

@@ -1,0 +1,263 @@
+//! The best last convolution in closed form: ridge regression on a block's hidden activations.
+//!
+//! Inside a residual block the last convolution is linear in the activations `h` it reads: in the patches of `h` (im2col), each with a 1
+//! behind it for the bias. One pass over the inputs, no gradient step.
+
+use alloc::{vec, vec::Vec};
+
+use crate::{
+    block::{Block, BlockError, op::Op},
+    engine::{Images, batch::energy},
+    kernels::{
+        conv::{Conv, patch_starts},
+        elementwise::copy,
+        instructions::Arch,
+        parallel::{share, threads},
+        plane::{Lanes, Plane},
+        products::{Side, products},
+    },
+    recipe::Ridge,
+    solve::ridge::{ROWS, Sums, System, chunks},
+};
+
+/// Of so many inputs in a row the last [`HELD_OUT`] are held out: whole groups of images, however wide.
+const ROUND: usize = 128;
+const HELD_OUT: usize = ROUND / 8;
+
+/// The convolution a solve replaces, and the teacher's of the same name: the last dense one, if its output has the teacher's
+/// channels and something before it is not the teacher's. `None` where there is none.
+pub fn solvable_nodes(student: &Block, teacher: &Block) -> Option<[usize; 2]> {
+    // Of equal names the one as many before the last.
+    let named = |block: &Block, name: &str| -> Vec<usize> {
+        (0..block.nodes().len()).rev().filter(|&node| block.nodes()[node].name == name).collect()
+    };
+    let same_node = |node: usize| {
+        let name = &student.nodes()[node].name;
+        let place = named(student, name).iter().position(|&other| other == node)?;
+        named(teacher, name).get(place).copied()
+    };
+    (0..student.nodes().len()).rev().find_map(|node| {
+        let dense = matches!(student.nodes()[node].op, Op::Conv(Conv { groups: 1, .. }));
+        let same = same_node(node).filter(|_| dense && student.weight(node, 1).is_some())?;
+        let value = |block: &Block, node: usize| block.shape(block.nodes()[node].inputs[0].into());
+        let ops = |block: &Block, node: usize| {
+            let needed = block.needed([0, block.nodes()[node].inputs[0].into()]);
+            let nodes = block.nodes().iter().enumerate().filter(|(index, _)| needed.get(index + 1) == Some(&true));
+            nodes.map(|(_, node)| node.op.clone()).collect::<Vec<_>>()
+        };
+        let differs = value(student, node) != value(teacher, same) || ops(student, node) != ops(teacher, same);
+        (student.shape(node + 1) == teacher.shape(same + 1) && differs).then_some([node, same])
+    })
+}
+
+/// Gram matrix and cross products of one convolution, gathered batch by batch.
+#[derive(Debug)]
+pub struct NormalEquations {
+    node: usize,
+    conv: Conv,
+    /// Rows and columns of the kernel.
+    kernel: [usize; 2],
+    ridge: Ridge,
+    fitted: Sums,
+    /// Over the inputs that the ridge's strength is chosen on.
+    held_out: Option<Sums>,
+    /// Inputs so far.
+    inputs: usize,
+    /// One group of hidden activations in zero-padded planes, and a plane of ones.
+    planes: Vec<Lanes>,
+    /// Sums of each worker's rows over one group.
+    workers: Vec<Vec<f32>>,
+}
+
+impl NormalEquations {
+    /// Empty sums for convolution `node` of `student`, to be solved with `ridge`, for at most `workers` threads.
+    ///
+    /// # Panics
+    /// If the node is no convolution; [`solvable_nodes`] names one that is.
+    pub fn new(student: &Block, node: usize, ridge: Ridge, workers: usize) -> Self {
+        let Op::Conv(conv) = student.nodes()[node].op else { panic!("a solvable node is a convolution") };
+        let [outputs, inputs, rows, columns] = kernel_dims(student, node);
+        let features = inputs * rows * columns + 1;
+        Self {
+            node,
+            conv,
+            kernel: [rows, columns],
+            ridge,
+            fitted: Sums::new(features, outputs),
+            held_out: (ridge == Ridge::HeldOut).then(|| Sums::new(features, outputs)),
+            inputs: 0,
+            planes: Vec::new(),
+            workers: vec![vec![0.0; ROWS * features]; threads().min(workers)],
+        }
+    }
+
+    /// Adds one batch: what the student's convolution reads, and what the teacher's writes.
+    ///
+    /// # Shapes
+    /// - hidden `[N, C_in, H, W]`, target `[N, C_out, H', W']`
+    pub fn add(&mut self, hidden: &Images, target: &Images) {
+        let (arch, features, stride) = (Arch::new(), self.fitted.features, self.conv.stride.map(usize::from));
+        let plane = Plane { shape: hidden.shape(), border: self.conv.border() };
+        let flat = |shape| Plane { shape, border: 0 };
+        let extent = [target.shape().height, target.shape().width];
+        let mut patches = Vec::with_capacity(features);
+        patches.extend(patch_starts(self.conv, self.kernel, plane));
+        patches.push(plane.len());
+        let outputs: Vec<usize> = (0..target.shape().channels).map(|c| flat(target.shape()).at(c, 0, 0)).collect();
+        self.planes.resize(plane.len() + plane.area(), Lanes::ZERO);
+        for (index, (hidden_group, target_group)) in hidden.groups().zip(target.groups()).enumerate() {
+            copy(arch, (&mut self.planes, plane), (hidden_group, flat(plane.shape)));
+            let held_out = self.held_out.as_mut().filter(|_| self.inputs % ROUND >= ROUND - HELD_OUT);
+            let sums = held_out.unwrap_or(&mut self.fitted);
+            self.inputs += hidden.lanes(index);
+            sums.energy += energy(target_group);
+            let mut one = Lanes::splat(1.0);
+            one.0[hidden.lanes(index)..].fill(0.0);
+            self.planes[plane.len()..].fill(one);
+            let right =
+                |starts| Side { values: &self.planes, starts, pitch: plane.pitch() * stride[0], step: stride[1] };
+            let of_targets = |starts| Side { values: target_group, starts, pitch: extent[1], step: 1 };
+            // The longest rows of the triangle first, so that no thread is left with one at the end.
+            let rows = sums.patches.iter_mut().enumerate().rev();
+            let rows = rows.map(|(chunk, sums)| {
+                let last = features.min((chunk + 1) * ROWS);
+                (right(&patches[chunk * ROWS..last]), right(&patches[..last]), sums.as_mut_slice())
+            });
+            let others = sums.targets.chunks_mut(ROWS * features).zip(outputs.chunks(ROWS));
+            let others = others.map(|(sums, starts)| (of_targets(starts), right(&patches), sums));
+            share(&mut self.workers, rows.chain(others), |(left, right, sums), scratch| {
+                let width = right.starts.len();
+                let scratch = &mut scratch[..left.starts.len() * width];
+                scratch.fill(0.0);
+                products(arch, left, right, extent, scratch, width);
+                sums.iter_mut().zip(scratch).for_each(|(sum, here)| *sum += f64::from(*here));
+            });
+        }
+    }
+
+    /// The student with the convolution replaced by the solution.
+    ///
+    /// Returns the student unchanged if the Gram matrix is not positive definite even with the
+    /// ridge, which only non-finite activations cause.
+    ///
+    /// # Errors
+    /// As [`Block::new`].
+    pub fn solve(self, student: Block) -> Result<Block, BlockError> {
+        let node = self.node;
+        Ok(put_solution(self.system(&student, None), student, node)?.0)
+    }
+
+    /// The sums as means, with a ridge towards the weights that the convolution of `block` has: of strength λ if one is given.
+    pub(crate) fn system(self, block: &Block, ridge: Option<f64>) -> System {
+        let Self { node, ridge: rule, mut fitted, held_out, planes, workers, .. } = self;
+        drop((planes, workers));
+        let pruned = [0, 1].map(|slot| block.weight(node, slot).map_or(&[][..], |weight| &weight.data));
+        let strength = match (rule, held_out) {
+            (Ridge::Strength(strength), _) => strength,
+            (Ridge::HeldOut, held_out) => {
+                let held_out = held_out.unwrap_or_else(|| Sums::new(0, 0));
+                let choose = ridge.is_none() && held_out.count() > 0.0;
+                let best = if choose { fitted.best_strength(&held_out, pruned) } else { Ridge::STRENGTH };
+                fitted.add(held_out);
+                best
+            }
+        };
+        let ridge = ridge.unwrap_or(strength * fitted.mean_square());
+        fitted.system(ridge, pruned)
+    }
+}
+
+/// What normal equations take.
+#[derive(Clone, Copy, Debug)]
+pub struct EquationBytes {
+    features: usize,
+    outputs: usize,
+    /// Features of a channel.
+    area: usize,
+    /// Planes of a group, and the places of the patches and targets in them.
+    planes: u64,
+}
+
+impl EquationBytes {
+    /// Those of convolution `node` of `block`; of another node nothing.
+    pub fn new(block: &Block, node: usize) -> Self {
+        let Op::Conv(conv) = block.nodes()[node].op else {
+            return Self { features: 0, outputs: 0, area: 0, planes: 0 };
+        };
+        let [outputs, inputs, rows, columns] = kernel_dims(block, node);
+        let (area, features) = (rows * columns, inputs * rows * columns + 1);
+        let plane = Plane { shape: block.shape(block.nodes()[node].inputs[0].into()), border: conv.border() };
+        let starts = (features + outputs) * size_of::<usize>();
+        let planes = (plane.len() + plane.area()) * size_of::<Lanes>() + starts;
+        Self { features, outputs, area, planes: planes as u64 }
+    }
+
+    fn values(rows: usize, columns: usize) -> u64 {
+        rows as u64 * columns as u64 * size_of::<f64>() as u64
+    }
+
+    /// One set of sums: its triangle, and its targets.
+    fn sums(&self) -> [u64; 2] {
+        [chunks(self.features).map(|len| Self::values(len, 1)).sum(), Self::values(self.outputs, self.features)]
+    }
+
+    fn sets(ridge: Ridge) -> u64 {
+        if ridge == Ridge::HeldOut { 2 } else { 1 }
+    }
+
+    /// While the sums are gathered.
+    pub fn gathering(&self, ridge: Ridge, workers: usize) -> u64 {
+        let scratch = threads().min(workers) * ROWS * self.features * size_of::<f32>();
+        Self::sets(ridge) * self.sums().iter().sum::<u64>() + self.planes + scratch as u64
+    }
+
+    /// While they are solved: beside the sums one matrix, and, where strengths are tried, another solution.
+    pub fn solving(&self, ridge: Ridge) -> u64 {
+        let [triangle, targets] = self.sums();
+        let sets = Self::sets(ridge);
+        // A solution's error takes its transpose, when the matrix is gone.
+        sets * triangle
+            + (2 * sets - 1) * targets
+            + Self::values(self.features, self.features).max((sets - 1) * targets)
+    }
+
+    /// While channels are chosen: a factor and its inverse, then that with what one channel changes in it.
+    pub fn choosing(&self) -> u64 {
+        let Self { features, outputs, area, .. } = *self;
+        let [_, solution] = self.sums();
+        let matrix = Self::values(features, features);
+        let change = 3 * Self::values(features, area) + 3 * Self::values(outputs, area);
+        solution + matrix + matrix.max(change + Self::values(features, 1))
+    }
+}
+
+/// `student` with the solution in the place of convolution `node`, and its error, infinite where there is no solution and the student
+/// stays as it is.
+///
+/// # Errors
+/// As [`Block::new`].
+pub fn put_solution(system: System, mut student: Block, node: usize) -> Result<(Block, f64), BlockError> {
+    let Some((solution, error)) = system.solved() else {
+        log::warn!("{}: the solve met activations that are not finite; kept the pruned weights", student.name());
+        return Ok((student, f64::INFINITY));
+    };
+    let (features, outputs) = solution.shape();
+    let mut kernel = Vec::with_capacity((features - 1) * outputs);
+    let mut bias = Vec::with_capacity(outputs);
+    for column in solution.as_slice().chunks_exact(features) {
+        kernel.extend(column[..features - 1].iter().map(|&w| w as f32));
+        bias.push(column[features - 1] as f32);
+    }
+    let places = student.nodes()[node].weights.clone();
+    let mut values = student.take_values();
+    for (&index, solved) in places.iter().zip([kernel, bias]) {
+        values[usize::from(index)] = solved;
+    }
+    Ok((student.with_values(values)?, error))
+}
+
+/// Extents of a convolution's kernel: `[C_out, C_in / groups, K_h, K_w]`.
+fn kernel_dims(block: &Block, node: usize) -> [usize; 4] {
+    let dims = &block.weight(node, 0).expect("a convolution has a kernel").dims;
+    [0, 1, 2, 3].map(|d| dims[d] as usize)
+}

@@ -1,0 +1,185 @@
+//! The layers before the solved convolution, by variable projection (Golub & Pereyra 1973).
+//!
+//! For every value of those layers' weights `θ` the last convolution has a best value `W(θ)`, so what is left to minimise is
+//! `f(θ) = min_W E‖W u(θ) − y‖² + λ‖W − W₀‖²`. Its gradient is that of the squared error with `W` held at `W(θ)`. L-BFGS follows it,
+//! over the same inputs each time: no learning rate, and the error only falls.
+
+use alloc::{collections::VecDeque, vec::Vec};
+
+use crate::{
+    block::Block,
+    engine::{Device, DistillError, Images, Portions, cpu::Workspace},
+    noise::{Inputs, Purpose},
+    recipe::{Recipe, Ridge, Training, Update},
+    solve::{SolveTarget, gather, put_solution},
+    train::BlockTrainer,
+};
+
+/// Steps that L-BFGS remembers.
+const MEMORY: usize = 6;
+/// Halvings of a step before it is given up.
+const HALVINGS: usize = 6;
+/// Share of the error that an iteration must take, or it is the last.
+const GAIN: f64 = 1e-3;
+/// Of the decrease that the gradient promises, what a step must bring (Armijo).
+const SUFFICIENT: f64 = 1e-4;
+/// Norm of the first step, as a share of the weights'.
+const FIRST_STEP: f64 = 1e-2;
+
+/// Vectors as long as the free weights that are there beside a pass over the inputs: what is remembered, where the search is, where it
+/// goes, and two gradients.
+pub fn vectors(projections: usize) -> usize {
+    2 * MEMORY.min(projections.saturating_sub(1)) + 4
+}
+
+/// `layers`, whose last node is the solved convolution, solved and after at most `recipe.projections` iterations.
+pub fn project(
+    layers: Block,
+    goal: &SolveTarget,
+    inputs: &mut Inputs<'_>,
+    recipe: &Recipe,
+    on: (&Device, Portions),
+) -> Result<Block, DistillError> {
+    let node = layers.nodes().len() - 1;
+    let solved = layers.nodes()[node].weights.clone();
+    let free = |weight: &usize| layers.is_trained(*weight) && !solved.iter().any(|&w| usize::from(w) == *weight);
+    let free: Vec<usize> = (0..layers.weights().len()).filter(free).collect();
+    let count = recipe.solve_inputs;
+    // One strength for all iterations, so that they minimise the same.
+    let mut ridge = None;
+    let mut solve = |at: Block, inputs: &mut Inputs<'_>| -> Result<(Block, f64), DistillError> {
+        let recipe = if ridge.is_none() { *recipe } else { Recipe { ridge: Ridge::USUAL, ..*recipe } };
+        let system = gather(&at, node, goal, inputs, &recipe, on)?.system(&layers, ridge);
+        ridge = Some(system.ridge());
+        Ok(put_solution(system, at, node)?)
+    };
+    let (mut here, mut error) = solve(layers.clone(), inputs)?;
+    if free.is_empty() {
+        return Ok(here);
+    }
+    let mut slope = gradient(&here, &free, goal, inputs, count, on)?;
+    let mut memory = Memory::default();
+    for iteration in 0..recipe.projections {
+        let values: Vec<f64> = flat(&here, &free);
+        let mut direction = memory.direction(&slope);
+        if memory.0.is_empty() {
+            let scale = FIRST_STEP * libm::sqrt(dot(&values, &values) / dot(&slope, &slope).max(f64::MIN_POSITIVE));
+            direction.iter_mut().for_each(|d| *d *= scale);
+        }
+        let promised = dot(&direction, &slope);
+        let mut found = None;
+        for halving in 0..HALVINGS {
+            let step = libm::ldexp(1.0, -(halving as i32));
+            let moved = values.iter().zip(&direction).map(|(value, d)| value + step * d);
+            let (block, there) = solve(with(&here, &free, moved)?, inputs)?;
+            if there <= error + SUFFICIENT * step * promised {
+                found = Some((block, there));
+                break;
+            }
+        }
+        let Some((block, there)) = found else { break };
+        let gain = 1.0 - there / error.max(f64::MIN_POSITIVE);
+        log::debug!("{}: projection {}: error {error:.6} -> {there:.6}", here.name(), iteration + 1);
+        (here, error) = (block, there);
+        if gain < GAIN || iteration + 1 == recipe.projections {
+            break;
+        }
+        let next = gradient(&here, &free, goal, inputs, count, on)?;
+        let moved = flat(&here, &free).into_iter().zip(&values).map(|(new, old)| new - old).collect();
+        memory.add(moved, next.iter().zip(&slope).map(|(new, old)| new - old).collect());
+        slope = next;
+    }
+    Ok(here)
+}
+
+/// The gradient of the squared error by the free weights.
+fn gradient(
+    layers: &Block,
+    free: &[usize],
+    goal: &SolveTarget,
+    inputs: &mut Inputs<'_>,
+    count: usize,
+    (device, portions): (&Device, Portions),
+) -> Result<Vec<f64>, DistillError> {
+    // Of it only the gradients are asked.
+    let training = Training { update: Update::MOMENTUM, ..Training::adam(1, count) };
+    let mut trainer = BlockTrainer::new(layers.clone(), &training, device);
+    trainer.workspace = Workspace::new(portions.workers);
+    let [mut input, mut target, mut spare] = [(); 3].map(|()| Images::zeros(layers.input(), 0));
+    let mut batches = inputs.pass(Purpose::Solve, count);
+    trainer.begin(batches.left());
+    while batches.next_into(portions.solving, &mut input)? {
+        goal.value_into(&mut batches, &input, &mut spare, &mut target, &mut trainer.workspace)?;
+        trainer.add(&input, &target);
+    }
+    // The error is a sum over the output's channels, the trainer's a mean.
+    let channels = layers.output().channels as f64;
+    let mut gradient = joined(free.iter().map(|&weight| trainer.gradients()[weight].as_slice()));
+    gradient.iter_mut().for_each(|g| *g *= channels);
+    Ok(gradient)
+}
+
+/// The free weights of a block.
+fn flat(block: &Block, free: &[usize]) -> Vec<f64> {
+    joined(free.iter().map(|&weight| block.weights()[weight].data.as_slice()))
+}
+
+/// Tensors one after another, in no more memory than they need.
+fn joined<'a>(tensors: impl Iterator<Item = &'a [f32]> + Clone) -> Vec<f64> {
+    let mut values = Vec::with_capacity(tensors.clone().map(<[f32]>::len).sum());
+    tensors.for_each(|tensor| values.extend(tensor.iter().map(|&value| f64::from(value))));
+    values
+}
+
+/// The block with other free weights.
+fn with(block: &Block, free: &[usize], mut values: impl Iterator<Item = f64>) -> Result<Block, DistillError> {
+    let mut weights = block.weights().to_vec();
+    for &weight in free {
+        weights[weight].data.iter_mut().zip(&mut values).for_each(|(held, value)| *held = value as f32);
+    }
+    Ok(block.with_weights(weights)?)
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// The last steps of L-BFGS: how the weights moved, how the gradient did, and one over the product of both.
+#[derive(Default)]
+struct Memory(VecDeque<(Vec<f64>, Vec<f64>, f64)>);
+
+impl Memory {
+    /// Remembers a step, if the gradient grew along it.
+    fn add(&mut self, moved: Vec<f64>, turned: Vec<f64>) {
+        let product = dot(&moved, &turned);
+        if product > 0.0 {
+            if self.0.len() == MEMORY {
+                self.0.pop_front();
+            }
+            self.0.push_back((moved, turned, 1.0 / product));
+        }
+    }
+
+    /// Where to go (Nocedal & Wright 2006, algorithm 7.4).
+    fn direction(&self, slope: &[f64]) -> Vec<f64> {
+        let mut direction: Vec<f64> = slope.iter().map(|g| -g).collect();
+        let shift = |direction: &mut [f64], along: &[f64], by: f64| {
+            direction.iter_mut().zip(along).for_each(|(d, a)| *d += by * a);
+        };
+        let mut shares = Vec::with_capacity(self.0.len());
+        for (moved, turned, inverse) in self.0.iter().rev() {
+            let share = inverse * dot(moved, &direction);
+            shift(&mut direction, turned, -share);
+            shares.push(share);
+        }
+        if let Some((_, turned, inverse)) = self.0.back() {
+            let scale = 1.0 / (inverse * dot(turned, turned));
+            direction.iter_mut().for_each(|d| *d *= scale);
+        }
+        for ((moved, turned, inverse), share) in self.0.iter().zip(shares.into_iter().rev()) {
+            let other = inverse * dot(turned, &direction);
+            shift(&mut direction, moved, share - other);
+        }
+        direction
+    }
+}

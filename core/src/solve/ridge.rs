@@ -1,0 +1,167 @@
+//! Ridge regression from sums over patches `u`, with a 1 behind each, and targets `y`.
+//!
+//! The weights that minimise `E‖W u − y‖² + λ‖W − W₀‖²` solve `(G + λI) Wᵀ = C + λ W₀ᵀ` with `G = E[u uᵀ]` and `C = E[u yᵀ]`.
+
+use alloc::{vec, vec::Vec};
+
+use crate::recipe::Ridge;
+use nalgebra::{Cholesky, DMatrix};
+
+/// Rows of a matrix that a thread takes at a time.
+pub const ROWS: usize = 16;
+
+/// Sums over patches `u`, with a 1 behind each, and targets `y`.
+#[derive(Debug)]
+pub struct Sums {
+    /// Length of a patch with the 1 behind it.
+    pub features: usize,
+    /// `Σ u uᵀ`: its lower triangle, [`ROWS`] rows at a time, each as long as the last of them.
+    pub patches: Vec<Vec<f64>>,
+    /// `Σ y uᵀ`, row by row.
+    pub targets: Vec<f64>,
+    /// `Σ ‖y‖²`.
+    pub energy: f64,
+}
+
+impl Sums {
+    /// Nothing yet.
+    pub fn new(features: usize, outputs: usize) -> Self {
+        let patches = chunks(features).map(|len| vec![0.0; len]).collect();
+        Self { features, patches, targets: vec![0.0; outputs * features], energy: 0.0 }
+    }
+
+    /// Patches: the 1 is the last feature.
+    pub fn count(&self) -> f64 {
+        self.patches.last().and_then(|rows| rows.last()).copied().unwrap_or_default()
+    }
+
+    /// The rows of the lower triangle, up to the diagonal.
+    fn rows(&self) -> impl Iterator<Item = (usize, &[f64])> {
+        let chunks = (0..self.features).step_by(ROWS).zip(&self.patches);
+        chunks.flat_map(|(first, rows)| {
+            let rows = rows.chunks_exact(self.features.min(first + ROWS));
+            (first..).zip(rows).map(|(i, row)| (i, &row[..=i]))
+        })
+    }
+
+    /// The mean of the Gram matrix's diagonal.
+    pub fn mean_square(&self) -> f64 {
+        let diagonal: f64 = self.rows().map(|(i, row)| row[i]).sum();
+        diagonal / (self.features as f64 * self.count().max(1.0))
+    }
+
+    /// Adds those over other patches.
+    pub fn add(&mut self, other: Self) {
+        let triangles = self.patches.iter_mut().flatten().zip(other.patches.into_iter().flatten());
+        let targets = self.targets.iter_mut().zip(other.targets);
+        triangles.chain(targets).for_each(|(sum, more)| *sum += more);
+        self.energy += other.energy;
+    }
+
+    /// `E‖W u − y‖²`, of a solution `Wᵀ`.
+    fn error(&self, solution: &DMatrix<f64>) -> f64 {
+        let outputs = solution.ncols();
+        // Row by row is column by column of the transpose.
+        let cross: f64 = solution.as_slice().iter().zip(&self.targets).map(|(w, sum)| w * sum).sum();
+        let weights = solution.transpose();
+        let column = |i: usize| &weights.as_slice()[i * outputs..][..outputs];
+        let dot = |i: usize, j: usize| column(i).iter().zip(column(j)).map(|(a, b)| a * b).sum::<f64>();
+        let row = |(i, row): (usize, &[f64])| -> f64 {
+            let twice: f64 = row.iter().enumerate().map(|(j, sum)| 2.0 * sum * dot(i, j)).sum();
+            twice - row[i] * dot(i, i)
+        };
+        (self.energy - 2.0 * cross + self.rows().map(row).sum::<f64>()) / self.count().max(1.0)
+    }
+
+    /// Of [`Ridge::STRENGTHS`] the one whose solution, held on to kernel and bias `W₀`, does best on other patches.
+    pub fn best_strength(&self, others: &Self, held: [&[f32]; 2]) -> f64 {
+        let error = |strength: f64| {
+            let ridge = strength * self.mean_square();
+            let system = System::new(self.gram(ridge), (self.targets.clone(), self.energy, self.count()), ridge, held);
+            let error = system.solved().map_or(f64::INFINITY, |(solution, _)| others.error(&solution));
+            log::debug!("ridge {strength:.0e}: error {error:.6} on held-out inputs");
+            error
+        };
+        let errors = Ridge::STRENGTHS.map(|strength| (strength, error(strength)));
+        errors.into_iter().min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(Ridge::STRENGTH, |(strength, _)| strength)
+    }
+
+    /// The regression with ridge λ towards kernel and bias `W₀`.
+    pub fn system(self, ridge: f64, held: [&[f32]; 2]) -> System {
+        let (gram, count) = (self.gram(ridge), self.count());
+        System::new(gram, (self.targets, self.energy, count), ridge, held)
+    }
+
+    /// `G + λI`: the lower triangle, which is all that a factorisation reads.
+    fn gram(&self, ridge: f64) -> DMatrix<f64> {
+        let scale = 1.0 / self.count().max(1.0);
+        let mut gram = DMatrix::zeros(self.features, self.features);
+        self.rows().for_each(|(i, row)| row.iter().enumerate().for_each(|(j, sum)| gram[(i, j)] = scale * sum));
+        (0..self.features).for_each(|i| gram[(i, i)] += ridge);
+        gram
+    }
+}
+
+/// `(G + λI) Wᵀ = C + λ W₀ᵀ`, the lower triangle of the left side.
+pub struct System {
+    gram: DMatrix<f64>,
+    cross: DMatrix<f64>,
+    /// `E‖y‖² + λ‖W₀‖²`.
+    energy: f64,
+    /// λ.
+    ridge: f64,
+}
+
+impl System {
+    /// Of `G + λI`, the sums of targets and of their squares over `count` patches, and kernel and bias `W₀`.
+    fn new(
+        gram: DMatrix<f64>,
+        (targets, energy, count): (Vec<f64>, f64, f64),
+        ridge: f64,
+        [kernel, bias]: [&[f32]; 2],
+    ) -> Self {
+        let (features, scale) = (gram.nrows(), 1.0 / count.max(1.0));
+        // Row by row is column by column of the transpose.
+        let mut cross = DMatrix::from_vec(features, targets.len() / features, targets);
+        cross *= scale;
+        let mut energy = scale * energy;
+        for (output, mut column) in cross.column_iter_mut().enumerate() {
+            let kernel = &kernel[output * (features - 1)..][..features - 1];
+            for (sum, &weight) in column.iter_mut().zip(kernel.iter().chain([&bias[output]])) {
+                *sum += ridge * f64::from(weight);
+                energy += ridge * f64::from(weight) * f64::from(weight);
+            }
+        }
+        Self { gram, cross, energy, ridge }
+    }
+
+    /// The inverse of the left side, and the solution.
+    pub fn inverted(self) -> Option<(DMatrix<f64>, DMatrix<f64>)> {
+        let Self { gram, cross: mut solution, .. } = self;
+        let factor = Cholesky::new(gram)?;
+        factor.solve_mut(&mut solution);
+        Some((factor.inverse(), solution))
+    }
+
+    /// λ.
+    pub fn ridge(&self) -> f64 {
+        self.ridge
+    }
+
+    /// The solution, each output's weights and bias together, and its `E‖W u − y‖² + λ‖W − W₀‖²`; none for sums that are not of finite
+    /// numbers.
+    pub fn solved(self) -> Option<(DMatrix<f64>, f64)> {
+        let Self { gram, cross: mut solution, energy, .. } = self;
+        let factor = Cholesky::new(gram)?;
+        // With G + λI = L Lᵀ the error is what L⁻¹ (C + λ W₀ᵀ) leaves of the energy.
+        factor.l_dirty().solve_lower_triangular_mut(&mut solution);
+        let error = energy - solution.norm_squared();
+        factor.l_dirty().ad_solve_lower_triangular_mut(&mut solution);
+        Some((solution, error))
+    }
+}
+
+/// Lengths of the pieces of a lower triangle, [`ROWS`] rows each and as long as the last of them.
+pub fn chunks(features: usize) -> impl Iterator<Item = usize> {
+    (0..features).step_by(ROWS).map(move |first| ROWS.min(features - first) * features.min(first + ROWS))
+}

@@ -1,0 +1,11 @@
+//! A student before it learns anything: the teacher's block without batch norms, and smaller inside.
+
+mod fold;
+mod shrink;
+mod transform;
+
+pub use self::{
+    fold::fold_batch_norms,
+    shrink::{ChannelClasses, inner_channels, inner_nodes, shrink},
+    transform::{replace_activations, without_layers},
+};

@@ -1,0 +1,75 @@
+//! Batch norms folded into the convolutions before them.
+//!
+//! A folded block computes what the block computes in evaluation mode, with a bias in each
+//! convolution and no batch norm. Students are made from it: fewer passes over the activations,
+//! fewer parameters, and a last convolution whose best value has a closed form.
+
+use alloc::{format, string::String, vec, vec::Vec};
+
+use crate::{
+    block::{
+        Block, BlockBuilder, BlockError,
+        op::{BatchNorm, Op},
+    },
+    tensor::Weight,
+};
+
+/// Folds every batch norm that is the only reader of a convolution.
+///
+/// With `s = scale / sqrt(variance + ε)`, the kernel becomes `s · kernel` and the bias
+/// `shift + s · (bias − mean)`. Other batch norms stay.
+///
+/// # Errors
+/// As [`Block::new`]; a valid block folds to a valid block.
+pub fn fold_batch_norms(block: &Block) -> Result<Block, BlockError> {
+    let mut builder = BlockBuilder::new(block.name(), block.role(), block.input());
+    // renamed[v] is the folded graph's value that holds what value v held.
+    let mut renamed = vec![BlockBuilder::INPUT];
+    for (index, node) in block.nodes().iter().enumerate() {
+        let inputs: Vec<u8> = node.inputs.iter().map(|&v| renamed[usize::from(v)]).collect();
+        let folded_away = inputs.len() == 1
+            && usize::from(node.inputs[0])
+                .checked_sub(1)
+                .is_some_and(|producer| norm_of(block, producer) == Some(index));
+        if folded_away {
+            renamed.push(inputs[0]);
+            continue;
+        }
+        let weights = match norm_of(block, index) {
+            Some(norm) => folded_weights(block, index, norm),
+            None => node.weights.iter().map(|&w| block.weights()[usize::from(w)].clone()).collect(),
+        };
+        renamed.push(builder.push(&node.name, node.op.clone(), &inputs, weights)?);
+    }
+    let rename = |&part: &[u8; 2]| part.map(|value| renamed[usize::from(value)]);
+    builder.finish()?.with_parts(block.parts().iter().map(rename).collect())
+}
+
+/// The batch norm to fold into node `index`: that node is a convolution and nothing else reads it.
+fn norm_of(block: &Block, index: usize) -> Option<usize> {
+    matches!(block.nodes()[index].op, Op::Conv(_)).then_some(())?;
+    let reads = |node: usize| block.nodes()[node].inputs.iter().any(|&v| usize::from(v) == index + 1);
+    let mut readers = (0..block.nodes().len()).filter(|&node| reads(node));
+    let norm = readers.next()?;
+    (readers.next().is_none() && matches!(block.nodes()[norm].op, Op::BatchNorm(_))).then_some(norm)
+}
+
+fn folded_weights(block: &Block, conv: usize, norm: usize) -> Vec<Weight> {
+    let values = |slot: usize| block.weight(norm, slot).map_or(&[][..], |w| &w.data);
+    let (scale, shift, mean, variance) = (values(0), values(1), values(2), values(3));
+    let Op::BatchNorm(BatchNorm { epsilon }) = block.nodes()[norm].op else { return Vec::new() };
+    let gain: Vec<f32> = scale.iter().zip(variance).map(|(s, v)| s / libm::sqrtf(v + epsilon)).collect();
+    let Some(mut kernel) = block.weight(conv, 0).cloned() else { return Vec::new() };
+    let per_filter = kernel.data.len() / gain.len();
+    for (filter, gain) in kernel.data.chunks_exact_mut(per_filter).zip(&gain) {
+        filter.iter_mut().for_each(|w| *w *= gain);
+    }
+    let old_bias = |channel: usize| block.weight(conv, 1).map_or(0.0, |bias| bias.data[channel]);
+    let bias = (0..gain.len()).map(|c| shift[c] + gain[c] * (old_bias(c) - mean[c])).collect();
+    let bias = Weight::new(bias_name(&kernel.name), &[gain.len()], bias);
+    vec![kernel, bias]
+}
+
+fn bias_name(kernel: &str) -> String {
+    format!("{}.bias", kernel.strip_suffix(".weight").unwrap_or(kernel))
+}

@@ -1,0 +1,236 @@
+//! A narrower student of a block: the bottleneck multiplier `k` of the paper (section 3).
+//!
+//! Channels that must agree (through additions, pointwise operators, depthwise convolutions, gates, slices and
+//! concatenations) are one class. The classes that a layer's outputs belong to form a group, together with those of other
+//! layers they are tied to. Groups that reach the block's input or output stay; every other group keeps its strongest
+//! `max(1, ⌊k·C⌋)` classes, so the block's boundary never changes.
+
+use alloc::{vec, vec::Vec};
+
+use crate::{
+    block::{
+        Block, BlockBuilder, BlockError,
+        op::{Channels, Operands},
+    },
+    recipe::Width,
+    tensor::Weight,
+};
+
+/// Keeps the strongest inner channels of a folded block.
+///
+/// A channel's strength is ‖w_in‖·‖w_out‖: the norm of the weights that write it times the norm
+/// of the weights that read it.
+///
+/// # Errors
+/// As [`Block::new`]; a valid block shrinks to a valid block.
+pub fn shrink(block: &Block, width: Width) -> Result<Block, BlockError> {
+    let classes = ChannelClasses::of(block);
+    classes.narrowed(block, &classes.strongest(block, width))
+}
+
+/// Channels of each group that a width below 1 takes from, in the graph's order.
+pub fn inner_channels(block: &Block) -> Vec<usize> {
+    if !block.parts().is_empty() {
+        let parts = block.parts().iter().filter_map(|&part| block.part(part).ok());
+        return parts.flat_map(|part| inner_channels(&part)).collect();
+    }
+    ChannelClasses::of(block).inner_groups().map(|group| group.len()).collect()
+}
+
+/// For each node, whether a width below 1 takes from the channels it writes.
+pub fn inner_nodes(block: &Block) -> Vec<bool> {
+    if !block.parts().is_empty() {
+        let mut inner = vec![false; block.nodes().len()];
+        for &part in block.parts() {
+            let (Ok(nodes), Ok(part)) = (block.part_nodes(part), block.part(part)) else { continue };
+            nodes.into_iter().zip(inner_nodes(&part)).for_each(|(node, shrinks)| inner[node] = shrinks);
+        }
+        return inner;
+    }
+    let classes = ChannelClasses::of(block);
+    let inner = |value: &Vec<usize>| value.iter().any(|&class| classes.group[class].is_some());
+    classes.of_value.iter().skip(1).map(inner).collect()
+}
+
+/// Where the channels of node `index`'s value come from.
+fn channels(block: &Block, index: usize) -> Channels {
+    let (inputs, weights) = (block.inputs_of(index), block.weights_of(index));
+    block.nodes()[index].op.operator().channels(&Operands { node: "", inputs: &inputs, weights: &weights })
+}
+
+/// Which channels shrink as one.
+pub struct ChannelClasses {
+    /// The class of every channel of every value.
+    of_value: Vec<Vec<usize>>,
+    /// For each class its group; of a class that is another's, or one that stays, `None`.
+    group: Vec<Option<usize>>,
+}
+
+impl ChannelClasses {
+    /// Those of a block.
+    pub fn of(block: &Block) -> Self {
+        // A set for each channel that a layer makes, and one for each value whose layer makes some.
+        let (mut classes, mut origins) = (Sets::default(), Sets::default());
+        let (mut origin_of, mut stays) = (Vec::new(), Vec::new());
+        let mut make = |classes: &mut Sets, origin: usize, count: usize| -> Vec<usize> {
+            origin_of.resize(origin_of.len() + count, origin);
+            (0..count).map(|_| classes.add()).collect()
+        };
+        origins.add();
+        let mut of_value = vec![make(&mut classes, 0, block.input().channels)];
+        stays.extend(of_value[0].iter().copied());
+        for (index, node) in block.nodes().iter().enumerate() {
+            let (origin, count) = (origins.add(), block.shape(index + 1).channels);
+            let mut inputs = node.inputs.iter().map(|&value| &of_value[usize::from(value)]);
+            let Some(first) = inputs.next() else { continue };
+            let found = match channels(block, index) {
+                Channels::New => make(&mut classes, origin, count),
+                Channels::Same => {
+                    inputs.for_each(|other| first.iter().zip(other).for_each(|(&a, &b)| classes.join(a, b)));
+                    first.clone()
+                }
+                Channels::Joined => first.iter().chain(inputs.flatten()).copied().collect(),
+                Channels::Selected { first: start, count } => first[start..start + count].to_vec(),
+                Channels::Padded { before, after } => {
+                    let mut padded = make(&mut classes, origin, before);
+                    padded.extend(first);
+                    padded.extend(make(&mut classes, origin, after));
+                    stays.extend(padded.iter().take(before).chain(padded.iter().rev().take(after)));
+                    padded
+                }
+                Channels::Repeated(times) => {
+                    first.iter().flat_map(|&class| core::iter::repeat_n(class, times)).collect()
+                }
+                Channels::Fixed => {
+                    let made = make(&mut classes, origin, count);
+                    stays.extend(first.iter().chain(&made));
+                    made
+                }
+            };
+            of_value.push(found);
+        }
+        stays.extend(of_value.iter().last().into_iter().flatten());
+        of_value.iter_mut().flatten().for_each(|class| *class = classes.first(*class));
+        (0..origin_of.len()).for_each(|class| origins.join(origin_of[class], origin_of[classes.first(class)]));
+        // With one channel a whole group stays.
+        let mut fixed = vec![false; origins.0.len()];
+        stays.into_iter().for_each(|class| fixed[origins.first(origin_of[class])] = true);
+        let group = |class: usize| {
+            let origin = origins.first(origin_of[class]);
+            (classes.first(class) == class && !fixed[origin]).then_some(origin)
+        };
+        Self { of_value, group: (0..origin_of.len()).map(group).collect() }
+    }
+
+    /// The classes of each group that may shrink.
+    fn inner_groups(&self) -> impl Iterator<Item = Vec<usize>> {
+        let members = move |group| (0..self.group.len()).filter(|&class| self.group[class] == Some(group)).collect();
+        (0..self.of_value.len()).map(members).filter(|group: &Vec<usize>| !group.is_empty())
+    }
+
+    /// The block without the classes that are not kept.
+    ///
+    /// # Errors
+    /// As [`Block::new`].
+    pub fn narrowed(&self, block: &Block, keeps: &[bool]) -> Result<Block, BlockError> {
+        let kept = |value: usize| -> Vec<usize> {
+            let of_value = &self.of_value[value];
+            (0..of_value.len()).filter(|&channel| keeps[of_value[channel]]).collect()
+        };
+        let mut builder = BlockBuilder::new(block.name(), block.role(), block.input());
+        for (index, node) in block.nodes().iter().enumerate() {
+            let input = usize::from(node.inputs[0]);
+            let (read, written) = (kept(input), kept(index + 1));
+            let narrower = read.len() < block.shape(input).channels || written.len() < block.shape(index + 1).channels;
+            let op = node.op.operator().narrowed(&read, &written).filter(|_| narrower);
+            // Only the kernel of a dense layer has a dimension for what it reads.
+            let dense = channels(block, index) == Channels::New;
+            let narrowed = |(slot, weight): (usize, &Weight)| {
+                weight.select([Some(&written), Some(read.as_slice()).filter(|_| dense && slot == 0)])
+            };
+            let weights = block.weights_of(index).into_iter().enumerate().map(narrowed).collect();
+            builder.push(&node.name, op.unwrap_or_else(|| node.op.clone()), &node.inputs, weights)?;
+        }
+        builder.finish()?.with_parts(block.parts().iter().copied().collect())
+    }
+
+    /// The class of each channel of a value.
+    pub fn of_value(&self, value: usize) -> &[usize] {
+        &self.of_value[value]
+    }
+
+    /// Whether a value would have no channel without this class, of those that are `kept`.
+    pub fn is_last(&self, class: usize, kept: &[bool]) -> bool {
+        let others = |value: &[usize]| value.iter().any(|&other| other != class && kept[other]);
+        self.of_value.iter().any(|value| value.contains(&class) && !others(value))
+    }
+
+    /// The group of a class, known by a number, if it may shrink.
+    pub fn group(&self, class: usize) -> Option<usize> {
+        self.group[class]
+    }
+
+    /// Whether each class is kept: of each group the strongest.
+    pub fn strongest(&self, block: &Block, width: Width) -> Vec<bool> {
+        let mut keeps = vec![true; self.group.len()];
+        let strength = self.strengths(block);
+        for mut group in self.inner_groups() {
+            group.sort_by(|&a, &b| strength[b].total_cmp(&strength[a]).then(a.cmp(&b)));
+            group[width.of(group.len())..].iter().for_each(|&class| keeps[class] = false);
+        }
+        // A value that is only some of a group keeps one, too.
+        for value in &self.of_value {
+            let strongest = value.iter().copied().max_by(|&a, &b| strength[a].total_cmp(&strength[b]));
+            if let Some(class) = strongest.filter(|_| !value.iter().any(|&class| keeps[class])) {
+                keeps[class] = true;
+            }
+        }
+        keeps
+    }
+
+    /// ‖w_in‖·‖w_out‖ of each class (squared; the order is the same).
+    fn strengths(&self, block: &Block) -> Vec<f32> {
+        let (mut written, mut read) = (vec![0.0f32; self.group.len()], vec![0.0f32; self.group.len()]);
+        for (index, node) in block.nodes().iter().enumerate() {
+            let Some(kernel) = block.weight(index, 0).filter(|weight| weight.dims.len() >= 2) else { continue };
+            let inputs = kernel.dims[1] as usize;
+            let area = kernel.data.len() / (kernel.dims[0] as usize * inputs);
+            let dense = channels(block, index) == Channels::New;
+            let (from, to) = (&self.of_value[usize::from(node.inputs[0])], &self.of_value[index + 1]);
+            for (position, tap) in kernel.data.chunks_exact(area).enumerate() {
+                let energy: f32 = tap.iter().map(|w| w * w).sum();
+                written[to[position / inputs]] += energy;
+                if dense {
+                    read[from[position % inputs]] += energy;
+                }
+            }
+        }
+        written.iter().zip(&read).map(|(w, r)| w * r).collect()
+    }
+}
+
+/// Disjoint sets of numbers, each known by its smallest.
+#[derive(Default)]
+struct Sets(Vec<usize>);
+
+impl Sets {
+    /// A set of one number.
+    fn add(&mut self) -> usize {
+        self.0.push(self.0.len());
+        self.0.len() - 1
+    }
+
+    /// The smallest number of a set.
+    fn first(&self, mut member: usize) -> usize {
+        while self.0[member] != member {
+            member = self.0[member];
+        }
+        member
+    }
+
+    /// Makes two sets one.
+    fn join(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.first(a), self.first(b));
+        self.0[a.max(b)] = a.min(b);
+    }
+}
