@@ -10,6 +10,7 @@ mod builder;
 mod error;
 pub mod op;
 mod parts;
+mod rewrite;
 mod statistics;
 
 use alloc::{string::String, vec::Vec};
@@ -25,11 +26,11 @@ use crate::{
 pub use self::{
     builder::BlockBuilder,
     error::{BlockError, MAX_NODES},
+    parts::{MAX_PARTS, Part, Parts},
+    rewrite::Change,
     statistics::Statistics,
 };
 
-/// Neighbourhoods inside one block.
-pub const MAX_PARTS: usize = 8;
 /// A neighbourhood `T_i` or its student `S_i` (Shao et al. 2020, section 3).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Block {
@@ -45,9 +46,6 @@ pub struct Block {
 
 /// The operators of a block, in execution order.
 pub type Nodes = heapless::Vec<Node, MAX_NODES>;
-
-/// Neighbourhoods inside a block, each from one value to another; none where the whole block is one.
-pub type Parts = heapless::Vec<[u8; 2], MAX_PARTS>;
 
 /// Where a block stands in its network. Only neighbourhoods are distilled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,7 +152,7 @@ impl Block {
 
     /// The neighbourhoods inside it: each is distilled on its own, and what lies between stays as it is. Empty: it is one
     /// neighbourhood.
-    pub fn parts(&self) -> &[[u8; 2]] {
+    pub fn parts(&self) -> &[Part] {
         &self.parts
     }
 
@@ -209,13 +207,14 @@ impl Block {
 
     /// Heap bytes: weights, names and shapes.
     pub fn heap_bytes(&self) -> usize {
-        let names: usize = self.nodes.iter().map(|node| node.name.capacity()).sum();
-        let of_weight = |weight: &Weight| weight.name.capacity() + held(&weight.data);
-        self.name.capacity()
-            + names
-            + held(&self.shapes)
-            + held(&self.weights)
-            + self.weights.iter().map(of_weight).sum::<usize>()
+        self.graph_bytes() + self.weights.iter().map(|weight| held(&weight.data)).sum::<usize>()
+    }
+
+    /// Heap bytes without the values of the weights.
+    pub(crate) fn graph_bytes(&self) -> usize {
+        let nodes = self.nodes.iter().map(|node| node.name.capacity());
+        let names: usize = nodes.chain(self.weights.iter().map(|weight| weight.name.capacity())).sum();
+        self.name.capacity() + names + held(&self.shapes) + held(&self.weights)
     }
 
     /// The same graph with other weights.

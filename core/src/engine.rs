@@ -1,6 +1,7 @@
-//! What computes: devices, batches of images, blocks on a device, and their gradients.
+//! What computes: devices, batches of images, blocks on a device, and their training.
 //!
-//! The CPU ([`cpu`]) is ours; other devices are Burn's (`burn`).
+//! A batch, a block and a trainer belong to a device, which holds them in its own layout. The CPU ([`cpu`]) is ours; other
+//! devices are Burn's (`burn`).
 
 pub mod batch;
 #[cfg(feature = "burn")]
@@ -10,17 +11,44 @@ pub mod cpu;
 mod device;
 mod device_block;
 mod error;
-mod network;
 mod optimizer;
 mod portions;
+mod trainer;
 
 pub use self::{
-    batch::Images,
+    batch::{Batch, Difference},
     chain::Chain,
+    cpu::Workspace,
     device::Device,
     device_block::DeviceBlock,
     error::DistillError,
-    network::NetworkTrainer,
     optimizer::Optimizer,
     portions::{MICRO_BATCH, Portions},
+    trainer::{Classes, Goal, Goals, Learners, Trainer, one_hot},
 };
+
+/// What computes a block's work, and how that is cut to fit in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Engine {
+    /// What computes.
+    pub device: Device,
+    /// How the work is cut.
+    pub portions: Portions,
+}
+
+impl Engine {
+    /// A device in all the memory there is.
+    pub fn new(device: Device) -> Self {
+        Self { device, portions: Portions::default() }
+    }
+
+    /// Memory for a stage's passes.
+    pub(crate) fn workspace(&self) -> Workspace {
+        Workspace::new(self.portions.workers)
+    }
+
+    /// Batches without images.
+    pub(crate) fn batches<const N: usize>(&self) -> [Batch; N] {
+        [(); N].map(|()| Batch::new(&self.device))
+    }
+}

@@ -32,24 +32,32 @@ mod train;
 
 #[cfg(feature = "onnx")]
 pub use block::op::onnx;
-pub use block::op::{Activation, AveragePool, BatchNorm, MaxPool, Op, Pad, Slice, Window};
-pub use block::{Block, BlockBuilder, BlockError, MAX_NODES, MAX_PARTS, Node, Nodes, Parts, Role, Statistics};
-pub use engine::{Chain, Device, DeviceBlock, DistillError, Images, MICRO_BATCH, NetworkTrainer, Optimizer, Portions};
+pub use block::{
+    Block, BlockBuilder, BlockError, MAX_NODES, MAX_PARTS, Node, Nodes, Part, Parts, Role, Statistics,
+    op::{Activation, AveragePool, BatchNorm, MaxPool, Op, Pad, Slice, Window},
+};
+pub use engine::{
+    Batch, Chain, Classes, Device, DeviceBlock, Difference, DistillError, Engine, Goal, Goals, Learners, MICRO_BATCH,
+    Optimizer, Portions, Trainer, one_hot,
+};
 pub use heap::CountingAllocator;
 pub use kernels::conv::Conv;
 pub use noise::{
-    Batches, Boundary, Cache, Inputs, MEASURED_INPUTS, NOISE_BATCH, NoiseImages, Pixels, Purpose, Source, Stream,
+    Batches, Cache, CacheSize, Draw, Inputs, InputsFrom, MEASURED_INPUTS, NOISE_BATCH, NoiseImages, Passed, Pixels,
+    Purpose, Side, Sides, Source, SourceError, Store, Stream, WhiteNoise,
 };
-pub use pack::{Calibrated, Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION};
+pub use pack::{
+    Calibrated, CalibratedNoise, Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION,
+};
 pub use recipe::{
-    Calibration, Noise, Pull, Recipe, Ridge, Schedule, Selection, Start, Training, Update, Width, WidthError,
+    Calibration, Pull, Recipe, Ridge, Schedule, Selection, SourceKind, Start, Training, Update, Width, WidthError,
 };
 pub use run::{
-    BlockPlan, BlockReport, Budget, CachePlan, Distilled, Event, MAX_INPUTS, Plan, PlanError, RunError, RunFailure,
-    Settings, SettingsError, distill, plan, run,
+    BlockPlan, BlockReport, Budget, CachePlan, Distillation, Distilled, Event, MAX_INPUTS, Plan, PlanError, Run,
+    RunError, RunFailure, Settings, SettingsError, distill, plan, run,
 };
-pub use solve::{NormalEquations, solvable_nodes};
+pub use solve::{NormalEquations, Solvable, solvable};
 pub use storage::{ReadAt, Scratch, ScratchError, WriteAt};
 pub use student::{fold_batch_norms, inner_channels, inner_nodes, replace_activations, shrink, without_layers};
 pub use tensor::{Dims, MAX_ELEMENTS, MAX_EXTENT, Shape, Weight};
-pub use train::{BlockTrainer, Calibrator, Lessons, Tuning, finetune, learn, train};
+pub use train::{BlockTraining, Calibrator, Lessons, Tuning, finetune, learn, train};

@@ -3,13 +3,15 @@
 mod cache;
 mod images;
 mod inputs;
+mod source;
 mod stream;
 mod variant;
 
 pub use self::{
-    cache::{Boundary, Cache},
+    cache::{Cache, CacheSize, Passed, Side, Sides, Store},
     images::{NoiseImages, Pixels},
-    inputs::{Batches, Before, Inputs, MEASURED_INPUTS, Source, VALIDATED_INPUTS},
+    inputs::{Batches, Before, InputBytes, Inputs, InputsFrom, MEASURED_INPUTS, VALIDATED_INPUTS},
+    source::{Draw, Source, SourceError, WhiteNoise},
     stream::{NOISE_BATCH, Purpose, Stream, shuffle},
     variant::Variant,
 };

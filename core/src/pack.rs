@@ -3,6 +3,7 @@
 //! `docs/pack-format.md` specifies the bytes. A writer reserves header and index, appends the
 //! sections, and writes index and header last: a pack that was cut short has no valid header.
 
+mod calibrated;
 mod error;
 mod reader;
 mod writer;
@@ -15,11 +16,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     block::{Nodes, Parts, Role},
     noise::Pixels,
-    recipe::Calibration,
+    recipe::{Calibration, SourceKind},
     tensor::{Dims, Shape},
 };
 
 pub use self::{
+    calibrated::CalibratedNoise,
     error::PackError,
     reader::{Outline, Pack},
     writer::PackWriter,
@@ -30,7 +32,9 @@ pub const MAGIC: [u8; 4] = *b"NDP\x1A";
 /// Those of a pack that is not finished: its blocks so far can be gone on with.
 pub const UNFINISHED: [u8; 4] = *b"NDP\x1B";
 /// The version this code writes, and the newest it reads.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
+/// The oldest version this code reads: without what students were made from.
+const OLDEST: u16 = 3;
 
 const HEADER_BYTES: u64 = 32;
 const ENTRY_BYTES: u64 = 32;
@@ -58,6 +62,9 @@ pub struct Manifest {
     pub source: String,
     /// SHA-256 of that file.
     pub source_sha256: [u8; 32],
+    /// What its students were made from, the one closest to data where there are several; `None` where there are no students, or from before
+    /// version 4.
+    pub made_from: Option<SourceKind>,
 }
 
 impl Manifest {

@@ -17,9 +17,12 @@ pub struct Recipe {
     pub activation: Option<Activation>,
     /// How the channels to keep are chosen.
     pub selection: Selection,
-    /// Inputs of the ridge solve; 0 switches it off.
-    pub solve_inputs: usize,
-    /// How strongly it holds on to the teacher's weights.
+    /// Images to learn from, which all go into a solve. Of a source that is cached they are kept, rounded up to whole batches of
+    /// [`NOISE_BATCH`](crate::NOISE_BATCH).
+    pub images: usize,
+    /// Whether the last convolution is solved in closed form.
+    pub solve: bool,
+    /// How strongly the solve holds on to the teacher's weights.
     pub ridge: Ridge,
     /// Most iterations on the layers before the solved convolution, each followed by its solve (variable projection).
     pub projections: usize,
@@ -109,7 +112,7 @@ impl Update {
     pub const MOMENTUM: Self = Self::Momentum { momentum: 0.9 };
 
     /// Peak learning rate after a solve, where none is asked for: the best on held-out noise that no block diverges with.
-    pub fn default_rate(self) -> f32 {
+    pub const fn default_rate(self) -> f32 {
         match self {
             Self::Adam => 1e-3,
             Self::Momentum { .. } => 3e-2,
@@ -147,7 +150,7 @@ pub struct Training {
 
 impl Training {
     /// Steps of Adam down a cosine from its usual rate, without L2.
-    pub fn adam(steps: usize, batch: usize) -> Self {
+    pub const fn adam(steps: usize, batch: usize) -> Self {
         let (update, schedule) = (Update::Adam, Schedule::Cosine);
         Self { steps, batch, update, schedule, rate: update.default_rate(), weight_decay: 0.0, stop: false }
     }
@@ -168,28 +171,35 @@ impl Schedule {
         }
     }
 }
-/// What the inputs of a neighbourhood are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Noise {
+/// What the inputs of a run are. Noise comes before everything that data took part in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum SourceKind {
     /// `N(0, 1)` straight into every neighbourhood, drawn anew for each batch (the paper's G-ND).
     Standard,
     /// Noise images pushed through the teacher's blocks with current batch statistics
     /// (Raikwar & Mishra 2022), kept in a cache.
     Propagated,
-    /// [`NoiseImages`](crate::NoiseImages) of the teacher's pack, matched to its running statistics, and variants of them,
+    /// [`NoiseImages`](crate::NoiseImages), matched to the teacher's running statistics, and variants of them,
     /// pushed through the teacher with those statistics, kept in a cache.
     Calibrated,
 }
 
-impl Noise {
+impl SourceKind {
     /// Whether activations of the teacher are kept in a cache.
     pub fn is_cached(self) -> bool {
         self != Self::Standard
     }
 
+    /// Whether no image of the teacher's data, nor a label, took part.
+    pub fn is_without_data(self) -> bool {
+        self <= Self::Calibrated
+    }
+
     /// The statistics that the teacher's batch norms work with while a cache is pushed through them.
     pub fn statistics(self) -> Statistics {
-        if self == Self::Calibrated { Statistics::Running } else { Statistics::Current }
+        if self == Self::Propagated { Statistics::Current } else { Statistics::Running }
     }
 }
 

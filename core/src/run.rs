@@ -1,34 +1,49 @@
 //! The device's whole job: teacher pack in, student pack out, one block in memory at a time.
 //!
 //! For each block of the teacher in order: load it, distil it if it is a chosen neighbourhood,
-//! append its student to the pack, push the cached inputs through the *teacher's* block (in a sequential run those behind them
+//! append its student to the pack, push the cached inputs through the *teacher's* block (in a sequential run the students' inputs
 //! through the student's, too), drop it. Peak memory does not grow with depth.
 
+mod advance;
 mod distill;
 mod plan;
 mod report;
 mod settings;
 
-use alloc::{boxed::Box, string::String, vec, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use core::fmt;
 
-use crate::{
-    block::{Block, BlockError, Statistics},
-    engine::{Device, DeviceBlock, DistillError, Portions},
-    kernels::plane::LANES,
-    noise::{Boundary, Cache, Inputs, NOISE_BATCH, Purpose, Source, Stream, Variant},
-    pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
-    recipe::Noise,
-    storage::{ReadAt, Scratch, ScratchError, WriteAt},
-    student::fold_batch_norms,
-};
-
+use self::{advance::advance, distill::measure};
 pub use self::{
-    distill::{Distilled, distill, measure},
+    distill::{Distillation, Distilled, distill},
     plan::{BlockPlan, CachePlan, Plan, PlanError, plan},
     report::BlockReport,
     settings::{Budget, MAX_INPUTS, Settings, SettingsError},
 };
+use crate::{
+    block::{Block, BlockError, Statistics},
+    engine::{Device, DeviceBlock, DistillError, Engine},
+    kernels::plane::LANES,
+    noise::{Cache, Draw, Inputs, InputsFrom, Side, Source, SourceError, Store},
+    pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
+    storage::{ReadAt, Scratch, ScratchError, WriteAt},
+    student::fold_batch_norms,
+};
+
+/// What a run is given.
+#[derive(Debug)]
+pub struct Run<'a, R> {
+    /// The teacher's pack.
+    pub teacher: &'a mut Pack<R>,
+    /// Where the inputs come from.
+    pub source: &'a mut dyn Source,
+    /// Where cached activations lie if the budget has no room for them.
+    pub scratch: Option<Box<dyn Scratch>>,
+    /// What to distil, and how.
+    pub settings: &'a Settings,
+    /// What computes.
+    pub device: &'a Device,
+}
 
 /// What a run is doing, for progress bars and clocks.
 #[derive(Debug)]
@@ -66,9 +81,11 @@ pub enum RunError<R, W> {
     Teacher(PackError<R>),
     /// The student pack.
     Student(PackError<W>),
+    /// The inputs.
+    Source(SourceError),
     /// The storage of the cached activations.
     Cache(ScratchError),
-    /// A student's weights or outputs are not finite numbers.
+    /// A student's weights or outputs are no longer finite numbers.
     Diverged {
         /// The block's name.
         block: String,
@@ -80,200 +97,163 @@ pub enum RunError<R, W> {
 /// [`RunError`] with the errors of a teacher's storage and a student's.
 pub type RunFailure<R, W> = RunError<<R as ReadAt>::Error, <W as ReadAt>::Error>;
 
-/// Distils the chosen neighbourhoods of `teacher` into a student pack.
+impl<R, W> From<DistillError> for RunError<R, W> {
+    fn from(error: DistillError) -> Self {
+        match error {
+            DistillError::Diverged { block } => Self::Diverged { block },
+            DistillError::Block(error) => Self::Block(error),
+            DistillError::Inputs(error) => Self::Cache(error),
+        }
+    }
+}
+
+impl<R, W> From<ScratchError> for RunError<R, W> {
+    fn from(error: ScratchError) -> Self {
+        Self::Cache(error)
+    }
+}
+
+impl<R, W> From<BlockError> for RunError<R, W> {
+    fn from(error: BlockError) -> Self {
+        Self::Block(error)
+    }
+}
+
+/// Distils the chosen neighbourhoods of a teacher into a student pack.
 ///
-/// After each block the student's storage holds a checkpoint: a run that was cut off goes on from there when it is given the
-/// same storage again, and ends in the same bytes. With empty storage it begins. `cache` is where cached activations
-/// lie if the budget has no room for them.
+/// After each block the student's storage holds a checkpoint: a run that was cut off resumes from there when it is given the
+/// same storage again, and ends in the same bytes. With empty storage it begins.
 ///
 /// # Errors
 /// [`RunError`]; the student's storage then holds no valid pack, but the blocks that are done.
 pub fn run<R: ReadAt, W: WriteAt>(
-    teacher: &mut Pack<R>,
+    mut run: Run<'_, R>,
     student: W,
-    cache: Option<Box<dyn Scratch>>,
-    settings: &Settings,
-    device: &Device,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<(Vec<BlockReport>, W), RunFailure<R, W>> {
-    let plan = plan(teacher, settings, device, cache.is_some()).map_err(RunError::Plan)?;
+    let plan = plan(&mut run).map_err(RunError::Plan)?;
     observe(Event::Planned(&plan));
-    let manifest = Manifest {
-        contents: Contents::Neighbourhoods { teacher: teacher.fingerprint() },
-        ..teacher.manifest().clone()
-    };
+    let Run { teacher, source, scratch, settings, device } = run;
+    let (kind, job) = (source.kind(), job(teacher, source, settings, device));
     let positions: Vec<usize> = plan.blocks.iter().filter(|b| b.number.is_some()).map(|b| b.position).collect();
-    let total = positions.len();
-    let network = (teacher.fingerprint(), teacher.noise_checksum());
-    let made_by = (settings, network, device.name(), LANES as u32, env!("CARGO_PKG_VERSION"));
-    let job = postcard::to_allocvec(&made_by).map_or(0, |bytes| crc32fast::hash(&bytes));
-    let mut writer = PackWriter::resume(student, &manifest, &positions, job).map_err(RunError::Student)?;
-    drop(manifest);
-    let mut reports: Vec<BlockReport> = Vec::with_capacity(total);
-    let mut boundary = start_boundary(teacher, cache, settings, &plan)?;
+    let mut writer = {
+        let contents = Contents::Neighbourhoods { teacher: teacher.fingerprint() };
+        let manifest = Manifest { contents, made_from: Some(kind), ..teacher.manifest().clone() };
+        PackWriter::resume(student, &manifest, &positions, job).map_err(RunError::Student)?
+    };
+    let mut reports: Vec<BlockReport> = Vec::with_capacity(positions.len());
+    let mut cache = start_cache(teacher, source, scratch, settings, &plan)?;
     for (place, planned) in plan.blocks.iter().enumerate() {
-        let BlockPlan { position, number, portions, arenas, .. } = planned;
-        if let Some(index) = *number {
-            let block = teacher.block(*position).map_err(RunError::Teacher)?;
-            observe(Event::Started { index, total, name: block.name() });
-            let source = match &mut boundary {
-                Some(boundary) => {
-                    Source::Cached { boundary, held_out: settings.held_out(), paired: settings.sequential }
-                }
-                None => Source::Fresh(block.input()),
+        if let Some(index) = planned.number {
+            let block = teacher.block(planned.position).map_err(RunError::Teacher)?;
+            observe(Event::Started { index, total: positions.len(), name: block.name() });
+            let from = match &mut cache {
+                Some(cache) => InputsFrom::Cached { cache, held_out: settings.held_out() },
+                None => InputsFrom::Fresh(block.input()),
             };
-            let mut inputs = Inputs::new(source, settings.seed, index);
+            let inputs = Inputs::new(from, settings.seed, index);
             let mut report = BlockReport::new(index, &block);
-            let on = (device, *portions);
+            let engine = Engine { device: device.clone(), portions: planned.portions };
             let distilled = if reports.len() < writer.blocks() {
-                // One of the two in memory at a time: the student after its teacher's program is made.
-                let folded = fold_batch_norms(&block);
-                drop(block);
-                let target = folded.map(|folded| DeviceBlock::new(&folded, device));
-                let student = writer.block(reports.len()).map_err(RunError::Student)?;
-                target.map_err(DistillError::Block).and_then(|target| measured(&target, student, &mut inputs, on))
+                measure_again(block, inputs, &engine, || writer.block(reports.len()).map_err(RunError::Student))?
             } else {
-                let step = |step, loss| observe(Event::Stepped { step, loss });
+                let ahead = ahead(teacher, planned.position, settings.look_ahead)?;
                 let recipe = settings.recipe_of(block.name());
-                let ahead = ahead(teacher, *position, settings.look_ahead)?;
-                distill(block, &ahead, &mut inputs, &recipe, on, step)
-            };
-            let distilled = match distilled {
-                Ok(distilled) if distilled.relative_error.is_finite() => distilled,
-                Ok(_) | Err(DistillError::Block(BlockError::WeightValue { .. })) => {
-                    return Err(RunError::Diverged { block: report.name });
-                }
-                Err(DistillError::Block(error)) => return Err(RunError::Block(error)),
-                Err(DistillError::Inputs(error)) => return Err(RunError::Cache(error)),
-            };
-            if reports.len() == writer.blocks() {
-                writer.add(*position, &distilled.block, Encoding::F32).map_err(RunError::Student)?;
+                let how = Distillation { recipe: &recipe, ahead: &ahead, engine: &engine };
+                let mut inputs = inputs;
+                let step = |step, loss| observe(Event::Stepped { step, loss });
+                let distilled = distill(block, how, &mut inputs, step)?;
+                writer.add(planned.position, &distilled.block, Encoding::F32).map_err(RunError::Student)?;
                 writer.checkpoint().map_err(RunError::Student)?;
-            }
-            report.parameters = distilled.block.parameters();
-            report.macs = distilled.block.macs();
-            (report.relative_error, report.loss) = (distilled.relative_error, distilled.loss);
+                distilled
+            };
+            report.finish(&distilled);
             reports.push(report);
             observe(Event::Finished(&reports[reports.len() - 1], planned));
         }
-        if let Some(boundary) = boundary.as_mut().filter(|_| place + 1 < plan.blocks.len()) {
+        if let Some(cache) = cache.as_mut().filter(|_| place + 1 < plan.blocks.len()) {
             // With running statistics in the students' form: a student that is its teacher then makes the same to the bit.
-            let block = match settings.noise.statistics() {
-                Statistics::Running => folded(teacher, *position)?,
-                Statistics::Current => teacher.block(*position).map_err(RunError::Teacher)?,
+            let load = |side| match (side, planned.number, kind.statistics()) {
+                (Side::Student, Some(_), _) => writer.block(reports.len() - 1).map_err(RunError::Student),
+                (Side::Teacher, _, Statistics::Current) => teacher.block(planned.position).map_err(RunError::Teacher),
+                _ => Ok(folded(teacher, planned.position)?),
             };
-            let mut passes = vec![(0..boundary.len(), DeviceBlock::new(&block, device))];
-            drop(block);
-            if settings.sequential {
-                let student = match *number {
-                    Some(_) => writer.block(reports.len() - 1).map_err(RunError::Student)?,
-                    None => folded(teacher, *position)?,
-                };
-                let half = boundary.len() / 2;
-                passes[0].0 = 0..half;
-                passes.push((half..2 * half, DeviceBlock::new(&student, device)));
-            }
-            boundary.advance(passes, settings.noise.statistics(), *arenas).map_err(RunError::Cache)?;
+            advance(cache, kind.statistics(), planned.arenas, device, load)?;
         }
     }
-    let storage = writer.finish().map_err(RunError::Student)?;
-    Ok((reports, storage))
+    Ok((reports, writer.finish().map_err(RunError::Student)?))
+}
+
+/// A checksum of everything that determines the students' bytes.
+fn job<R: ReadAt>(teacher: &Pack<R>, source: &dyn Source, settings: &Settings, device: &Device) -> u32 {
+    let inputs = (source.kind(), source.checksum());
+    let made_by = (settings, teacher.fingerprint(), inputs, device.name(), LANES as u32, env!("CARGO_PKG_VERSION"));
+    postcard::to_allocvec(&made_by).map_or(0, |bytes| crc32fast::hash(&bytes))
+}
+
+/// A student that an earlier run finished, with its errors.
+fn measure_again<R, W>(
+    block: Block,
+    mut inputs: Inputs<'_>,
+    engine: &Engine,
+    load: impl FnOnce() -> Result<Block, RunError<R, W>>,
+) -> Result<Distilled, RunError<R, W>> {
+    let folded = fold_batch_norms(&block)?;
+    drop(block);
+    let target = DeviceBlock::new(&folded, &engine.device);
+    // One of the two in memory at a time: the student after its teacher's program is made.
+    drop(folded);
+    Ok(measure(&target, load()?, &mut inputs, engine)?)
+}
+
+/// Why a block of the teacher was not loaded.
+enum LoadError<R> {
+    Teacher(PackError<R>),
+    Block(BlockError),
+}
+
+impl<R, W> From<LoadError<R>> for RunError<R, W> {
+    fn from(error: LoadError<R>) -> Self {
+        match error {
+            LoadError::Teacher(error) => Self::Teacher(error),
+            LoadError::Block(error) => Self::Block(error),
+        }
+    }
 }
 
 /// The teacher's block at `position`, without batch norms.
-fn folded<R: ReadAt, W>(teacher: &mut Pack<R>, position: usize) -> Result<Block, RunError<R::Error, W>> {
-    fold_batch_norms(&teacher.block(position).map_err(RunError::Teacher)?).map_err(RunError::Block)
+fn folded<R: ReadAt>(teacher: &mut Pack<R>, position: usize) -> Result<Block, LoadError<R::Error>> {
+    fold_batch_norms(&teacher.block(position).map_err(LoadError::Teacher)?).map_err(LoadError::Block)
 }
 
-/// Its blocks behind the one at `position`, at most `count`.
-fn ahead<R: ReadAt, W>(
-    teacher: &mut Pack<R>,
-    position: usize,
-    count: usize,
-) -> Result<Vec<Block>, RunError<R::Error, W>> {
-    let behind = position + 1..teacher.blocks().min(position + 1 + count);
-    behind.map(|position| folded(teacher, position)).collect()
+/// Its blocks after the one at `position`, at most `count`.
+fn ahead<R: ReadAt>(teacher: &mut Pack<R>, position: usize, count: usize) -> Result<Vec<Block>, LoadError<R::Error>> {
+    let next = position + 1..teacher.blocks().min(position + 1 + count);
+    next.map(|position| folded(teacher, position)).collect()
 }
 
-/// Inputs an image from which on its variants are told of.
-const FEW: usize = 4;
-
-/// Noise images at the network's input, where the noise has any.
-fn start_boundary<R: ReadAt, W>(
+/// Images at the network's input, where the source's kind is one that is cached.
+fn start_cache<R: ReadAt, W>(
     teacher: &mut Pack<R>,
-    storage: Option<Box<dyn Scratch>>,
+    source: &mut dyn Source,
+    scratch: Option<Box<dyn Scratch>>,
     settings: &Settings,
     plan: &Plan,
-) -> Result<Option<Boundary>, RunError<R::Error, W>> {
+) -> Result<Option<Cache>, RunError<R::Error, W>> {
     let Some((planned, first)) = plan.cache.zip(plan.blocks.first()) else { return Ok(None) };
     let shape = teacher.outline(first.position).map_err(RunError::Teacher)?.input;
-    let cache = match storage.filter(|_| planned.in_storage) {
-        Some(storage) => Cache::Storage(storage),
-        None => Cache::Memory(Vec::with_capacity(planned.images * planned.elements)),
+    let store = match scratch.filter(|_| planned.in_storage) {
+        Some(scratch) => Store::Storage(scratch),
+        None => Store::Memory(Vec::with_capacity(planned.images * planned.elements)),
     };
-    let mut stream = Stream::new(settings.seed, Purpose::Images, 0);
-    // Teacher and student begin with the same images.
-    let images = if settings.sequential { planned.images / 2 } else { planned.images };
-    let mut boundary = Boundary::new(cache, shape, [planned.images, NOISE_BATCH]);
-    if settings.noise == Noise::Calibrated {
-        put_calibrated(teacher, &mut boundary, [images, settings.held_out()], &mut stream)?;
-    } else {
-        boundary.put_noise(images, &mut stream).map_err(RunError::Cache)?;
-    }
-    if settings.sequential {
-        boundary.repeat(images).map_err(RunError::Cache)?;
-    }
-    Ok(Some(boundary))
-}
-
-/// Puts the teacher's calibrated images into the first `images` places, and variants of them as far as they do not fill those. The last of
-/// them come last, to measure on, without variants.
-fn put_calibrated<R: ReadAt, W>(
-    teacher: &mut Pack<R>,
-    boundary: &mut Boundary,
-    [images, held_out]: [usize; 2],
-    stream: &mut Stream,
-) -> Result<(), RunError<R::Error, W>> {
-    let (shape, pixels) = (boundary.shape(), teacher.manifest().pixels());
-    let stored = teacher.calibrated().map_or(0, |calibrated| calibrated.images as usize);
-    let (trained, originals) = (images - held_out, stored - held_out);
-    if originals < trained / FEW {
-        log::warn!("only {originals} calibrated images for {trained} inputs: `distill calibrate` makes more");
-    }
-    let [mut values, mut other] = [(); 2].map(|()| vec![0.0; shape.elements()]);
-    let mut put = Ok(());
-    let show = |index: usize, image: &[u8]| {
-        let place =
-            if index < originals { Some(index).filter(|&i| i < trained) } else { Some(index - originals + trained) };
-        if let Some(place) = place.filter(|_| put.is_ok()) {
-            pixels.values(image, shape, &mut values);
-            put = boundary.put(place, &values);
-        }
-    };
-    teacher.each_noise_image(show).map_err(RunError::Teacher)?;
-    let vary = || -> Result<(), ScratchError> {
-        put?;
-        let mut varied = Vec::with_capacity(shape.elements());
-        for image in originals..trained {
-            boundary.get(image % originals, &mut values)?;
-            boundary.get(stream.below(originals), &mut other)?;
-            Variant::draw(stream, shape).of(&values, &other, shape, &mut varied);
-            boundary.put(image, &varied)?;
-        }
-        Ok(())
-    };
-    vary().map_err(RunError::Cache)
-}
-
-/// A student that an earlier run finished.
-fn measured(
-    target: &DeviceBlock,
-    student: Block,
-    inputs: &mut Inputs<'_>,
-    (device, portions): (&Device, Portions),
-) -> Result<Distilled, DistillError> {
-    let (relative_error, loss) = measure(target, &DeviceBlock::new(&student, device), inputs, portions)?;
-    Ok(Distilled { block: student, relative_error, loss })
+    let mut cache = Cache::new(store, shape, settings.cache_size());
+    let draw = Draw { seed: settings.seed, held_out: settings.held_out() };
+    source.fill(&mut cache, draw).map_err(|error| match error {
+        SourceError::Cache(error) => RunError::Cache(error),
+        error => RunError::Source(error),
+    })?;
+    cache.copy_to_students()?;
+    Ok(Some(cache))
 }
 
 impl<R: fmt::Display, W: fmt::Display> fmt::Display for RunError<R, W> {
@@ -283,11 +263,9 @@ impl<R: fmt::Display, W: fmt::Display> fmt::Display for RunError<R, W> {
             Self::Teacher(error) => write!(f, "cannot read the teacher pack: {error}"),
             Self::Student(error) => write!(f, "cannot write the student pack: {error}"),
             Self::Cache(error) => write!(f, "cannot use the cache of activations: {error}"),
+            Self::Source(error) => write!(f, "{error}"),
             Self::Diverged { block } => {
-                write!(
-                    f,
-                    "the student of block {block} is not finite: take a lower learning rate, or check the teacher"
-                )
+                write!(f, "training of block {block} diverged: take a lower learning rate, or check the teacher")
             }
             Self::Block(error) => write!(f, "{error}"),
         }

@@ -4,13 +4,12 @@ mod closed_form;
 mod eliminate;
 mod normal_equations;
 mod project;
-pub mod ridge;
+mod ridge;
 mod target;
 
 pub use self::{
-    closed_form::{chooses, closed_form},
+    closed_form::{ClosedFormBytes, closed_form},
     eliminate::eliminate,
-    normal_equations::{EquationBytes, NormalEquations, put_solution, solvable_nodes},
-    project::{project, vectors},
-    target::{SolveTarget, gather},
+    normal_equations::{EquationBytes, NormalEquations, Solvable, put_solution, solvable},
+    target::{Site, SolveTarget, SumBytes, sum_equations},
 };

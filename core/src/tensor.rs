@@ -42,7 +42,8 @@ impl Weight {
     }
 
     /// The slices at these places of the first two dimensions, in that order; all of them where there is no list.
-    pub fn select(&self, keep: [Option<&[usize]>; 2]) -> Self {
+    pub fn select(&self, outputs: Option<&[usize]>, inputs: Option<&[usize]>) -> Self {
+        let keep = [outputs, inputs];
         let extent = |axis: usize| self.dims.get(axis).map_or(1, |&d| d as usize);
         let kept = |axis: usize| keep[axis].map_or(extent(axis), <[usize]>::len);
         let places = |axis: usize| (0..kept(axis)).map(move |place| keep[axis].map_or(place, |keep| keep[place]));

@@ -2,10 +2,11 @@
 
 mod block;
 mod calibrate;
+mod early_stop;
 mod finetune;
 
 pub use self::{
-    block::{BlockTrainer, train},
+    block::{BlockTraining, TrainBytes, train},
     calibrate::Calibrator,
     finetune::{Lessons, Tuning, finetune, learn},
 };

@@ -60,11 +60,11 @@ impl WriteAt for DiskFile {
     }
 }
 
-/// A pack that a run writes, `NAME.part` until it is whole. A run that is cut off leaves it, to go on with.
+/// A pack that a run writes, `NAME.part` until it is whole. A run that is cut off leaves it, to be resumed.
 #[derive(Debug)]
 pub struct PartFile {
     file: DiskFile,
-    /// Whether this run goes on with what an earlier one left. If not, that stays, unseen, until this run begins to write.
+    /// Whether this run resumes what an earlier one left. If not, that stays, unread, until this run begins to write.
     resume: bool,
     /// Whether nothing of an earlier run is in the file.
     begun: bool,
@@ -103,7 +103,7 @@ impl PartFile {
                 let begun = file.metadata().with_context(context)?.len() == 0;
                 if !resume && !begun {
                     log::warn!(
-                        "{} is of an earlier run, and will be replaced: --resume goes on with it",
+                        "{} is left from an earlier run and will be replaced; --resume would continue it",
                         path.display()
                     );
                 }

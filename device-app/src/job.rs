@@ -2,20 +2,27 @@
 
 use std::{alloc::System, path::Path, time::Instant};
 
-use anyhow::{Context, Result};
-use distill_core::{BlockPlan, BlockReport, Budget, CountingAllocator, Device, Event, Pack, ReadAt, Settings, run};
+use anyhow::{Context, Result, bail};
+use distill_core::{
+    BlockPlan, BlockReport, Budget, CalibratedNoise, CountingAllocator, Device, Event, Pack, ReadAt, Run, Settings,
+    Source, SourceKind, WhiteNoise, run,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::file::{PartFile, check_distinct, open_pack, scratch_file};
+use crate::{
+    advice::Advised,
+    file::{PartFile, check_distinct, open_pack, scratch_file},
+};
 
-/// What the program takes beside a run over `teacher`, in bytes: arguments, progress bar, the manifest, what is told of each
+/// What the program takes beside a run over `teacher`, in bytes: arguments, progress bar, manifests, what is reported of each
 /// block.
 pub fn program_bytes<R: ReadAt>(teacher: &Pack<R>) -> u64 {
     let manifest = teacher.manifest();
     let classes: usize = manifest.classes.iter().map(|name| name.len() + size_of::<String>()).sum();
-    let told = teacher.blocks() * (size_of::<BlockOutcome>() + 64);
-    (PROGRAM_BYTES + classes + told) as u64
+    // The index of a pack that calibrated noise is read from has 32 bytes a block.
+    let blocks = teacher.blocks() * (size_of::<BlockOutcome>() + 64 + 32);
+    (PROGRAM_BYTES + 2 * classes + blocks) as u64
 }
 
 const PROGRAM_BYTES: usize = 64 << 10;
@@ -27,8 +34,23 @@ pub struct Job<'a> {
     pub teacher: &'a Path,
     /// Student pack to write.
     pub student: &'a Path,
-    /// Goes on with what a run that was cut off left beside the student.
+    /// Where the inputs come from.
+    pub source: SourceKind,
+    /// Resumes a run that was cut off, from what it left beside the student.
     pub resume: bool,
+}
+
+/// A source of inputs for a teacher pack.
+///
+/// # Errors
+/// As [`open_pack`].
+pub fn open_source(kind: SourceKind, teacher: &Path) -> Result<Box<dyn Source>> {
+    Ok(match kind {
+        SourceKind::Standard => Box::new(WhiteNoise::Standard),
+        SourceKind::Propagated => Box::new(WhiteNoise::Propagated),
+        SourceKind::Calibrated => Box::new(CalibratedNoise(open_pack(teacher)?)),
+        other => bail!("this program has no source of inputs called {other:?}"),
+    })
 }
 
 /// What a run did: the object `--json` prints.
@@ -40,7 +62,7 @@ pub struct Outcome {
     pub seconds: f64,
     /// Most heap in use during the run, in bytes.
     pub peak_bytes: usize,
-    /// The most the plan allows; `null` on devices and with options whose memory is not planned.
+    /// The most the plan allows; `null` on devices whose memory is not planned.
     pub planned_bytes: Option<u64>,
 }
 
@@ -74,13 +96,14 @@ pub fn run_job(
     heap.reset_peak();
     check_distinct(job.student, [job.teacher])?;
     check_distinct(&PartFile::path(job.student)?, [job.teacher])?;
-    let mut pack = open_pack(job.teacher)?;
-    let budget = Budget { used: program_bytes(&pack), ..settings.budget };
+    let (mut teacher, mut source) = (open_pack(job.teacher)?, open_source(job.source, job.teacher)?);
+    let budget = Budget { used: program_bytes(&teacher), ..settings.budget };
     let settings = &Settings { budget, ..settings.clone() };
     let mut part = PartFile::open(job.student, job.resume)?;
-    let cache = Box::new(scratch_file(job.student)?);
+    let scratch = Box::new(scratch_file(job.student)?);
     let (mut blocks, mut planned_bytes) = (Vec::new(), 0);
-    let mut watch = BlockWatch { start, run_peak: 0, bar: None, block_end: 0 };
+    let planned = matches!(device, Device::Cpu);
+    let mut watch = BlockWatch { start, planned, run_peak: 0, bar: None, block_end: 0 };
     let observe = |event: Event<'_>| match event {
         Event::Planned(plan) => {
             planned_bytes = plan.bytes;
@@ -91,23 +114,25 @@ pub fn run_job(
         Event::Finished(report, planned) => blocks.push(watch.end(report, planned, settings, heap)),
         _ => {}
     };
-    let done = run(&mut pack, &mut part, Some(cache), settings, device, observe).map(|_| ());
+    let run_of = Run { teacher: &mut teacher, source: &mut *source, scratch: Some(scratch), settings, device };
+    let done = run(run_of, &mut part, observe).map(|_| ());
     match (&done, blocks.is_empty()) {
         (Ok(()), _) => part.commit()?,
         (Err(_), true) => part.discard()?,
         (Err(_), false) => {}
     }
-    done.with_context(|| {
+    done.map_err(Advised::advised).with_context(|| {
         let (teacher, student) = (job.teacher.display(), job.student.display());
         match blocks.len() {
             0 => format!("cannot distil {teacher} into {student}"),
             done => {
-                format!("cannot distil {teacher} into {student} ({done} blocks are done: --resume goes on with them)")
+                format!(
+                    "cannot distil {teacher} into {student} ({done} blocks are done: --resume continues after them)"
+                )
             }
         }
     })?;
     let peak_bytes = watch.run_peak.max(heap.peak_bytes());
-    let planned = matches!(device, Device::Cpu) && (settings.look_ahead == 0);
     let planned_bytes = planned.then_some(planned_bytes);
     Ok(Outcome { blocks, seconds: start.elapsed().as_secs_f64(), peak_bytes, planned_bytes })
 }
@@ -115,6 +140,8 @@ pub fn run_job(
 /// Clock, heap peak and progress bar of the block in work.
 struct BlockWatch {
     start: Instant,
+    /// Whether the device's memory is planned.
+    planned: bool,
     run_peak: usize,
     bar: Option<ProgressBar>,
     /// Where the bar is when the block in work is done.
@@ -159,7 +186,7 @@ impl BlockWatch {
             report: report.clone(),
             seconds: self.start.elapsed().as_secs_f64(),
             peak_bytes: heap.peak_bytes(),
-            planned_bytes: (settings.look_ahead == 0).then_some(planned.bytes),
+            planned_bytes: self.planned.then_some(planned.bytes),
             micro_batch: planned.micro_batch(settings),
         };
         let line = format!(

@@ -1,11 +1,13 @@
 //! The device program as a library: files, clock and progress around `distill-core`'s run.
 
+mod advice;
 mod file;
 mod job;
 mod options;
 mod terminal;
 
+pub use advice::Advised;
 pub use file::{DiskFile, NewFile, PartFile, check_distinct, open_pack, scratch_file, write_file};
-pub use job::{BlockOutcome, Job, Outcome, program_bytes, run_job};
+pub use job::{BlockOutcome, Job, Outcome, open_source, program_bytes, run_job};
 pub use options::{DeviceName, RunOptions, WorkOptions};
 pub use terminal::{Progress, exit_code, print, start_log};

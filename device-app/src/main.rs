@@ -39,7 +39,12 @@ fn main() -> ExitCode {
 
 fn execute(cli: &Cli) -> Result<()> {
     let Command::Run(options) = &cli.command;
-    let job = Job { teacher: &options.teacher, student: &options.output, resume: options.resume };
+    let job = Job {
+        teacher: &options.teacher,
+        student: &options.output,
+        source: options.work.source(),
+        resume: options.resume,
+    };
     let outcome = run_job(job, &options.work.settings()?, &options.device.open()?, &HEAP)?;
     print(cli.json, &outcome, || {
         let sum = |size: fn(&BlockReport) -> usize| outcome.blocks.iter().map(|b| size(&b.report)).sum::<usize>();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use distill_core::{
-    Activation, Budget, Device, Noise, Recipe, Ridge, Schedule, Selection, Settings, Training, Update, Width,
+    Activation, Budget, Device, Recipe, Ridge, Schedule, Selection, Settings, SourceKind, Training, Update, Width,
 };
 
 /// Options of `distill-device run`.
@@ -26,7 +26,7 @@ pub struct RunOptions {
     /// What computes
     #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
     pub device: DeviceName,
-    /// Go on with a run that was cut off: it left its blocks in FILE.part
+    /// Resume a run that was cut off, from the blocks that it left in FILE.part
     #[arg(long)]
     pub resume: bool,
 }
@@ -40,24 +40,24 @@ pub struct WorkOptions {
     /// Other widths for some blocks: a JSON object such as {"layer1.0": 0.75}
     #[arg(long, value_name = "FILE")]
     pub widths: Option<PathBuf>,
-    /// Layers to leave out of each block: dense convolutions that keep their shape, the last one excepted
+    /// Leave out N layers of each block: dense convolutions that keep their shape, except the last one
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub fewer_layers: usize,
-    /// Activation inside each block, in the place of its own
+    /// Replace the activations inside each block
     #[arg(long, value_enum, value_name = "A")]
     pub activation: Option<ActivationName>,
     /// Where the blocks' inputs come from
     #[arg(long, value_enum, default_value_t = NoiseName::Propagated)]
     pub noise: NoiseName,
-    /// Feed each block what the students before it make, so that it makes good their errors (for calibrated noise, and the
-    /// default there)
+    /// Feed each block what the previous students produce, so that it compensates for their errors (needs calibrated noise,
+    /// and is the default there)
     #[arg(long, overrides_with = "independent")]
     pub sequential: bool,
-    /// Feed each block what the teacher makes, whatever the students before it do (the default for other noise)
+    /// Feed each block the teacher's own activations (the default for other noise)
     #[arg(long)]
     pub independent: bool,
-    /// Noise images kept for propagated and calibrated noise, rounded up to a multiple of 64; as many inputs go into each
-    /// solve. If the pack holds fewer calibrated ones, altered copies make up the number
+    /// Images to learn from: each solve uses them all. Propagated and calibrated noise keeps them in a cache, rounded up to a
+    /// multiple of 64; if the pack holds fewer calibrated images, altered copies fill the rest
     /// [default: 512; for calibrated noise 1024, with gradient steps 4096]
     #[arg(long, value_name = "N")]
     pub images: Option<usize>,
@@ -70,11 +70,11 @@ pub struct WorkOptions {
     /// Start the gradient steps from the pruned teacher alone
     #[arg(long)]
     pub no_solve: bool,
-    /// How strongly the solve holds on to the teacher's weights, relative to the mean square of what the convolution reads; `auto`
-    /// tries six strengths on an eighth of the inputs, held out [default: auto for calibrated noise, else 1e-4]
+    /// Strength of the ridge that holds the solve near the teacher's weights, relative to the mean square of the convolution's
+    /// inputs; `auto` picks the best of six on a held-out eighth of the images [default: auto for calibrated noise, else 1e-4]
     #[arg(long, value_parser = parse_ridge, value_name = "STRENGTH")]
     pub ridge: Option<Ridge>,
-    /// Solve the layers before that convolution, too, by at most N iterations of variable projection [default: 10 for calibrated
+    /// Also fit the layers before that convolution, by at most N iterations of variable projection [default: 10 for calibrated
     /// noise without gradient steps, else 0]
     #[arg(long, value_name = "N")]
     pub projections: Option<usize>,
@@ -96,16 +96,16 @@ pub struct WorkOptions {
     /// L2 regularisation of the gradient steps
     #[arg(long, default_value_t = 0.0, value_name = "L2")]
     pub weight_decay: f32,
-    /// Keep the best student on the way, as held-out noise sees it, and stop where it has been the best for a while
+    /// Stop early: keep the student with the lowest held-out error, stop after 3 checks without a better one
     #[arg(long)]
     pub stop: bool,
-    /// Train each block towards what N of the teacher's blocks behind it make of it, too; on the cpu, without a budget
+    /// Also match the outputs of the teacher's next N blocks
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub look_ahead: usize,
-    /// Most heap to use, as in 8MiB: the work is cut to fit, and gives the same student [default: no limit]
+    /// Most heap to use, such as 8MiB: the work is cut to fit, the student stays the same [default: no limit]
     #[arg(long, value_name = "SIZE")]
     pub budget: Option<ByteSize>,
-    /// Neighbourhoods to distil, as in 0-3,7 [default: all]
+    /// Neighbourhoods to distil, such as 0-3,7 [default: all]
     #[arg(long, value_name = "LIST")]
     pub blocks: Option<String>,
     /// Every random number follows from it: the same seed gives the same bytes
@@ -129,7 +129,7 @@ pub enum NoiseName {
 pub enum SelectionName {
     /// The largest norms of the weights that write and read them
     Norm,
-    /// Those that the solve can least do without: better where the noise is like data, worse where it is not
+    /// Those whose removal costs the solve most: better where the noise is like data, worse where it is not
     Residual,
 }
 
@@ -177,6 +177,15 @@ pub enum DeviceName {
 }
 
 impl WorkOptions {
+    /// Where the blocks' inputs come from.
+    pub fn source(&self) -> SourceKind {
+        match self.noise {
+            NoiseName::Standard => SourceKind::Standard,
+            NoiseName::Propagated => SourceKind::Propagated,
+            NoiseName::Calibrated => SourceKind::Calibrated,
+        }
+    }
+
     /// The settings these options mean.
     ///
     /// # Errors
@@ -199,12 +208,10 @@ impl WorkOptions {
             stop: self.stop,
         };
         let width = Width::new(self.width)?;
-        let (noise, usual) = match self.noise {
-            NoiseName::Standard => (Noise::Standard, Settings::new(width, self.steps)),
-            NoiseName::Propagated => (Noise::Propagated, Settings::new(width, self.steps)),
-            NoiseName::Calibrated => (Noise::Calibrated, Settings::calibrated(width, self.steps)),
+        let usual = match self.source() {
+            SourceKind::Calibrated => Settings::calibrated(width, self.steps),
+            _ => Settings::new(width, self.steps),
         };
-        let images = self.images.unwrap_or(usual.images);
         let recipe = Recipe {
             width,
             fewer_layers: self.fewer_layers,
@@ -214,7 +221,8 @@ impl WorkOptions {
                 Some(SelectionName::Residual) => Selection::Residual,
                 None => usual.recipe.selection,
             },
-            solve_inputs: if self.no_solve { 0 } else { images },
+            images: self.images.unwrap_or(usual.recipe.images),
+            solve: !self.no_solve,
             ridge: self.ridge.unwrap_or(usual.recipe.ridge),
             projections: self.projections.unwrap_or(usual.recipe.projections),
             training,
@@ -225,15 +233,13 @@ impl WorkOptions {
         let settings = Settings {
             recipe,
             widths,
-            noise,
             sequential: self.sequential || (usual.sequential && !self.independent),
             look_ahead: self.look_ahead,
-            images,
             blocks,
             seed: self.seed,
             budget,
         };
-        settings.check()?;
+        settings.check(self.source())?;
         Ok(settings)
     }
 }

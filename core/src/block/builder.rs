@@ -1,6 +1,6 @@
 //! Builds a block node by node, for importers and for transformations of a graph.
 
-use alloc::{borrow::ToOwned, string::String, vec::Vec};
+use alloc::{borrow::ToOwned, string::String, vec, vec::Vec};
 
 use crate::{
     block::{Block, BlockError, Node, Nodes, Role, op::Op},
@@ -43,6 +43,20 @@ impl BlockBuilder {
         self.nodes.push(node).map_err(|_| BlockError::TooManyNodes { block: self.name.clone() })?;
         self.weights.extend(weights);
         Ok(self.nodes.len() as u8)
+    }
+
+    /// Appends a block that is fed `input`; returns its output's value.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub(super) fn append(&mut self, block: &Block, input: u8) -> Result<u8, BlockError> {
+        let mut values = vec![input];
+        for (index, node) in block.nodes().iter().enumerate() {
+            let inputs: Vec<u8> = node.inputs.iter().map(|&value| values[usize::from(value)]).collect();
+            let weights = block.weights_of(index).into_iter().cloned().collect();
+            values.push(self.push(&node.name, node.op.clone(), &inputs, weights)?);
+        }
+        Ok(values[block.nodes().len()])
     }
 
     /// Checks the graph; the value pushed last is the block's output.

@@ -1,197 +1,213 @@
-//! Batches of images, in groups side by side as the CPU's kernels take them.
+//! Batches of images, each on the device that computes with it.
 
-use alloc::{vec, vec::Vec};
+use alloc::{borrow::Cow, vec, vec::Vec};
+#[cfg(feature = "burn")]
+use core::convert::Infallible;
 
+#[cfg(feature = "burn")]
+use crate::engine::burn::BurnBatch;
 use crate::{
-    kernels::{
-        parallel::each,
-        plane::{LANES, Lanes, Plane},
-    },
+    engine::{Device, cpu::Groups},
+    kernels::plane::{LANES, Lanes},
     tensor::Shape,
 };
 
-/// Values copied between an image and its lane at a time: with them a group's vectors stay in a first-level cache.
-const CHUNK: usize = 64;
+/// A batch `[N, C, H, W]`: inputs, targets or outputs of a block. Its values lie on one device, in the layout that
+/// computes fastest there.
+#[derive(Clone, Debug)]
+pub struct Batch(pub(super) On);
 
-/// A batch `[N, C, H, W]`: inputs, targets or outputs of a block.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Images {
-    shape: Shape,
-    count: usize,
-    /// `[⌈N / LANES⌉, C, H, W]`; lanes past the last image are zero.
-    values: Vec<Lanes>,
+#[derive(Clone, Debug)]
+pub(super) enum On {
+    Cpu(Groups),
+    #[cfg(feature = "burn")]
+    Burn(BurnBatch),
 }
 
-impl Images {
-    /// Zeros.
-    pub fn zeros(shape: Shape, count: usize) -> Self {
-        Self { shape, count, values: vec![Lanes::ZERO; count.div_ceil(LANES) * shape.elements()] }
+/// Sums over the elements of outputs and their targets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Difference {
+    /// `Σ (output − target)²`.
+    pub error: f64,
+    /// `Σ target²`.
+    pub energy: f64,
+}
+
+impl Difference {
+    /// `‖output − target‖ / ‖target‖`.
+    pub fn relative_error(&self) -> f64 {
+        libm::sqrt(self.error / self.energy.max(f64::MIN_POSITIVE))
+    }
+}
+
+impl Batch {
+    /// No images yet, on `device`.
+    pub fn new(device: &Device) -> Self {
+        let shape = Shape::new(1, 1, 1);
+        Self(match device {
+            Device::Cpu => On::Cpu(Groups::zeros(shape, 0)),
+            #[cfg(feature = "burn")]
+            Device::Burn(device) => On::Burn(BurnBatch::new(shape, device)),
+        })
     }
 
-    /// Images from consecutive values.
+    /// Heap bytes on the CPU of so many images of so many values.
+    pub(crate) fn bytes(elements: usize, images: usize) -> u64 {
+        images.div_ceil(LANES) as u64 * (elements * size_of::<Lanes>()) as u64
+    }
+
+    /// Images of these values, one after another, on the CPU.
     pub fn from_values(values: &[f32], shape: Shape) -> Self {
+        let mut batch = Self::new(&Device::Cpu);
         let elements = shape.elements();
-        let mut images = Self::zeros(shape, values.len() / elements);
-        images.fill(|image, offset, chunk| chunk.copy_from_slice(&values[image * elements + offset..][..chunk.len()]));
-        images
+        batch.fill(shape, values.len() / elements, |image, offset, chunk| {
+            chunk.copy_from_slice(&values[image * elements + offset..][..chunk.len()]);
+        });
+        batch
+    }
+
+    /// The same images on `device`.
+    pub fn to_device(&self, device: &Device) -> Self {
+        let (values, elements) = (self.to_values(), self.shape().elements());
+        let mut batch = Self::new(device);
+        batch.fill(self.shape(), self.len(), |image, offset, chunk| {
+            chunk.copy_from_slice(&values[image * elements + offset..][..chunk.len()]);
+        });
+        batch
     }
 
     /// The values, image by image.
     pub fn to_values(&self) -> Vec<f32> {
-        let elements = self.shape.elements();
-        let mut values = vec![0.0; self.count * elements];
+        let elements = self.shape().elements();
+        let mut values = vec![0.0; self.len() * elements];
         self.read(|image, offset, chunk| values[image * elements + offset..][..chunk.len()].copy_from_slice(chunk));
         values
     }
 
     /// Shape of one image.
     pub fn shape(&self) -> Shape {
-        self.shape
+        match &self.0 {
+            On::Cpu(groups) => groups.shape(),
+            #[cfg(feature = "burn")]
+            On::Burn(batch) => batch.shape(),
+        }
+    }
+
+    /// Where it lies.
+    pub fn device(&self) -> Device {
+        match &self.0 {
+            On::Cpu(_) => Device::Cpu,
+            #[cfg(feature = "burn")]
+            On::Burn(batch) => Device::Burn(batch.device()),
+        }
+    }
+
+    /// The device of Burn's that it lies on.
+    #[cfg(feature = "burn")]
+    pub(crate) fn burn_device(&self) -> Option<burn::tensor::Device> {
+        match &self.0 {
+            On::Cpu(_) => None,
+            On::Burn(batch) => Some(batch.device()),
+        }
     }
 
     /// Images in the batch.
     pub fn len(&self) -> usize {
-        self.count
+        match &self.0 {
+            On::Cpu(groups) => groups.len(),
+            #[cfg(feature = "burn")]
+            On::Burn(batch) => batch.len(),
+        }
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.len() == 0
     }
 
-    /// Makes room for `count` images of `shape`, keeping the memory.
-    pub(crate) fn reset(&mut self, shape: Shape, count: usize) {
-        (self.shape, self.count) = (shape, count);
-        let len = count.div_ceil(LANES) * shape.elements();
-        if self.values.capacity() < len {
-            // A fresh one, because resizing would hold old and new at once.
-            self.values = Vec::new();
-        }
-        self.values.resize(len, Lanes::ZERO);
-    }
-
-    /// Sets every image: `source(image, offset, chunk)` gives its values from `offset` on.
-    pub(crate) fn fill(&mut self, source: impl Fn(usize, usize, &mut [f32]) + Sync) {
-        let (count, elements) = (self.count, self.shape.elements());
-        let line = self.line();
-        let groups = self.values.chunks_exact_mut(elements).enumerate();
-        each(groups, |(index, group)| {
-            let first = index * LANES;
-            scatter(group, line, count.min(first + LANES) - first, |lane, offset, chunk| {
-                source(first + lane, offset, chunk)
-            });
-        });
-    }
-
-    /// Sets one image: `source(offset, chunk)` gives its values. Those after it in its group become zero.
-    pub(crate) fn fill_image(&mut self, image: usize, mut source: impl FnMut(usize, &mut [f32])) {
-        let (elements, mut buffer) = (self.shape.elements(), [0.0; CHUNK]);
-        let group = &mut self.values[image / LANES * elements..][..elements];
-        for (part, chunk) in group.chunks_mut(CHUNK).enumerate() {
-            let buffer = &mut buffer[..chunk.len()];
-            source(part * CHUNK, buffer);
-            for (lanes, value) in chunk.iter_mut().zip(&*buffer) {
-                lanes.0[image % LANES] = *value;
-                lanes.0[image % LANES + 1..].fill(0.0);
+    /// Sets `count` images: `source(image, offset, chunk)` gives the values of one from `offset` on, in any order. The memory is used again.
+    pub fn fill(&mut self, shape: Shape, count: usize, source: impl Fn(usize, usize, &mut [f32]) + Sync) {
+        match &mut self.0 {
+            On::Cpu(groups) => {
+                groups.reset(shape, count);
+                groups.fill(source);
             }
+            #[cfg(feature = "burn")]
+            On::Burn(batch) => {
+                let Ok(()) = batch.fill_in_order(shape, count, |image, offset, chunk| {
+                    source(image, offset, chunk);
+                    Ok::<(), Infallible>(())
+                });
+            }
+        }
+    }
+
+    /// [`fill`](Self::fill) where the images must come one after another.
+    ///
+    /// # Errors
+    /// The source's own.
+    pub fn fill_in_order<E>(
+        &mut self,
+        shape: Shape,
+        count: usize,
+        source: impl FnMut(usize, usize, &mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match &mut self.0 {
+            On::Cpu(groups) => {
+                groups.reset(shape, count);
+                groups.fill_in_order(source)
+            }
+            #[cfg(feature = "burn")]
+            On::Burn(batch) => batch.fill_in_order(shape, count, source),
         }
     }
 
     /// Shows every image to `target(image, offset, chunk)`, chunk by chunk.
-    pub(crate) fn read(&self, mut target: impl FnMut(usize, usize, &[f32])) {
-        for (index, group) in self.groups().enumerate() {
-            gather(group, self.line(), self.lanes(index), |lane, offset, chunk| {
-                target(index * LANES + lane, offset, chunk)
-            });
+    pub fn read(&self, target: impl FnMut(usize, usize, &[f32])) {
+        self.on_cpu().read(target);
+    }
+
+    /// The images in the CPU's layout; from another device they are copied.
+    pub(crate) fn on_cpu(&self) -> Cow<'_, Groups> {
+        match &self.0 {
+            On::Cpu(groups) => Cow::Borrowed(groups),
+            #[cfg(feature = "burn")]
+            On::Burn(batch) => Cow::Owned(batch.download()),
         }
     }
 
-    /// Subtracts others of the same shape and number.
+    /// Subtracts a batch of the same shape, length and device.
     pub(crate) fn subtract(&mut self, others: &Self) {
-        let lanes = self.values.iter_mut().zip(&others.values);
-        lanes.flat_map(|(ours, theirs)| ours.0.iter_mut().zip(theirs.0)).for_each(|(ours, theirs)| *ours -= theirs);
+        match (&mut self.0, &others.0) {
+            (On::Cpu(groups), On::Cpu(others)) => groups.subtract(others),
+            #[cfg(feature = "burn")]
+            (On::Burn(batch), On::Burn(others)) => batch.subtract(others),
+            #[cfg(feature = "burn")]
+            _ => panic!("{OTHER_DEVICE}"),
+        }
     }
 
-    /// The squared distance from others of the same shape and number.
-    pub(crate) fn distance(&self, others: &Self) -> f64 {
-        let pairs = self.values.iter().zip(&others.values).flat_map(|(a, b)| a.0.into_iter().zip(b.0));
-        pairs.map(|(a, b)| f64::from(a - b) * f64::from(a - b)).sum()
+    /// Adds the difference of these outputs from their targets to `sums`.
+    pub(crate) fn add_difference(&self, target: &Self, sums: &mut Difference) {
+        match (&self.0, &target.0) {
+            (On::Cpu(groups), On::Cpu(target)) => groups.add_difference(target, sums),
+            #[cfg(feature = "burn")]
+            (On::Burn(batch), On::Burn(target)) => batch.add_difference(target, sums),
+            #[cfg(feature = "burn")]
+            _ => panic!("{OTHER_DEVICE}"),
+        }
     }
 
     /// The sum of the squares.
-    pub fn energy(&self) -> f64 {
-        self.groups().map(energy).sum()
-    }
-
-    /// A group as one long row.
-    fn line(&self) -> Plane {
-        Plane { shape: Shape::new(1, 1, self.shape.elements()), border: 0 }
-    }
-
-    /// Images in a group.
-    pub(crate) fn lanes(&self, group: usize) -> usize {
-        self.count.min((group + 1) * LANES) - group * LANES
-    }
-
-    /// `[C, H, W]` of each group.
-    pub(crate) fn groups(&self) -> impl ExactSizeIterator<Item = &[Lanes]> {
-        self.values.chunks_exact(self.shape.elements())
-    }
-
-    /// One group, and how it lies.
-    pub(crate) fn plane(&self, index: usize) -> (&[Lanes], Plane) {
-        (self.group(index), Plane { shape: self.shape, border: 0 })
-    }
-
-    /// One group's `[C, H, W]`.
-    pub(crate) fn group(&self, index: usize) -> &[Lanes] {
-        let elements = self.shape.elements();
-        &self.values[index * elements..][..elements]
-    }
-
-    /// `[C, H, W]` of each group.
-    pub(crate) fn groups_mut(&mut self) -> impl ExactSizeIterator<Item = &mut [Lanes]> + Send {
-        self.values.chunks_exact_mut(self.shape.elements())
-    }
-}
-
-/// The sum of a group's squares.
-pub fn energy(group: &[Lanes]) -> f64 {
-    group.iter().map(|lanes| f64::from(lanes.0.iter().map(|value| value * value).sum::<f32>())).sum()
-}
-
-/// Fills the first `lanes` images of a group, and zeros the others.
-pub fn scatter(group: &mut [Lanes], plane: Plane, lanes: usize, mut source: impl FnMut(usize, usize, &mut [f32])) {
-    let mut buffer = [0.0; CHUNK];
-    for (index, row) in plane.rows().enumerate() {
-        let row = &mut group[row..row + plane.shape.width];
-        for (part, chunk) in row.chunks_mut(CHUNK).enumerate() {
-            let offset = index * plane.shape.width + part * CHUNK;
-            let buffer = &mut buffer[..chunk.len()];
-            for lane in 0..LANES {
-                if lane < lanes {
-                    source(lane, offset, buffer);
-                } else {
-                    buffer.fill(0.0);
-                }
-                chunk.iter_mut().zip(&*buffer).for_each(|(lanes, value)| lanes.0[lane] = *value);
-            }
+    pub(crate) fn energy(&self) -> f64 {
+        match &self.0 {
+            On::Cpu(groups) => groups.energy(),
+            #[cfg(feature = "burn")]
+            On::Burn(batch) => batch.energy(),
         }
     }
 }
 
-/// Shows the first `lanes` images of a group.
-pub fn gather(group: &[Lanes], plane: Plane, lanes: usize, mut target: impl FnMut(usize, usize, &[f32])) {
-    let mut buffer = [0.0; CHUNK];
-    for (index, row) in plane.rows().enumerate() {
-        let row = &group[row..row + plane.shape.width];
-        for (part, chunk) in row.chunks(CHUNK).enumerate() {
-            let offset = index * plane.shape.width + part * CHUNK;
-            let buffer = &mut buffer[..chunk.len()];
-            for lane in 0..lanes {
-                buffer.iter_mut().zip(chunk).for_each(|(value, lanes)| *value = lanes.0[lane]);
-                target(lane, offset, buffer);
-            }
-        }
-    }
-}
+/// What a batch of one device handed to another ends in.
+#[cfg(feature = "burn")]
+pub(super) const OTHER_DEVICE: &str = "a batch is used on its own device";

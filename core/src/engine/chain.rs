@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::{
     block::{Block, Statistics},
     engine::{
-        Device, DeviceBlock, Images,
+        Batch, Device, DeviceBlock, batch,
         cpu::{Program, Workspace},
     },
     kernels::parallel::share,
@@ -28,14 +28,16 @@ impl Chain {
     /// The last block's output of a batch.
     ///
     /// # Panics
-    /// If a block does not take what it is given, or there is no block.
-    pub fn forward(&mut self, input: &Images, output: &mut Images) {
+    /// If a block does not take what it is given, a batch is on another device, or there is no block.
+    pub fn forward(&mut self, input: &Batch, output: &mut Batch) {
         let last = self.blocks.last().expect("a network has blocks").output();
         let programs: Option<Vec<&Program>> = self.blocks.iter().map(DeviceBlock::program).collect();
-        let Some(programs) = programs else {
-            let mut value = input.clone();
-            self.blocks.iter().for_each(|block| value = block.forward(&value, Statistics::Running));
-            *output = value;
+        let (Some(programs), batch::On::Cpu(input), batch::On::Cpu(output)) = (programs, &input.0, &mut output.0)
+        else {
+            let through = |value: Option<Batch>, block: &DeviceBlock| {
+                Some(block.forward(value.as_ref().unwrap_or(input), Statistics::Running))
+            };
+            self.blocks.iter().fold(None, through).into_iter().for_each(|value| *output = value);
             return;
         };
         output.reset(last, input.len());

@@ -4,23 +4,24 @@
 //! threads, whatever the batch. Only statistics of the whole batch make it stop, at each batch norm.
 
 mod backward;
-mod gradients;
+mod groups;
 mod layout;
 mod passes;
 mod program;
+mod trainer;
 
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
 pub use self::{
     backward::Backward,
-    gradients::{CpuGradients, PIECES, add},
-    passes::{Goal, Part, Passes, Target},
-    program::Program,
+    groups::{Groups, energy, from_lanes, to_lanes},
+    passes::{Norms, Pass, Passes, Stage},
+    program::{Program, ProgramBytes},
+    trainer::{CpuTrainer, TrainerBytes},
 };
 use crate::{
     block::Statistics,
-    engine::Images,
     kernels::{
         elementwise::Write,
         norm::Moments,
@@ -49,6 +50,11 @@ impl Workspace {
         Self { arenas: Vec::new(), most }
     }
 
+    /// Heap bytes of the arenas, so many vectors each, of passes over so many images at a time in at most `most` arenas.
+    pub fn bytes(most: usize, images: usize, arena: usize) -> u64 {
+        most.min(images.div_ceil(LANES)) as u64 * (arena * size_of::<Lanes>()) as u64
+    }
+
     /// `count` arenas of at least `len` vectors; what they hold is left over.
     pub fn arenas(&mut self, count: usize, len: usize) -> &mut [Vec<Lanes>] {
         if self.arenas.len() < count {
@@ -63,14 +69,27 @@ impl Workspace {
         arenas
     }
 
+    /// Arenas that wait, one a group, and those of workers: one for each thread that so many pieces of work can keep busy.
+    pub fn split(&mut self, waiting: usize, pieces: usize, len: usize) -> Arenas<'_> {
+        let workers = threads().min(pieces).min(self.most);
+        let (waiting, workers) = self.arenas(waiting + workers, len).split_at_mut(waiting);
+        Arenas { waiting, workers }
+    }
+
     /// One arena for each thread that `groups` groups of images can keep busy.
     pub fn workers(&mut self, groups: usize, len: usize) -> &mut [Vec<Lanes>] {
         self.arenas(threads().min(groups).min(self.most), len)
     }
 }
 
+/// See [`Workspace::split`].
+pub struct Arenas<'a> {
+    pub waiting: &'a mut [Vec<Lanes>],
+    pub workers: &'a mut [Vec<Lanes>],
+}
+
 /// The last value of each image, with running statistics.
-pub fn forward(program: &Program, input: &Images, output: &mut Images, workspace: &mut Workspace) {
+pub fn forward(program: &Program, input: &Groups, output: &mut Groups, workspace: &mut Workspace) {
     let workers = workspace.workers(input.groups().len(), program.arena());
     share(workers, output.groups_mut().enumerate(), |(index, output), arena| {
         program.load(arena, input.plane(index));
@@ -129,7 +148,7 @@ impl BatchPass {
             Statistics::Running => core::iter::once(0..program.steps.len()).collect(),
         };
         let most = segments.iter().map(|nodes| program.norm_channels(nodes.end)).max().unwrap_or(0);
-        let mut found = Vec::with_capacity(most.max(1) * groups);
+        let (mut found, mut total) = (Vec::with_capacity(most.max(1) * groups), Vec::with_capacity(most));
         for nodes in segments {
             let channels = program.norm_channels(nodes.end);
             // After the last node there are none; the places keep the arenas company all the same.
@@ -152,7 +171,7 @@ impl BatchPass {
                     transfer(here, arenas, Transfer::Store(set))?;
                 }
             }
-            let total = program.total(nodes.end, &found);
+            program.total(nodes.end, found.chunks_exact(channels.max(1)), &mut total);
             program.set_moments(nodes.end, &total);
         }
         Ok(())

@@ -3,11 +3,11 @@
 use core::convert::Infallible;
 
 #[cfg(feature = "burn")]
-use crate::engine::burn::BurnBlock;
+use super::{batch::OTHER_DEVICE, burn::BurnBlock};
 use crate::{
     block::{Block, Statistics},
     engine::{
-        Device, Images,
+        Batch, Device, batch,
         cpu::{self, Program, Workspace},
     },
     kernels::parallel::each,
@@ -58,15 +58,17 @@ impl DeviceBlock {
     /// The value of a batch: of a whole block its output.
     ///
     /// # Panics
-    /// If the images do not have the block's input shape.
-    pub fn forward(&self, input: &Images, statistics: Statistics) -> Images {
+    /// If the batch is on another device, or its images do not have the block's input shape.
+    pub fn forward(&self, input: &Batch, statistics: Statistics) -> Batch {
+        let mut output = Batch::new(&input.device());
+        if statistics == Statistics::Running {
+            self.forward_into(input, &mut output, &mut Workspace::default());
+            return output;
+        }
         assert_eq!(input.shape(), self.input, "a block takes images of its input shape");
-        let mut output = Images::zeros(self.output, input.len());
-        match (&self.on, statistics) {
-            (On::Cpu(program), Statistics::Running) => {
-                cpu::forward(program, input, &mut output, &mut Workspace::default());
-            }
-            (On::Cpu(program), Statistics::Current) => {
+        match (&self.on, &input.0, &mut output.0) {
+            (On::Cpu(program), batch::On::Cpu(input), batch::On::Cpu(output)) => {
+                output.reset(self.output, input.len());
                 let (mut program, mut workspace) = (program.clone(), Workspace::default());
                 let arenas = workspace.arenas(input.groups().len(), program.arena());
                 let pass = cpu::BatchPass { count: input.len(), backwards: false, statistics };
@@ -86,19 +88,29 @@ impl DeviceBlock {
                 });
             }
             #[cfg(feature = "burn")]
-            (On::Burn(block), _) => block.forward(input, statistics, &mut output),
+            (On::Burn(block), batch::On::Burn(input), batch::On::Burn(output)) => {
+                *output = block.forward(input, statistics);
+            }
+            #[cfg(feature = "burn")]
+            _ => panic!("{OTHER_DEVICE}"),
         }
         output
     }
 
     /// [`forward`](Self::forward) with running statistics into memory that is there.
-    pub(crate) fn forward_into(&self, input: &Images, output: &mut Images, workspace: &mut Workspace) {
+    pub(crate) fn forward_into(&self, input: &Batch, output: &mut Batch, workspace: &mut Workspace) {
         assert_eq!(input.shape(), self.input, "a block takes images of its input shape");
-        output.reset(self.output, input.len());
-        match &self.on {
-            On::Cpu(program) => cpu::forward(program, input, output, workspace),
+        match (&self.on, &input.0, &mut output.0) {
+            (On::Cpu(program), batch::On::Cpu(input), batch::On::Cpu(output)) => {
+                output.reset(self.output, input.len());
+                cpu::forward(program, input, output, workspace);
+            }
             #[cfg(feature = "burn")]
-            On::Burn(block) => block.forward(input, Statistics::Running, output),
+            (On::Burn(block), batch::On::Burn(input), batch::On::Burn(output)) => {
+                *output = block.forward(input, Statistics::Running);
+            }
+            #[cfg(feature = "burn")]
+            _ => panic!("{OTHER_DEVICE}"),
         }
     }
 
@@ -117,6 +129,15 @@ impl DeviceBlock {
             On::Cpu(program) => Some(program),
             #[cfg(feature = "burn")]
             On::Burn(_) => None,
+        }
+    }
+
+    /// The block on one of Burn's devices, where it is there.
+    #[cfg(feature = "burn")]
+    pub(crate) fn burn_block(&self) -> Option<&BurnBlock> {
+        match &self.on {
+            On::Cpu(_) => None,
+            On::Burn(block) => Some(block),
         }
     }
 }

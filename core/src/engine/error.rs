@@ -1,5 +1,6 @@
 //! Why a block was not distilled.
 
+use alloc::string::String;
 use core::fmt;
 
 use crate::{block::BlockError, storage::ScratchError};
@@ -8,7 +9,12 @@ use crate::{block::BlockError, storage::ScratchError};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DistillError {
-    /// Training diverged, or a defect of this crate.
+    /// Weights or outputs are no longer finite numbers.
+    Diverged {
+        /// The block's name.
+        block: String,
+    },
+    /// A block did not transform.
     Block(BlockError),
     /// The storage that holds the cached inputs.
     Inputs(ScratchError),
@@ -29,6 +35,9 @@ impl From<ScratchError> for DistillError {
 impl fmt::Display for DistillError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Diverged { block } => {
+                write!(f, "training of block {block} diverged: its values are no longer finite")
+            }
             Self::Block(error) => write!(f, "{error}"),
             Self::Inputs(error) => write!(f, "cannot use the cache of activations: {error}"),
         }

@@ -1,4 +1,4 @@
-//! What the stages of a block have in common: how their work is cut to fit in memory, and why one fails.
+//! How work is cut to fit in memory.
 
 /// Inputs that the solve and the measurement push through a block at a time, where memory allows.
 pub const MICRO_BATCH: usize = 32;

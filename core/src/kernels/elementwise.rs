@@ -149,8 +149,15 @@ dispatched! {
 }
 
 dispatched! {
-    /// `gradient = scale · (output − target)`; returns `Σ (output − target)²`.
-    pub fn squared_error<'a, S>(simd, output: Read<'a>, target: &'a [Lanes], gradient: Write<'a>, scale: f32) -> f64 {
+    /// `gradient = scale · (output − target)`, or that added to the gradient; returns `Σ (output − target)²`.
+    pub fn squared_error<'a, S>(
+        simd,
+        output: Read<'a>,
+        target: &'a [Lanes],
+        gradient: Write<'a>,
+        scale: f32,
+        add: bool,
+    ) -> f64 {
         let ((output, of), (gradient, to)) = (output, gradient);
         let (width, factor) = (of.shape.width, simd.splat_f32s(scale));
         let (mut total, mut sum) = (0.0, simd.splat_f32s(0.0));
@@ -159,7 +166,8 @@ dispatched! {
             for (gradient, (output, target)) in vectors_mut::<S>(&mut gradient[g..g + width]).iter_mut().zip(pairs) {
                 let difference = simd.sub_f32s(*output, *target);
                 sum = simd.mul_add_e_f32s(difference, difference, sum);
-                *gradient = simd.mul_f32s(factor, difference);
+                let pull = simd.mul_f32s(factor, difference);
+                *gradient = if add { simd.add_f32s(*gradient, pull) } else { pull };
             }
             // Channel by channel in single precision, over the channels in double.
             if (index + 1).is_multiple_of(of.shape.height) {

@@ -1,8 +1,8 @@
-//! The activations at one boundary of the teacher: the inputs of the next neighbourhood.
+//! The activations at one boundary of the network: the inputs of the next neighbourhood.
 //!
-//! Propagated noise is pushed forward one block at a time, batch by batch and in place, so the
-//! cache is the only thing whose size grows with the number of images. It is held in half
-//! precision, because activations are needed to three digits, in memory or in a [`Scratch`] storage.
+//! They are pushed forward one block at a time, batch by batch and in place, so the cache is the only thing whose size grows with
+//! the number of images. It is held in half precision, because activations are needed to three digits: in memory, in a
+//! [`Scratch`] storage, or on the device that computes.
 
 use alloc::{boxed::Box, vec, vec::Vec};
 use core::ops::Range;
@@ -13,90 +13,127 @@ use half::{
     slice::{HalfBitsSliceExt, HalfFloatSliceExt},
 };
 
+#[cfg(feature = "burn")]
+use crate::engine::burn::BurnCache;
 use crate::{
     block::Statistics,
     engine::{
-        DeviceBlock, Images,
-        batch::{gather, scatter},
-        cpu::{BatchPass, Transfer, Workspace},
+        Batch, DeviceBlock,
+        cpu::{BatchPass, Program, Transfer, Workspace, from_lanes, to_lanes},
     },
     kernels::{parallel::each, plane::LANES},
-    noise::Stream,
     storage::{Scratch, ScratchError},
     tensor::Shape,
 };
 
-/// Cached activations `[images, C, H, W]` at one boundary, in batches that go through the
-/// teacher together (a batch shares its current statistics).
+/// Cached activations `[images, C, H, W]` at one boundary: what the teacher makes there, and in a sequential run after them what the students before
+/// make of the same images.
 #[derive(Debug)]
-pub struct Boundary {
+pub struct Cache {
     shape: Shape,
-    count: usize,
-    batch: usize,
-    cache: Cache,
+    size: CacheSize,
+    store: Store,
     /// Images on their way from or to a storage, as bits of half precision.
     staging: Vec<u16>,
 }
 
-/// Where the activations lie.
+/// How many images a cache holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSize {
+    /// Images at the network's input.
+    pub images: usize,
+    /// Of them, what go through a block together: they share their current statistics.
+    pub batch: usize,
+    /// Whose activations are kept.
+    pub sides: Sides,
+}
+
+/// Whose activations a cache keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sides {
+    /// The teacher's.
+    Teacher,
+    /// The teacher's and the students'.
+    Both,
+}
+
+/// One of a cache's sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// What the teacher makes.
+    Teacher,
+    /// What the students make, where that is kept, else the teacher.
+    Student,
+}
+
+/// Where activations lie.
 #[derive(Debug)]
-pub enum Cache {
+pub enum Store {
     /// In memory; room reserved for the largest boundary spares a move.
     Memory(Vec<f16>),
     /// In a storage, a slice at a time in memory.
     Storage(Box<dyn Scratch>),
+    /// On a device, from when a block of that device first reads them.
+    #[cfg(feature = "burn")]
+    #[doc(hidden)]
+    Burn(BurnCache),
 }
 
-impl Cache {
+impl Store {
     /// In memory.
     pub const MEMORY: Self = Self::Memory(Vec::new());
 }
 
-impl Boundary {
-    /// Room for `count` images that go through the teacher in batches of `batch`.
-    pub fn new(cache: Cache, shape: Shape, [count, batch]: [usize; 2]) -> Self {
-        Self { shape, count, batch, cache, staging: Vec::new() }
+/// The blocks that a cache passes: both take and give the same shapes.
+#[derive(Debug)]
+pub struct Passed {
+    /// For the teacher's side.
+    pub teacher: DeviceBlock,
+    /// For the students' side, where there is one.
+    pub student: Option<DeviceBlock>,
+}
+
+impl CacheSize {
+    /// Images of both sides.
+    pub fn total(&self) -> usize {
+        self.images * if self.sides == Sides::Both { 2 } else { 1 }
+    }
+}
+
+impl Cache {
+    /// Room for images of `shape`.
+    pub fn new(store: Store, shape: Shape, size: CacheSize) -> Self {
+        Self { shape, size, store, staging: Vec::new() }
     }
 
-    /// Puts white noise into the first `images` places.
+    /// Makes the students' side, if there is one, the teacher's.
     ///
     /// # Errors
     /// The storage's own.
-    pub fn put_noise(&mut self, images: usize, stream: &mut Stream) -> Result<(), ScratchError> {
+    pub fn copy_to_students(&mut self) -> Result<(), ScratchError> {
+        let images = self.images(Side::Student);
         let mut buffer = vec![0.0; self.shape.elements()];
-        (0..images).try_for_each(|image| {
-            stream.fill(&mut buffer);
-            self.put(image, &buffer)
-        })
-    }
-
-    /// Puts the first `images` once more behind themselves.
-    ///
-    /// # Errors
-    /// The storage's own.
-    pub(crate) fn repeat(&mut self, images: usize) -> Result<(), ScratchError> {
-        let mut buffer = vec![0.0; self.shape.elements()];
-        (0..images).try_for_each(|image| {
+        (0..images.start.min(images.len())).try_for_each(|image| {
             self.get(image, &mut buffer)?;
-            self.put(images + image, &buffer)
+            self.put(images.start + image, &buffer)
         })
     }
 
-    /// Replaces one image, `[C, H, W]`.
+    /// Replaces one image, `[C, H, W]`, of the teacher's side.
     ///
     /// # Errors
     /// The storage's own.
     pub(crate) fn put(&mut self, image: usize, values: &[f32]) -> Result<(), ScratchError> {
         let halves = |halves: &mut [f16]| to_f16(values, halves);
-        self.cache.write(image..image + 1, self.shape.elements(), &mut self.staging, halves)
+        self.store.write(image..image + 1, self.shape.elements(), &mut self.staging, halves)
     }
 
-    /// One image, `[C, H, W]`.
+    /// One image, `[C, H, W]`, of the teacher's side.
     ///
     /// # Errors
     /// The storage's own.
     pub(crate) fn get(&mut self, image: usize, values: &mut [f32]) -> Result<(), ScratchError> {
-        let halves = self.cache.read(image..image + 1, self.shape.elements(), &mut self.staging)?;
+        let halves = self.store.read(image..image + 1, self.shape.elements(), &mut self.staging)?;
         halves.convert_to_f32_slice(values);
         Ok(())
     }
@@ -106,35 +143,55 @@ impl Boundary {
         self.shape
     }
 
-    /// Cached images.
+    /// Images of a side.
     pub fn len(&self) -> usize {
-        self.count
+        self.size.images
     }
 
     /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.len() == 0
     }
 
-    /// Pushes the images of each range through its block, in at most `arenas` arenas of a group of images each. The ranges follow
-    /// each other and hold every image; the blocks take and give the same shapes.
+    /// Whether the students have a side of their own.
+    pub fn has_students(&self) -> bool {
+        self.size.sides == Sides::Both
+    }
+
+    /// Where the images of a side lie.
+    fn images(&self, side: Side) -> Range<usize> {
+        let first = if side == Side::Student && self.has_students() { self.len() } else { 0 };
+        first..first + self.len()
+    }
+
+    /// Pushes every image through the block of its side, in at most `arenas` arenas of a group of images each.
     ///
     /// # Errors
     /// The storage's own; the activations are lost then.
-    pub fn advance(
-        &mut self,
-        mut passes: Vec<(Range<usize>, DeviceBlock)>,
-        statistics: Statistics,
-        arenas: usize,
-    ) -> Result<(), ScratchError> {
-        let Some(output) = passes.first().map(|(_, block)| block.output()) else { return Ok(()) };
+    pub fn advance(&mut self, passed: Passed, statistics: Statistics, arenas: usize) -> Result<(), ScratchError> {
+        let Passed { teacher, student } = passed;
+        let output = teacher.output();
         // An image that grows may only lie where nothing is left to read.
         let backwards = output.elements() > self.shape.elements();
+        let sides = [Some((Side::Teacher, teacher)), student.map(|student| (Side::Student, student))];
+        let mut sides: Vec<(Side, DeviceBlock)> = sides.into_iter().flatten().collect();
         if backwards {
-            passes.reverse();
+            sides.reverse();
         }
-        for (range, block) in passes {
-            self.pass(range, block, BatchPass { count: 0, backwards, statistics }, arenas)?;
+        #[cfg(feature = "burn")]
+        if let Some(first) = sides[0].1.burn_block() {
+            let blocks: Option<Vec<_>> =
+                sides.iter().map(|(side, b)| Some((self.images(*side), b.burn_block()?))).collect();
+            let (total, device) = (self.size.total(), first.device());
+            let cache = on_device(&mut self.store, self.shape, total, &device, &mut self.staging)?;
+            cache.advance(blocks.unwrap_or_default(), self.size.batch, statistics);
+            self.shape = output;
+            return Ok(());
+        }
+        for (side, mut block) in sides {
+            if let Some(program) = block.program_mut() {
+                self.pass(side, program, BatchPass { count: 0, backwards, statistics }, arenas)?;
+            }
         }
         // As many images at a time are not wanted again before the next block.
         self.staging = Vec::new();
@@ -142,15 +199,10 @@ impl Boundary {
         Ok(())
     }
 
-    fn pass(
-        &mut self,
-        range: Range<usize>,
-        mut block: DeviceBlock,
-        pass: BatchPass,
-        arenas: usize,
-    ) -> Result<(), ScratchError> {
-        let Self { shape, batch, cache, staging, .. } = self;
-        let (taken, given) = (shape.elements(), block.output().elements());
+    fn pass(&mut self, side: Side, program: &mut Program, pass: BatchPass, arenas: usize) -> Result<(), ScratchError> {
+        let range = self.images(side);
+        let Self { shape, size: CacheSize { batch, .. }, store, staging } = self;
+        let (taken, given) = (shape.elements(), program.value().elements());
         let mut workspace = Workspace::default();
         let batches = range.len().div_ceil(*batch);
         for index in 0..batches {
@@ -158,29 +210,23 @@ impl Boundary {
             let first = range.start + index * *batch;
             let here = (range.end - first).min(*batch);
             let images = |groups: &Range<usize>| first + groups.start * LANES..first + here.min(groups.end * LANES);
-            let Some(program) = block.program_mut() else {
-                let values = cache.read(first..first + here, taken, staging)?.to_f32_vec();
-                let output = block.forward(&Images::from_values(&values, *shape), pass.statistics).to_values();
-                cache.write(first..first + here, given, staging, |halves| to_f16(&output, halves))?;
-                continue;
-            };
             let arenas = workspace.arenas(arenas.min(here.div_ceil(LANES)), program.arena());
             let pass = BatchPass { count: here, ..pass };
             pass.run(program, arenas, |program, arenas, transfer| match transfer {
                 Transfer::Load(groups) => {
-                    let halves = cache.read(images(&groups), taken, staging)?;
+                    let halves = store.read(images(&groups), taken, staging)?;
                     each(arenas.iter_mut().zip(halves.chunks(LANES * taken)), |(arena, images)| {
                         let (values, plane) = program.input(arena);
-                        scatter(values, plane, images.len() / taken, |lane, offset, chunk| {
+                        to_lanes(values, plane, images.len() / taken, |lane, offset, chunk| {
                             images[lane * taken + offset..][..chunk.len()].convert_to_f32_slice(chunk);
                         });
                     });
                     Ok::<(), ScratchError>(())
                 }
-                Transfer::Store(groups) => cache.write(images(&groups), given, staging, |halves| {
+                Transfer::Store(groups) => store.write(images(&groups), given, staging, |halves| {
                     each(arenas.iter().zip(halves.chunks_mut(LANES * given)), |(arena, images)| {
                         let (values, plane) = program.output(arena);
-                        gather(values, plane, images.len() / given, |lane, offset, chunk| {
+                        from_lanes(values, plane, images.len() / given, |lane, offset, chunk| {
                             to_f16(chunk, &mut images[lane * given + offset..][..chunk.len()]);
                         });
                     });
@@ -190,32 +236,63 @@ impl Boundary {
         Ok(())
     }
 
-    /// The images at `indices`, counted from image `first`, in that order.
+    /// The images at `indices` of a side, in that order.
     ///
     /// # Errors
     /// The storage's own.
-    pub fn gather(&mut self, first: usize, indices: &[usize], images: &mut Images) -> Result<(), ScratchError> {
-        let elements = self.shape.elements();
-        images.reset(self.shape, indices.len());
-        match &mut self.cache {
-            Cache::Memory(halves) => images.fill(|image, offset, chunk| {
-                halves[(first + indices[image]) * elements + offset..][..chunk.len()].convert_to_f32_slice(chunk);
-            }),
-            cache => {
-                for (position, &index) in indices.iter().enumerate() {
-                    let index = first + index;
-                    let halves = cache.read(index..index + 1, elements, &mut self.staging)?;
-                    images.fill_image(position, |offset, chunk| {
-                        halves[offset..][..chunk.len()].convert_to_f32_slice(chunk);
-                    });
-                }
-            }
+    pub fn gather(&mut self, side: Side, indices: &[usize], batch: &mut Batch) -> Result<(), ScratchError> {
+        let (elements, first) = (self.shape.elements(), self.images(side).start);
+        #[cfg(feature = "burn")]
+        if let Some(device) = batch.burn_device() {
+            let cache = on_device(&mut self.store, self.shape, self.size.total(), &device, &mut self.staging)?;
+            cache.gather(indices.iter().map(|index| first + index), batch);
+            return Ok(());
         }
-        Ok(())
+        let Self { shape, store, staging, .. } = self;
+        match store {
+            Store::Memory(halves) => {
+                batch.fill(*shape, indices.len(), |image, offset, chunk| {
+                    halves[(first + indices[image]) * elements + offset..][..chunk.len()].convert_to_f32_slice(chunk);
+                });
+                Ok(())
+            }
+            store => batch.fill_in_order(*shape, indices.len(), |position, offset, chunk| {
+                let image = first + indices[position];
+                if offset == 0 {
+                    store.read(image..image + 1, elements, staging)?;
+                }
+                staging[offset..][..chunk.len()].reinterpret_cast::<f16>().convert_to_f32_slice(chunk);
+                Ok(())
+            }),
+        }
+    }
+
+    /// Heap bytes of images on their way from or to a storage, `count` at a time, beside a cache that lies there.
+    pub(crate) fn staging_bytes(count: usize, elements: usize) -> u64 {
+        count as u64 * elements as u64 * size_of::<f16>() as u64
     }
 }
 
-impl Cache {
+/// The cache on a device, where it moves if it is not there.
+#[cfg(feature = "burn")]
+fn on_device<'a>(
+    store: &'a mut Store,
+    shape: Shape,
+    images: usize,
+    device: &burn::tensor::Device,
+    staging: &mut Vec<u16>,
+) -> Result<&'a mut BurnCache, ScratchError> {
+    if !matches!(store, Store::Burn(_)) {
+        let values = store.read(0..images, shape.elements(), staging)?.to_f32_vec();
+        *store = Store::Burn(BurnCache::new(values, shape, device));
+    }
+    match store {
+        Store::Burn(cache) => Ok(cache),
+        _ => unreachable!("it was just moved there"),
+    }
+}
+
+impl Store {
     /// Images of `elements` values each.
     fn read<'a>(
         &'a mut self,
@@ -230,6 +307,8 @@ impl Cache {
                 storage.read(2 * images.start as u64 * elements as u64, cast_slice_mut(halves))?;
                 Ok(halves.reinterpret_cast())
             }
+            #[cfg(feature = "burn")]
+            Self::Burn(_) => panic!("{ON_DEVICE}"),
         }
     }
 
@@ -255,9 +334,15 @@ impl Cache {
                 fill(halves.reinterpret_cast_mut());
                 storage.write(2 * images.start as u64 * elements as u64, cast_slice_mut(halves))
             }
+            #[cfg(feature = "burn")]
+            Self::Burn(_) => panic!("{ON_DEVICE}"),
         }
     }
 }
+
+/// What the CPU that reaches for activations of another device ends in.
+#[cfg(feature = "burn")]
+const ON_DEVICE: &str = "activations on a device are read there";
 
 /// Room for `len` values on their way.
 fn staged(staging: &mut Vec<u16>, len: usize) -> &mut [u16] {

@@ -3,7 +3,7 @@
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
-use crate::{engine::Images, tensor::Shape};
+use crate::{engine::Batch, tensor::Shape};
 
 /// Images that began as random numbers: of each channel `[H, W]` pixels 0 to 255.
 ///
@@ -11,19 +11,19 @@ use crate::{engine::Images, tensor::Shape};
 /// without data takes these and no other images; there is no way to make them of a data set's. The first of these compiles:
 ///
 /// ```
-/// use distill_core::{Images, NoiseImages, Pixels, Shape};
+/// use distill_core::{Batch, NoiseImages, Pixels, Shape};
 ///
-/// let photographs = Images::from_values(&[0.5; 12], Shape::new(3, 2, 2));
+/// let photographs = Batch::from_values(&[0.5; 12], Shape::new(3, 2, 2));
 /// let read = |noise: &NoiseImages, pixels: &Pixels| noise.images(0..1, pixels);
 /// ```
 /// ```compile_fail
-/// use distill_core::{Images, NoiseImages, Pixels, Shape};
+/// use distill_core::{Batch, NoiseImages, Pixels, Shape};
 ///
-/// let photographs = Images::from_values(&[0.5; 12], Shape::new(3, 2, 2));
+/// let photographs = Batch::from_values(&[0.5; 12], Shape::new(3, 2, 2));
 /// let noise = NoiseImages::from(photographs); // no such conversion
 /// ```
 /// ```compile_fail
-/// use distill_core::{Images, NoiseImages, Pixels, Shape};
+/// use distill_core::{Batch, NoiseImages, Pixels, Shape};
 ///
 /// let make = |pixels: &Pixels| NoiseImages::new(&[0.5; 12], Shape::new(3, 2, 2), pixels); // the crate's own
 /// ```
@@ -104,14 +104,14 @@ impl NoiseImages {
     }
 
     /// Images `range` as a network takes them.
-    pub fn images(&self, range: Range<usize>, pixels: &Pixels) -> Images {
+    pub fn images(&self, range: Range<usize>, pixels: &Pixels) -> Batch {
         let elements = self.shape.elements();
         let mut values = vec![0.0; range.len() * elements];
         let images = self.pixels[range.start * elements..range.end * elements].chunks_exact(elements);
         images.zip(values.chunks_exact_mut(elements)).for_each(|(image, values)| {
             pixels.values(image, self.shape, values);
         });
-        Images::from_values(&values, self.shape)
+        Batch::from_values(&values, self.shape)
     }
 
     /// Adds others of the same shape behind.

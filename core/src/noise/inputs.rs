@@ -1,10 +1,10 @@
-//! What goes into a neighbourhood: batches from one noise source.
+//! What goes into a neighbourhood: batches from one source.
 
 use alloc::vec::Vec;
 
 use crate::{
-    engine::{DeviceBlock, Images, cpu::Workspace},
-    noise::{Boundary, Purpose, Stream, shuffle},
+    engine::{Batch, DeviceBlock, Engine, Workspace},
+    noise::{Cache, Purpose, Side, Stream, shuffle},
     storage::ScratchError,
     tensor::Shape,
 };
@@ -17,57 +17,76 @@ pub const VALIDATED_INPUTS: usize = 64;
 /// The inputs `a` of one neighbourhood. What is drawn follows from seed, block and purpose alone.
 #[derive(Debug)]
 pub struct Inputs<'a> {
-    /// Where they come from.
-    pub source: Source<'a>,
-    /// The run's seed.
-    pub seed: u64,
+    from: InputsFrom<'a>,
+    seed: u64,
     /// The block's number: its noise is its own.
-    pub index: usize,
+    index: usize,
     /// The neighbourhood inside the block, if they are for one.
-    pub(crate) part: Option<Part<'a>>,
+    inner: Option<Inner<'a>>,
 }
 
 /// A neighbourhood inside a block.
 #[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
+struct Inner<'a> {
     /// Its number in the block.
     number: usize,
     /// What leads to it from the block's input, where that takes anything and is what it is fed.
     before: Option<Before<'a>>,
-    /// Groups of images in work at the same time.
-    workers: usize,
+    engine: &'a Engine,
 }
 
 /// What leads to a neighbourhood inside the block: the student's side, and, where inputs come in pairs, the teacher's.
 #[derive(Clone, Copy, Debug)]
 pub struct Before<'a> {
-    pub inputs: &'a DeviceBlock,
-    pub teachers: &'a DeviceBlock,
+    pub student: &'a DeviceBlock,
+    pub teacher: &'a DeviceBlock,
 }
 
-/// Between the numbers of blocks and those of their parts, so that each has noise of its own.
-const PARTS: usize = 1 << 16;
+/// Between the numbers of blocks and those of the neighbourhoods inside them, so that each has noise of its own.
+const INNER: usize = 1 << 16;
 
 /// Where a neighbourhood's inputs come from.
 #[derive(Debug)]
-pub enum Source<'a> {
+pub enum InputsFrom<'a> {
     /// `N(0, 1)` of this shape, drawn anew for every batch; nothing is kept.
     Fresh(Shape),
-    /// Cached activations; the last `held_out` images are for measuring and judging only.
+    /// Cached activations. Where the students have a side of their own, it feeds the neighbourhood, and the teacher's makes the
+    /// targets.
     Cached {
-        /// The activations: the teacher's, or as many of the student's behind them.
-        boundary: &'a mut Boundary,
-        /// Images that neither solve nor training sees: those that judge, behind them [`MEASURED_INPUTS`] to measure on.
+        /// The activations.
+        cache: &'a mut Cache,
+        /// Images at the end that neither solve nor training sees: those that judge, then [`MEASURED_INPUTS`] to measure on.
         held_out: usize,
-        /// Whether the student's prefix feeds the neighbourhood, and the teacher's makes the targets.
-        paired: bool,
     },
+}
+
+/// What drawing inputs takes.
+#[derive(Clone, Copy, Debug)]
+pub struct InputBytes {
+    /// Whether they are cached activations.
+    pub cached: bool,
+    /// Whether the teacher takes other images than the student.
+    pub paired: bool,
+    /// Values of an input.
+    pub elements: usize,
+}
+
+impl InputBytes {
+    /// Values that lie beside an input, for the teacher.
+    pub fn beside(&self) -> usize {
+        if self.paired { self.elements } else { 0 }
+    }
+
+    /// Heap bytes beside the batches: of a cache the numbers of so many images, and of an epoch's order.
+    pub fn bytes(&self, images: usize, order: usize) -> u64 {
+        if self.cached { ((2 * images + order) * size_of::<usize>()) as u64 } else { 0 }
+    }
 }
 
 /// Batches of inputs, drawn one after another into memory that is used again.
 #[derive(Debug)]
 pub struct Batches<'a> {
-    source: Source<'a>,
+    from: InputsFrom<'a>,
     stream: Stream,
     /// Cached images that may be seen: the first, and how many.
     first: usize,
@@ -77,51 +96,56 @@ pub struct Batches<'a> {
     /// What is left of an epoch's order, and the images of a batch.
     order: Vec<usize>,
     chosen: Vec<usize>,
-    /// Noise of one image.
-    noise: Vec<f32>,
     /// What leads to a neighbourhood inside the block, and the block's inputs on the way.
-    before: Option<(Before<'a>, Images, Workspace)>,
+    before: Option<(Before<'a>, Batch, Workspace)>,
+}
+
+impl<'a> InputsFrom<'a> {
+    fn reborrow(&mut self) -> InputsFrom<'_> {
+        match self {
+            Self::Fresh(shape) => InputsFrom::Fresh(*shape),
+            Self::Cached { cache, held_out } => InputsFrom::Cached { cache, held_out: *held_out },
+        }
+    }
 }
 
 impl<'a> Inputs<'a> {
     /// Of block `index`.
-    pub fn new(source: Source<'a>, seed: u64, index: usize) -> Self {
-        Self { source, seed, index, part: None }
+    pub fn new(from: InputsFrom<'a>, seed: u64, index: usize) -> Self {
+        Self { from, seed, index, inner: None }
     }
 
     /// Whether they are cached activations.
     pub(crate) fn are_cached(&self) -> bool {
-        matches!(self.source, Source::Cached { .. })
+        matches!(self.from, InputsFrom::Cached { .. })
     }
 
     /// Whether the teacher takes others at the same time.
     pub(crate) fn are_paired(&self) -> bool {
-        matches!(self.source, Source::Cached { paired: true, .. })
+        matches!(&self.from, InputsFrom::Cached { cache, .. } if cache.has_students())
     }
 
     /// Those of a neighbourhood inside the block that takes `shape`; cached ones go through `before` to it.
-    pub(crate) fn of_part<'b>(
+    pub(crate) fn of_inner<'b>(
         &'b mut self,
         number: usize,
         shape: Shape,
         before: Option<Before<'b>>,
-        workers: usize,
+        engine: &'b Engine,
     ) -> Inputs<'b> {
-        let source = match &mut self.source {
-            Source::Fresh(_) => Source::Fresh(shape),
-            Source::Cached { boundary, held_out, paired } => {
-                Source::Cached { boundary, held_out: *held_out, paired: *paired }
-            }
+        let from = match &mut self.from {
+            InputsFrom::Fresh(_) => InputsFrom::Fresh(shape),
+            cached => cached.reborrow(),
         };
-        Inputs { source, seed: self.seed, index: self.index, part: Some(Part { number, before, workers }) }
+        Inputs { from, seed: self.seed, index: self.index, inner: Some(Inner { number, before, engine }) }
     }
 
     /// One pass over `count` inputs, for the solve or to measure. A cache gives each image at most once, in order, so it
     /// may end earlier.
     pub fn pass(&mut self, purpose: Purpose, count: usize) -> Batches<'_> {
         let mut batches = self.batches(purpose);
-        batches.left =
-            Some(if let Source::Cached { .. } = batches.source { count.min(batches.visible) } else { count });
+        let cached = matches!(batches.from, InputsFrom::Cached { .. });
+        batches.left = Some(if cached { count.min(batches.visible) } else { count });
         batches
     }
 
@@ -131,27 +155,33 @@ impl<'a> Inputs<'a> {
     }
 
     fn batches(&mut self, purpose: Purpose) -> Batches<'_> {
-        let (source, (first, visible)) = match &mut self.source {
-            Source::Fresh(shape) => (Source::Fresh(*shape), (0, 0)),
-            Source::Cached { boundary, held_out, paired } => {
-                let all = if *paired { boundary.len() / 2 } else { boundary.len() };
+        let (first, visible) = match &self.from {
+            InputsFrom::Fresh(_) => (0, 0),
+            InputsFrom::Cached { cache, held_out } => {
+                let all = cache.len();
                 let trained = all.saturating_sub(*held_out);
                 let measured = MEASURED_INPUTS.min(all - trained);
-                let seen = match purpose {
+                match purpose {
                     Purpose::Validate => (trained, all - trained - measured),
                     Purpose::Measure => (all - measured, measured),
                     _ => (0, trained),
-                };
-                (Source::Cached { boundary, held_out: *held_out, paired: *paired }, seen)
+                }
             }
         };
-        let stream =
-            Stream::new(self.seed, purpose, self.index + self.part.map_or(0, |part| (part.number + 1) * PARTS));
-        let (order, chosen, noise) = (Vec::new(), Vec::new(), Vec::new());
-        let before = self.part.and_then(|Part { before, workers, .. }| {
-            before.map(|before| (before, Images::zeros(before.inputs.input(), 0), Workspace::new(workers)))
+        let index = self.index + self.inner.map_or(0, |inner| (inner.number + 1) * INNER);
+        let before = self.inner.and_then(|Inner { before, engine, .. }| {
+            before.map(|before| (before, Batch::new(&engine.device), engine.workspace()))
         });
-        Batches { source, stream, first, visible, left: None, order, chosen, noise, before }
+        Batches {
+            from: self.from.reborrow(),
+            stream: Stream::new(self.seed, purpose, index),
+            first,
+            visible,
+            left: None,
+            order: Vec::new(),
+            chosen: Vec::new(),
+            before,
+        }
     }
 }
 
@@ -165,22 +195,21 @@ impl Batches<'_> {
     ///
     /// # Errors
     /// Of the storage that holds the cache.
-    pub fn next_into(&mut self, size: usize, images: &mut Images) -> Result<bool, ScratchError> {
+    pub fn next_into(&mut self, size: usize, images: &mut Batch) -> Result<bool, ScratchError> {
         let count = self.left.map_or(size, |left| left.min(size));
-        if let Source::Fresh(shape) = self.source {
-            self.draw(shape, count, images);
-        } else {
-            self.choose(count);
-        }
-        if let Source::Cached { boundary, paired, .. } = &mut self.source {
-            // The student's lie behind the teacher's.
-            let behind = if *paired { boundary.len() / 2 } else { 0 };
-            match &mut self.before {
-                Some((before, input, workspace)) => {
-                    boundary.gather(behind, &self.chosen, input)?;
-                    before.inputs.forward_into(input, images, workspace);
-                }
-                None => boundary.gather(behind, &self.chosen, images)?,
+        match self.from {
+            // One image after another, so that a batch's size does not change what is drawn.
+            InputsFrom::Fresh(shape) => {
+                let stream = &mut self.stream;
+                images.fill_in_order(shape, count, |_, _, chunk| {
+                    stream.fill(chunk);
+                    Ok::<(), ScratchError>(())
+                })?;
+                self.left = self.left.map(|left| left - count);
+            }
+            InputsFrom::Cached { .. } => {
+                self.choose(count);
+                self.gather(Side::Student, images)?;
             }
         }
         Ok(count > 0)
@@ -190,27 +219,25 @@ impl Batches<'_> {
     ///
     /// # Errors
     /// Of the storage that holds the cache.
-    pub fn teachers<'i>(&mut self, inputs: &'i Images, others: &'i mut Images) -> Result<&'i Images, ScratchError> {
-        let Source::Cached { boundary, paired: true, .. } = &mut self.source else { return Ok(inputs) };
-        match &mut self.before {
-            Some((before, input, workspace)) => {
-                boundary.gather(0, &self.chosen, input)?;
-                before.teachers.forward_into(input, others, workspace);
-            }
-            None => boundary.gather(0, &self.chosen, others)?,
+    pub fn teachers<'i>(&mut self, inputs: &'i Batch, others: &'i mut Batch) -> Result<&'i Batch, ScratchError> {
+        if !matches!(&self.from, InputsFrom::Cached { cache, .. } if cache.has_students()) {
+            return Ok(inputs);
         }
+        self.gather(Side::Teacher, others)?;
         Ok(others)
     }
 
-    /// Noise comes image by image, so that a batch's size does not change what is drawn.
-    fn draw(&mut self, shape: Shape, count: usize, images: &mut Images) {
-        let elements = shape.elements();
-        images.reset(shape, count);
-        self.left = self.left.map(|left| left - count);
-        self.noise.resize(elements, 0.0);
-        for image in 0..count {
-            self.stream.fill(&mut self.noise);
-            images.fill_image(image, |offset, chunk| chunk.copy_from_slice(&self.noise[offset..][..chunk.len()]));
+    /// The chosen images of a side, at the neighbourhood's input.
+    fn gather(&mut self, side: Side, images: &mut Batch) -> Result<(), ScratchError> {
+        let InputsFrom::Cached { cache, .. } = &mut self.from else { return Ok(()) };
+        match &mut self.before {
+            Some((before, input, workspace)) => {
+                cache.gather(side, &self.chosen, input)?;
+                let before = if side == Side::Student { before.student } else { before.teacher };
+                before.forward_into(input, images, workspace);
+                Ok(())
+            }
+            None => cache.gather(side, &self.chosen, images),
         }
     }
 

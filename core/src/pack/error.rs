@@ -2,7 +2,10 @@
 
 use core::fmt;
 
-use crate::{block::BlockError, pack::VERSION};
+use crate::{
+    block::BlockError,
+    pack::{OLDEST, VERSION},
+};
 
 /// Why a pack cannot be read or written.
 #[derive(Debug)]
@@ -58,17 +61,17 @@ impl<E: fmt::Display> fmt::Display for PackError<E> {
         match self {
             Self::Storage(error) => write!(f, "{error}"),
             Self::NotAPack => write!(f, "not a distill pack (the first bytes are not \"NDP\\x1A\")"),
-            Self::Unfinished => write!(f, "the run that writes this pack did not end: go on with it by --resume"),
+            Self::Unfinished => write!(f, "the run that writes this pack did not end: resume that run"),
             Self::OtherJob => {
                 write!(
                     f,
-                    "the unfinished pack is of another teacher or other settings: use those, or start again without it"
+                    "the unfinished pack is of another teacher, source or settings"
                 )
             }
             Self::Memory { section } => write!(f, "there is no memory for section {section} of the pack"),
             Self::OtherVersion(version) => {
                 let way = if *version > VERSION { "update distill" } else { "import the network again" };
-                write!(f, "pack version {version}, but this program reads version {VERSION}: {way}")
+                write!(f, "pack version {version}, but this program reads versions {OLDEST} to {VERSION}: {way}")
             }
             Self::Length { expected, found } => {
                 write!(f, "the pack should have {expected} bytes, but has {found}: it was truncated or appended to")

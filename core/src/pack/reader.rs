@@ -11,7 +11,7 @@ use crate::{
     noise::NoiseImages,
     pack::{
         CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS,
-        Manifest, Metadata, PackError, UNFINISHED, VERSION, WeightEntry, u32_at, u64_at,
+        Manifest, Metadata, OLDEST, PackError, UNFINISHED, VERSION, WeightEntry, u32_at, u64_at,
     },
     storage::ReadAt,
     tensor::{Shape, Weight, element_count},
@@ -60,7 +60,7 @@ impl<R: ReadAt> Pack<R> {
             return Err(if header[..4] == UNFINISHED { PackError::Unfinished } else { PackError::NotAPack });
         }
         let version = u16::from_le_bytes([header[4], header[5]]);
-        if version != VERSION {
+        if !(OLDEST..=VERSION).contains(&version) {
             return Err(PackError::OtherVersion(version));
         }
         if crc32fast::hash(&header[..28]) != u32_at(&header, 28) {
@@ -85,7 +85,7 @@ impl<R: ReadAt> Pack<R> {
                 return Err(PackError::Malformed { section: section as u32 });
             }
         }
-        let manifest: Manifest = read_metadata(&mut storage, &entries[0], 0)?;
+        let manifest = read_manifest(&mut storage, &entries[0], version)?;
         let mut noise = None;
         if header[7] > 0 || header[6] > 1 {
             return Err(PackError::Checksum { section: None });
@@ -270,16 +270,33 @@ fn read_values<R: ReadAt>(
     Ok(())
 }
 
+/// Reads the manifest, which says from version 4 on what students were made from.
+fn read_manifest<R: ReadAt>(storage: &mut R, entry: &Entry, version: u16) -> Result<Manifest, PackError<R::Error>> {
+    let mut bytes = read_checked(storage, entry, 0)?;
+    if version < VERSION {
+        // An absent value, as the encoding has it.
+        bytes.push(0);
+    }
+    postcard::from_bytes(&bytes).map_err(|_| PackError::Malformed { section: 0 })
+}
+
 /// Reads and decodes what a section starts with.
 fn read_metadata<R: ReadAt, M: DeserializeOwned>(
     storage: &mut R,
     entry: &Entry,
     section: u32,
 ) -> Result<M, PackError<R::Error>> {
+    let bytes = read_checked(storage, entry, section)?;
+    postcard::from_bytes(&bytes).map_err(|_| PackError::Malformed { section })
+}
+
+/// Reads what a section starts with.
+fn read_checked<R: ReadAt>(storage: &mut R, entry: &Entry, section: u32) -> Result<Vec<u8>, PackError<R::Error>> {
     let mut bytes = vec![0; entry.metadata_length as usize];
     storage.read_at(entry.offset, &mut bytes).map_err(PackError::Storage)?;
-    if crc32fast::hash(&bytes) != entry.metadata_crc {
-        return Err(PackError::Checksum { section: Some(section) });
+    if crc32fast::hash(&bytes) == entry.metadata_crc {
+        Ok(bytes)
+    } else {
+        Err(PackError::Checksum { section: Some(section) })
     }
-    postcard::from_bytes(&bytes).map_err(|_| PackError::Malformed { section })
 }

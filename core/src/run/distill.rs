@@ -1,14 +1,16 @@
 //! One block: fold, shrink, solve, train, measure.
 
+use alloc::vec::Vec;
+
 use crate::{
-    block::Block,
-    engine::{Device, DeviceBlock, DistillError, Images, Portions, cpu::Workspace},
-    noise::{Before, Inputs, MEASURED_INPUTS, Purpose},
-    recipe::Recipe,
-    solve::closed_form,
+    block::{Block, BlockError},
+    engine::{Batch, DeviceBlock, Difference, DistillError, Engine, Portions, Workspace, cpu::ProgramBytes},
+    noise::{Before, InputBytes, Inputs, MEASURED_INPUTS, NOISE_BATCH, Purpose, VALIDATED_INPUTS},
+    recipe::{Recipe, Training},
+    solve::{ClosedFormBytes, closed_form},
     storage::ScratchError,
     student::fold_batch_norms,
-    train::train,
+    train::{BlockTraining, TrainBytes, train},
 };
 
 /// A distilled block and how well it reproduces the teacher's.
@@ -22,99 +24,222 @@ pub struct Distilled {
     pub loss: f64,
 }
 
+/// How a block is distilled.
+#[derive(Clone, Copy, Debug)]
+pub struct Distillation<'a> {
+    /// What is done to it.
+    pub recipe: &'a Recipe,
+    /// The teacher's folded blocks after it whose outputs its training matches, too; neighbourhoods inside a block do without.
+    pub ahead: &'a [Block],
+    /// What computes.
+    pub engine: &'a Engine,
+}
+
 /// Distils one block: as one neighbourhood, or each that lies inside it, one after another.
 ///
-/// `ahead` are the teacher's folded blocks behind it that its training looks at; parts do without. `progress` is called after every gradient
-/// step with its number (from 1) and its loss.
+/// `progress` is called after every gradient step with its number (from 1) and its loss.
 ///
 /// # Errors
 /// [`DistillError`].
 pub fn distill(
     teacher: Block,
-    ahead: &[Block],
+    how: Distillation<'_>,
     inputs: &mut Inputs<'_>,
-    recipe: &Recipe,
-    on: (&Device, Portions),
     mut progress: impl FnMut(usize, f32),
 ) -> Result<Distilled, DistillError> {
+    let device = &how.engine.device;
     let folded = fold_batch_norms(&teacher)?;
     drop(teacher);
     let (target, student) = if folded.parts().is_empty() {
-        neighbourhood(folded, ahead, inputs, recipe, on, &mut progress)?
+        neighbourhood(folded, how, inputs, &mut progress)?
     } else {
-        if !ahead.is_empty() {
-            log::warn!("{}: its neighbourhoods lie inside it and do not look ahead", folded.name());
-        }
-        let mut student = folded.clone();
-        for number in 0..folded.parts().len() {
-            // The student's parts lie elsewhere once one has another number of layers.
-            let (part, place) = (folded.parts()[number], student.parts()[number]);
-            let teacher = folded.part(part)?;
-            let leads = inputs.are_cached() && part[0] > 0;
-            let teachers = leads.then(|| DeviceBlock::up_to(&folded, part[0].into(), on.0));
-            let own = (leads && inputs.are_paired()).then(|| DeviceBlock::up_to(&student, place[0].into(), on.0));
-            let before =
-                teachers.as_ref().map(|teachers| Before { inputs: own.as_ref().unwrap_or(teachers), teachers });
-            let mut inputs = inputs.of_part(number, teacher.input(), before, on.1.workers);
-            if recipe.student(&teacher)? != teacher {
-                let (_, learned) = neighbourhood(teacher, &[], &mut inputs, recipe, on, &mut progress)?;
-                student = student.with_part(place, &learned)?;
-            }
-        }
-        if student == folded {
-            log::warn!(
-                "{}: nothing between its neighbourhoods' boundaries can shrink; it stays the teacher's",
-                folded.name()
-            );
-        }
-        let target = DeviceBlock::new(&folded, on.0);
-        drop(folded);
-        (target, student)
+        let student = parts(&folded, how, inputs, &mut progress)?;
+        (DeviceBlock::new(&folded, device), student)
     };
-    let (relative_error, loss) = measure(&target, &DeviceBlock::new(&student, on.0), inputs, on.1)?;
-    Ok(Distilled { block: student, relative_error, loss })
+    measure(&target, student, inputs, how.engine)
 }
 
 /// A folded neighbourhood on the device, and its student.
 fn neighbourhood(
     folded: Block,
-    ahead: &[Block],
+    how: Distillation<'_>,
     inputs: &mut Inputs<'_>,
-    recipe: &Recipe,
-    on: (&Device, Portions),
     progress: impl FnMut(usize, f32),
 ) -> Result<(DeviceBlock, Block), DistillError> {
-    let student = closed_form(&folded, inputs, recipe, on)?;
-    let target = DeviceBlock::new(&folded, on.0);
+    let Distillation { recipe, ahead, engine } = how;
+    let student = closed_form(&folded, inputs, recipe, engine)?;
+    let target = DeviceBlock::new(&folded, &engine.device);
     drop(folded);
-    let student = train(&target, student, ahead, inputs, &recipe.training, on, progress)?;
+    let training = BlockTraining { teacher: &target, ahead, training: &recipe.training, engine };
+    let student = train(student, training, inputs, progress)?;
     Ok((target, student))
 }
 
-/// Relative error and mean squared error of a student on held-out inputs.
+/// The student of a block with neighbourhoods inside it.
+fn parts(
+    folded: &Block,
+    how: Distillation<'_>,
+    inputs: &mut Inputs<'_>,
+    progress: &mut impl FnMut(usize, f32),
+) -> Result<Block, DistillError> {
+    let device = &how.engine.device;
+    if !how.ahead.is_empty() {
+        log::warn!("{}: its neighbourhoods lie inside it and do not look ahead", folded.name());
+    }
+    let mut student = folded.clone();
+    for number in 0..folded.parts().len() {
+        // The student's parts lie elsewhere once one has another number of layers.
+        let (part, place) = (folded.parts()[number], student.parts()[number]);
+        let alone = folded.part(part)?;
+        let leads = inputs.are_cached() && part.from > 0;
+        let teacher = leads.then(|| DeviceBlock::up_to(folded, part.from.into(), device));
+        let own = (leads && inputs.are_paired()).then(|| DeviceBlock::up_to(&student, place.from.into(), device));
+        let before = teacher.as_ref().map(|teacher| Before { student: own.as_ref().unwrap_or(teacher), teacher });
+        let mut inputs = inputs.of_inner(number, alone.input(), before, how.engine);
+        if how.recipe.student(&alone)? != alone {
+            let (_, learned) = neighbourhood(alone, Distillation { ahead: &[], ..how }, &mut inputs, &mut *progress)?;
+            student = student.with_part(place, &learned)?;
+        }
+    }
+    if student == *folded {
+        log::warn!("{}: nothing inside its neighbourhoods can shrink; it stays the teacher's", folded.name());
+    }
+    Ok(student)
+}
+
+/// A student with its errors on held-out inputs.
 pub fn measure(
+    teacher: &DeviceBlock,
+    student: Block,
+    inputs: &mut Inputs<'_>,
+    engine: &Engine,
+) -> Result<Distilled, DistillError> {
+    let block = DeviceBlock::new(&student, &engine.device);
+    let (difference, elements) = difference(teacher, &block, inputs, engine)?;
+    let (relative_error, loss) = (difference.relative_error(), difference.error / elements.max(1) as f64);
+    if relative_error.is_finite() {
+        return Ok(Distilled { block: student, relative_error, loss });
+    }
+    Err(DistillError::Diverged { block: student.name().into() })
+}
+
+/// The difference of a student's outputs from the teacher's on held-out inputs, and over how many values.
+fn difference(
     teacher: &DeviceBlock,
     student: &DeviceBlock,
     inputs: &mut Inputs<'_>,
-    portions: Portions,
-) -> Result<(f64, f64), ScratchError> {
-    let (mut error, mut energy, mut elements) = (0.0, 0.0, 0);
-    let shape = teacher.output();
-    let [mut input, mut theirs, mut target, mut output] =
-        [teacher.input(), teacher.input(), shape, shape].map(|shape| Images::zeros(shape, 0));
-    let (mut batches, mut workspace) =
-        (inputs.pass(Purpose::Measure, MEASURED_INPUTS), Workspace::new(portions.workers));
-    while batches.next_into(portions.solving, &mut input)? {
+    engine: &Engine,
+) -> Result<(Difference, usize), ScratchError> {
+    let (mut difference, mut elements) = (Difference::default(), 0);
+    let [mut input, mut theirs, mut target, mut output] = engine.batches();
+    let (mut batches, mut workspace) = (inputs.pass(Purpose::Measure, MEASURED_INPUTS), engine.workspace());
+    while batches.next_into(engine.portions.solving, &mut input)? {
         teacher.forward_into(batches.teachers(&input, &mut theirs)?, &mut target, &mut workspace);
         student.forward_into(&input, &mut output, &mut workspace);
-        // Value by value, so that the size of a batch does not change the sums.
-        for (t, s) in target.groups().flatten().zip(output.groups().flatten()) {
-            for (t, s) in t.0.into_iter().zip(s.0) {
-                error += f64::from(s - t) * f64::from(s - t);
-                energy += f64::from(t) * f64::from(t);
-            }
-        }
-        elements += target.len() * shape.elements();
+        output.add_difference(&target, &mut difference);
+        elements += target.len() * target.shape().elements();
     }
-    Ok((libm::sqrt(error / energy.max(f64::MIN_POSITIVE)), error / elements.max(1) as f64))
+    Ok((difference, elements))
+}
+
+/// Heap bytes of [`distill`], or of [`measure`] where a block is distilled already, with the work cut in each of these ways, without the cache.
+///
+/// # Errors
+/// As the transformations of a block.
+pub fn distill_bytes(
+    block: Block,
+    how: Distillation<'_>,
+    inputs: InputBytes,
+    ways: &[Portions],
+) -> Result<Vec<u64>, BlockError> {
+    let loaded = block.heap_bytes() as u64;
+    let folded = fold_batch_norms(&block)?;
+    drop(block);
+    let held = folded.heap_bytes() as u64;
+    let ahead: u64 = how.ahead.iter().map(|block| block.heap_bytes() as u64).sum();
+    let mut bytes = if folded.parts().is_empty() {
+        neighbourhood_bytes(folded, how, inputs, ways)?
+    } else {
+        parts_bytes(folded, how, inputs, ways)?
+    };
+    bytes.iter_mut().for_each(|bytes| *bytes = ahead + (*bytes).max(loaded + held));
+    Ok(bytes)
+}
+
+/// Of [`parts`], and of measuring the block.
+fn parts_bytes(
+    folded: Block,
+    how: Distillation<'_>,
+    inputs: InputBytes,
+    ways: &[Portions],
+) -> Result<Vec<u64>, BlockError> {
+    let Training { batch, stop, .. } = how.recipe.training;
+    // The block and its student are there while its parts are distilled, and another copy when one is put in.
+    let held = folded.heap_bytes() as u64;
+    let untouched = Recipe { solve: false, training: Training { steps: 0, ..how.recipe.training }, ..*how.recipe };
+    let whole = Distillation { recipe: &untouched, ..how };
+    let mut bytes = neighbourhood_bytes(folded.clone(), whole, inputs, ways)?;
+    for &part in folded.parts() {
+        // Cached inputs of the block are on their way to the part.
+        let leads = inputs.cached && part.from > 0;
+        let before = if leads { ProgramBytes::of(&folded, part.from.into()) } else { ProgramBytes::default() };
+        // The student's side of it is no larger than the teacher's.
+        let before = if inputs.paired { before.and(before) } else { before };
+        let alone = folded.part(part)?;
+        // What nothing changes is not distilled.
+        if how.recipe.student(&alone)? == alone {
+            continue;
+        }
+        let (part, elements) = (alone.heap_bytes() as u64, alone.input().elements());
+        let how = Distillation { ahead: &[], ..how };
+        let inner = neighbourhood_bytes(alone, how, InputBytes { elements, ..inputs }, ways)?;
+        for ((bytes, inner), portions) in bytes.iter_mut().zip(inner).zip(ways) {
+            let judged = if stop { VALIDATED_INPUTS } else { 0 };
+            let images = if leads { portions.training.min(batch).max(portions.solving).max(judged) } else { 0 };
+            let passing = before.held
+                + Batch::bytes(inputs.elements, images)
+                + Workspace::bytes(portions.workers, usize::MAX, before.arena);
+            *bytes = (*bytes).max((inner + passing).max(held + part) + 2 * held);
+        }
+    }
+    Ok(bytes)
+}
+
+/// Of [`neighbourhood`], and of measuring it.
+fn neighbourhood_bytes(
+    folded: Block,
+    how: Distillation<'_>,
+    inputs: InputBytes,
+    ways: &[Portions],
+) -> Result<Vec<u64>, BlockError> {
+    let Distillation { recipe, ahead, .. } = how;
+    let student = recipe.student(&folded)?;
+    let output = folded.output().elements();
+    let [folded_bytes, student_bytes] = [&folded, &student].map(|block| block.heap_bytes() as u64);
+    // Copies on the way to a student that differs in more than its width.
+    let transforming = folded_bytes * (u64::from(recipe.fewer_layers > 0) + u64::from(recipe.activation.is_some()));
+    let closed_form = ClosedFormBytes::new(&student, &folded, recipe, inputs);
+    let target = ProgramBytes::of(&folded, folded.nodes().len());
+    drop(folded);
+    let own = ProgramBytes::of(&student, student.nodes().len());
+    let mut blocks = Vec::with_capacity(1 + ahead.len());
+    blocks.push(student);
+    blocks.extend_from_slice(ahead);
+    let training =
+        TrainBytes::new(target, &blocks, inputs, &recipe.training, recipe.images.next_multiple_of(NOISE_BATCH));
+    drop(blocks);
+    let bytes = |portions: &Portions| {
+        let solve = closed_form.as_ref().map_or(0, |closed_form| folded_bytes + closed_form.bytes(*portions));
+        let train = training.as_ref().map_or(0, |training| training.bytes(*portions));
+        let images = portions.solving.min(MEASURED_INPUTS);
+        let measure = target.held
+            + student_bytes
+            + own.held
+            + Batch::bytes(inputs.elements + inputs.beside() + 2 * output, images)
+            + Workspace::bytes(portions.workers, portions.solving, target.arena.max(own.arena))
+            + inputs.bytes(portions.solving, 0);
+        let first = folded_bytes + student_bytes + transforming;
+        first.max(solve).max(folded_bytes + target.held + student_bytes).max(train).max(measure)
+    };
+    Ok(ways.iter().map(bytes).collect())
 }

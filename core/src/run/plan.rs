@@ -7,24 +7,24 @@
 //! Planning reads each block's weights, so it takes some memory itself: less than the leanest run over the same block.
 //! Sizes are 64 bits wide, because a device of 32 bits must be able to say that it is asked for more than it can address.
 
-mod bytes;
-mod closed_form;
-mod needs;
-
 use alloc::{string::String, vec::Vec};
 use core::fmt;
 
 use half::f16;
 
-use self::needs::Way;
 use crate::{
     block::{BlockError, Role},
-    engine::{Device, Portions},
+    engine::{Device, Engine, MICRO_BATCH, Portions},
     kernels::{parallel::threads, plane::LANES},
-    noise::{MEASURED_INPUTS, NOISE_BATCH, VALIDATED_INPUTS},
+    noise::{Cache, InputBytes},
     pack::{Contents, Outline, Pack, PackError},
-    recipe::{Noise, Training},
-    run::{BlockReport, Settings, SettingsError},
+    recipe::{SourceKind, Training},
+    run::{
+        BlockReport, LoadError, Run, Settings, SettingsError,
+        advance::{AdvanceWay, advance_ways, halves},
+        ahead,
+        distill::{Distillation, distill_bytes},
+    },
     storage::ReadAt,
     tensor::Shape,
 };
@@ -105,13 +105,18 @@ pub enum PlanError<R> {
         /// The name.
         name: String,
     },
-    /// Propagated noise needs batch-norm statistics in every neighbourhood.
+    /// The source needs batch-norm statistics in every neighbourhood.
     NoStatistics {
         /// The first neighbourhood without.
         block: String,
     },
-    /// The pack holds no calibrated noise images, or too few.
-    NotCalibrated,
+    /// The source has no more images than are held out.
+    TooFewImages {
+        /// Images that it has.
+        images: usize,
+        /// Images that neither solve nor training may see.
+        held_out: usize,
+    },
     /// A block does not take what the one before it gives.
     Misfit {
         /// The block's name.
@@ -121,82 +126,63 @@ pub enum PlanError<R> {
         /// What it is given.
         given: Shape,
     },
-    /// The budget does not do.
+    /// The budget is too small.
     Budget {
         /// Bytes there may be.
         budget: u64,
-        /// The smallest budget that does.
+        /// The smallest budget that suffices.
         smallest: u64,
         /// The block that needs it.
         block: String,
     },
     /// The device's memory is not ours to plan.
     BudgetOfDevice,
-    /// A look-ahead is for the CPU, and what it takes is not planned.
-    LookAhead,
     /// A block did not transform.
     Block(BlockError),
 }
 
-/// Plans a run of `settings` over `teacher` on `device`; `storage` says whether there is one for the cache.
+/// Plans a run.
 ///
 /// # Errors
 /// [`PlanError`].
-pub fn plan<R: ReadAt>(
-    teacher: &mut Pack<R>,
-    settings: &Settings,
-    device: &Device,
-    storage: bool,
-) -> Result<Plan, PlanError<R::Error>> {
-    settings.check().map_err(PlanError::Settings)?;
+pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>> {
+    let Run { teacher, source, scratch, settings, device } = run;
+    let kind = source.kind();
+    settings.check(kind).map_err(PlanError::Settings)?;
     let budget = settings.budget.bytes;
     if !matches!(device, Device::Cpu) && budget != u64::MAX {
         return Err(PlanError::BudgetOfDevice);
     }
-    if settings.look_ahead > 0 && (budget != u64::MAX || !matches!(device, Device::Cpu)) {
-        return Err(PlanError::LookAhead);
+    let held_out = settings.held_out();
+    if let Some(images) = source.images().filter(|&images| images <= held_out) {
+        return Err(PlanError::TooFewImages { images, held_out });
     }
-    let passed = passed_blocks(teacher, settings)?;
-    if settings.noise == Noise::Calibrated {
-        let stored = teacher.calibrated().ok_or(PlanError::NotCalibrated)?;
-        if stored.images as usize <= settings.held_out() {
-            return Err(PlanError::NotCalibrated);
-        }
-    }
-    // Whole batches, so that held-out images share no statistics with the others.
-    let images = settings.images.next_multiple_of(NOISE_BATCH) + settings.held_out();
-    let images = if settings.sequential { 2 * images } else { images };
+    let passed = passed_blocks(teacher, settings, kind)?;
     let elements = passed.iter().map(|passed| passed.outline.input.elements()).max().unwrap_or(0);
-    let in_memory = CachePlan { images, elements, in_storage: false };
+    let in_memory = CachePlan { images: settings.cache_size().total(), elements, in_storage: false };
     let in_storage = CachePlan { in_storage: true, ..in_memory };
-    let caches: &[Option<CachePlan>] = match settings.noise {
-        Noise::Standard => &[None],
-        _ if storage => &[Some(in_memory), Some(in_storage)],
-        _ => &[Some(in_memory)],
+    let caches: &[Option<CachePlan>] = match kind.is_cached() {
+        false => &[None],
+        true if scratch.is_some() => &[Some(in_memory), Some(in_storage)],
+        true => &[Some(in_memory)],
     };
     let names: usize = passed.iter().map(|passed| passed.outline.name.len()).sum();
     let lines = BYTES_PER_BLOCK * teacher.blocks() + NAMES_PER_BLOCK * names;
     let fixed = settings.budget.used + (SMALL_BYTES + THREAD_BYTES * threads() + lines) as u64;
+    // Noise at the network's input is made image by image.
+    let drawn = passed.first().map_or(0, |first| source.bytes(first.outline.input.elements()));
     let mut drafts: Vec<Draft> = caches.iter().map(|&cache| Draft::new(cache, fixed, passed.len())).collect();
-    let mut given = None;
     for (place, here) in passed.iter().enumerate() {
-        let block = teacher.block(here.position).map_err(PlanError::Teacher)?;
-        if settings.noise.is_cached() {
-            if let Some(given) = given.filter(|&given| given != block.input()) {
-                return Err(PlanError::Misfit { block: block.name().into(), takes: block.input(), given });
+        let last = place + 1 == passed.len();
+        let mut ways = block_ways(teacher, here, kind, settings, last)?;
+        if let Some(next) = passed.get(place + 1).filter(|_| kind.is_cached()) {
+            let (takes, given) = (next.outline.input, ways.output);
+            if takes != given {
+                return Err(PlanError::Misfit { block: next.outline.name.clone(), takes, given });
             }
-            given = Some(block.output());
         }
-        let advanced = settings.noise.is_cached() && place + 1 < passed.len();
-        let to_advance = match advanced {
-            true => needs::advance(&block, here.number.is_some(), settings).map_err(PlanError::Block)?,
-            false => Vec::new(),
-        };
-        let to_distil = match here.number {
-            Some(_) => needs::distil(block, settings).map_err(PlanError::Block)?,
-            None => Vec::new(),
-        };
-        drafts.iter_mut().for_each(|draft| draft.add(here, [&to_distil, &to_advance], budget));
+        ways.advance.iter_mut().filter(|_| place == 0).for_each(|way| way.raise_to(drawn));
+        drafts.iter_mut().for_each(|draft| draft.add(here, &ways, budget));
     }
     let (fitting, refused): (Vec<Draft>, Vec<Draft>) = drafts.into_iter().partition(|draft| draft.smallest <= budget);
     // Of equally fast ones the first, with the cache in memory.
@@ -208,6 +194,64 @@ pub fn plan<R: ReadAt>(
     Err(PlanError::Budget { budget, smallest, block })
 }
 
+/// How a block can be distilled and passed; lists go from the fastest to the leanest.
+struct Ways {
+    /// Shape of the block's output.
+    output: Shape,
+    distill: Vec<DistillWay>,
+    advance: Vec<AdvanceWay>,
+}
+
+/// A way to cut the work of distilling a block, and what it takes.
+#[derive(Clone, Copy)]
+struct DistillWay {
+    portions: Portions,
+    /// Heap bytes, without the cache.
+    bytes: u64,
+    /// The same with an image on its way from a storage.
+    with_staging: u64,
+}
+
+fn block_ways<R: ReadAt>(
+    teacher: &mut Pack<R>,
+    passed: &Passed,
+    kind: SourceKind,
+    settings: &Settings,
+    last: bool,
+) -> Result<Ways, PlanError<R::Error>> {
+    let block = teacher.block(passed.position).map_err(PlanError::Teacher)?;
+    let recipe = settings.recipe_of(block.name());
+    let (output, elements) = (block.output(), block.input().elements());
+    let advance = match kind.is_cached() && !last {
+        true => {
+            let recipe = passed.number.map(|_| &recipe);
+            advance_ways(&block, recipe, kind, settings.sequential).map_err(PlanError::Block)?
+        }
+        false => Vec::new(),
+    };
+    if passed.number.is_none() {
+        return Ok(Ways { output, distill: Vec::new(), advance });
+    }
+    let Training { steps, batch, .. } = settings.recipe.training;
+    let batch = if steps > 0 { batch } else { 1 };
+    let portions = |groups: usize| Portions {
+        workers: threads().min(groups),
+        solving: MICRO_BATCH.next_multiple_of(LANES).min(groups * LANES),
+        training: batch.next_multiple_of(LANES).min(groups * LANES),
+    };
+    let portions: Vec<Portions> = halves(MICRO_BATCH.max(batch).div_ceil(LANES)).map(portions).collect();
+    let inputs = InputBytes { cached: kind.is_cached(), paired: settings.sequential, elements };
+    let ahead = ahead(teacher, passed.position, settings.look_ahead).map_err(|error| match error {
+        LoadError::Teacher(error) => PlanError::Teacher(error),
+        LoadError::Block(error) => PlanError::Block(error),
+    })?;
+    let how = Distillation { recipe: &recipe, ahead: &ahead, engine: &Engine::default() };
+    let bytes = distill_bytes(block, how, inputs, &portions).map_err(PlanError::Block)?;
+    let staging = Cache::staging_bytes(1, elements);
+    let way = |(portions, bytes)| DistillWay { portions, bytes, with_staging: bytes + staging };
+    Ok(Ways { output, distill: portions.into_iter().zip(bytes).map(way).collect(), advance })
+}
+
 /// A block that the run passes.
 struct Passed {
     position: usize,
@@ -217,7 +261,11 @@ struct Passed {
 }
 
 /// Every block that the run passes, in order.
-fn passed_blocks<R: ReadAt>(teacher: &mut Pack<R>, settings: &Settings) -> Result<Vec<Passed>, PlanError<R::Error>> {
+fn passed_blocks<R: ReadAt>(
+    teacher: &mut Pack<R>,
+    settings: &Settings,
+    kind: SourceKind,
+) -> Result<Vec<Passed>, PlanError<R::Error>> {
     if teacher.manifest().contents != Contents::Network {
         return Err(PlanError::Teacher(PackError::WrongContents));
     }
@@ -235,7 +283,7 @@ fn passed_blocks<R: ReadAt>(teacher: &mut Pack<R>, settings: &Settings) -> Resul
         let number = number.filter(|n| settings.blocks.is_empty() || settings.blocks.contains(n));
         passed.push(Passed { position, number, outline });
     }
-    if let Some(block) = without_statistics.filter(|_| settings.noise == Noise::Propagated) {
+    if let Some(block) = without_statistics.filter(|_| kind == SourceKind::Propagated) {
         return Err(PlanError::NoStatistics { block });
     }
     if let Some(&index) = settings.blocks.iter().find(|&&index| index >= blocks) {
@@ -249,7 +297,7 @@ fn passed_blocks<R: ReadAt>(teacher: &mut Pack<R>, settings: &Settings) -> Resul
     }
     let last = passed.iter().rposition(|passed| passed.number.is_some());
     passed.truncate(last.map_or(0, |last| last + 1));
-    passed.retain(|passed| passed.number.is_some() || settings.noise.is_cached());
+    passed.retain(|passed| passed.number.is_some() || kind.is_cached());
     Ok(passed)
 }
 
@@ -287,30 +335,42 @@ impl Draft {
         Self { plan, kept, smallest: kept, largest: String::new() }
     }
 
-    /// Takes the fastest ways to distil a block and to pass it that the budget has room for.
-    fn add(&mut self, passed: &Passed, ways: [&[Way]; 2], budget: u64) {
+    /// Takes the fastest ways to distil a block and to pass it that the budget has room for, or the leanest where none has.
+    fn add(&mut self, passed: &Passed, ways: &Ways, budget: u64) {
         let in_storage = self.plan.cache.is_some_and(|cache| cache.in_storage);
-        let bytes = |way: &Way| self.kept + if in_storage { way.with_staging } else { way.bytes };
-        // The leanest where none has room.
-        let best = |ways: &[Way]| {
-            let way = ways.iter().find(|way| bytes(way) <= budget).or(ways.last());
-            way.map_or((Portions::default(), self.kept), |way| (way.portions, bytes(way)))
-        };
-        let [(portions, to_distil), (passing, to_advance)] = ways.map(best);
-        let smallest = ways.into_iter().filter_map(|ways| ways.last()).map(bytes).max().unwrap_or(self.kept);
+        let taken = |bytes: u64, with_staging: u64| self.kept + if in_storage { with_staging } else { bytes };
+        let to_distill = |way: &DistillWay| taken(way.bytes, way.with_staging);
+        let to_advance = |way: &AdvanceWay| taken(way.bytes, way.with_staging);
+        let distill = ways.distill.iter().find(|way| to_distill(way) <= budget).or(ways.distill.last());
+        let advance = ways.advance.iter().find(|way| to_advance(way) <= budget).or(ways.advance.last());
+        let leanest = ways.distill.last().map_or(self.kept, to_distill);
+        let smallest = leanest.max(ways.advance.last().map_or(self.kept, to_advance));
         let block = BlockPlan {
             position: passed.position,
             name: passed.outline.name.clone(),
             number: passed.number,
-            portions,
-            arenas: passing.workers,
-            bytes: to_distil.max(to_advance),
+            portions: distill.map_or_else(Portions::default, |way| way.portions),
+            arenas: advance.map_or(usize::MAX, |way| way.arenas),
+            bytes: distill.map_or(self.kept, to_distill).max(advance.map_or(self.kept, to_advance)),
         };
         if smallest > self.smallest {
             (self.smallest, self.largest) = (smallest, block.name.clone());
         }
         self.plan.bytes = self.plan.bytes.max(block.bytes);
         self.plan.blocks.push(block);
+    }
+}
+
+/// A number of bytes as people write it, rounded up.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: u64 = 1 << 20;
+        match self.0 {
+            bytes if bytes.is_multiple_of(MIB) || bytes > 100 * MIB => write!(f, "{} MiB", bytes.div_ceil(MIB)),
+            bytes => write!(f, "{} KiB", bytes.div_ceil(1 << 10)),
+        }
     }
 }
 
@@ -322,37 +382,21 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
             Self::NoSuchBlock { index, blocks } => {
                 write!(f, "there is no block {index}: the teacher has {blocks}, numbered from 0")
             }
-            Self::NoSuchName { name } => {
-                write!(f, "there is no neighbourhood {name} to give a width: `distill inspect` lists the names")
-            }
+            Self::NoSuchName { name } => write!(f, "there is no neighbourhood {name} to give a width"),
             Self::NoStatistics { block } => {
-                write!(
-                    f,
-                    "block {block} has no batch-norm statistics, which propagated noise needs: take standard noise (--noise standard)"
-                )
+                write!(f, "block {block} has no batch-norm statistics, which propagated noise needs")
             }
-            Self::NotCalibrated => {
-                write!(
-                    f,
-                    "the teacher pack holds no calibrated noise, or no more than the {MEASURED_INPUTS} images that are held out ({} with --stop): make \
-                     it with `distill calibrate`, or take another --noise",
-                    MEASURED_INPUTS + VALIDATED_INPUTS
-                )
+            Self::TooFewImages { images, held_out } => {
+                write!(f, "the source has {images} images, but {held_out} are held out to measure on")
             }
             Self::Misfit { block, takes, given } => {
                 write!(f, "block {block} takes {takes}, but the block before it gives {given}")
             }
             Self::Budget { budget, smallest, block } => {
-                write!(
-                    f,
-                    "a budget of {budget} bytes does not do: block {block} needs {smallest} bytes ({} KiB) at least",
-                    smallest.div_ceil(1 << 10)
-                )?;
-                // The feature's groups are of four.
-                if LANES > 4 { f.write_str("; a build with --features small needs less") } else { Ok(()) }
+                let (budget, smallest) = (Size(*budget), Size(*smallest));
+                write!(f, "a budget of {budget} is too small: block {block} needs at least {smallest}")
             }
-            Self::BudgetOfDevice => write!(f, "a budget can be planned for the cpu only: leave it out, or the device"),
-            Self::LookAhead => write!(f, "a look-ahead is for the cpu without a budget: leave it out, or those"),
+            Self::BudgetOfDevice => write!(f, "a budget can only be planned for the CPU"),
             Self::Block(error) => write!(f, "{error}"),
         }
     }

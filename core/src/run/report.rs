@@ -4,7 +4,7 @@ use alloc::string::String;
 
 use serde::Serialize;
 
-use crate::{block::Block, tensor::Shape};
+use crate::{block::Block, run::Distilled, tensor::Shape};
 
 /// What is known of a distilled neighbourhood.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,5 +46,12 @@ impl BlockReport {
             relative_error: 0.0,
             loss: 0.0,
         }
+    }
+
+    /// Adds what is known afterwards.
+    pub(super) fn finish(&mut self, distilled: &Distilled) {
+        self.parameters = distilled.block.parameters();
+        self.macs = distilled.block.macs();
+        (self.relative_error, self.loss) = (distilled.relative_error, distilled.loss);
     }
 }

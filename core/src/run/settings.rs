@@ -6,8 +6,9 @@ use core::fmt;
 use serde::Serialize;
 
 use crate::{
-    noise::{MEASURED_INPUTS, VALIDATED_INPUTS},
-    recipe::{Noise, Recipe, Ridge, Selection, Training, Width},
+    block::Statistics,
+    noise::{CacheSize, MEASURED_INPUTS, NOISE_BATCH, Sides, VALIDATED_INPUTS},
+    recipe::{Recipe, Ridge, Selection, SourceKind, Training, Width},
 };
 
 /// Most noise images, and most inputs of a solve or a step: bounds what a number from outside can cost.
@@ -22,18 +23,12 @@ pub struct Settings {
     pub recipe: Recipe,
     /// Other widths for some of them, by name.
     pub widths: Vec<(String, Width)>,
-    /// What goes into it.
-    pub noise: Noise,
-    /// Whether a neighbourhood is fed what the students before it make, and is to make what the teacher makes of its own: it then
-    /// makes good their errors ("sequential correction"), and depends on them. For calibrated noise: with current statistics the
-    /// students, who have no batch norms, would not see what their teachers see.
+    /// Whether a neighbourhood is fed what the students before it produce, towards the teacher's own outputs: it then compensates for
+    /// their errors ("sequential correction"), and depends on them. For sources that are pushed with running statistics: with current ones
+    /// the students, which have no batch norms, would not see what their teachers see.
     pub sequential: bool,
-    /// How many of the teacher's blocks behind a neighbourhood say in its training what they make of it (eq. 4, 5).
+    /// Blocks of the teacher after a neighbourhood whose outputs its training matches, too (eq. 4, 5).
     pub look_ahead: usize,
-    /// Noise images to keep for noise that is cached, rounded up to whole batches of
-    /// [`NOISE_BATCH`](crate::NOISE_BATCH); [`MEASURED_INPUTS`](crate::MEASURED_INPUTS) more are held out, and where they stop the steps as
-    /// many more.
-    pub images: usize,
     /// Numbers of the neighbourhoods to distil, from 0; empty for all.
     pub blocks: Vec<usize>,
     /// Every random number of the run follows from it.
@@ -67,16 +62,16 @@ pub struct SettingsError {
 }
 
 impl Settings {
-    /// All neighbourhoods on propagated noise: a solve over 512 images, then `steps` steps of Adam (batch 64, a
+    /// All neighbourhoods, for propagated noise: a solve over 512 images, then `steps` steps of Adam (batch 64, a
     /// cosine down from 1e-3), seed 0.
     pub fn new(width: Width, steps: usize) -> Self {
-        let images = 512;
         let recipe = Recipe {
             width,
             fewer_layers: 0,
             activation: None,
             selection: Selection::Norm,
-            solve_inputs: images,
+            images: 512,
+            solve: true,
             ridge: Ridge::USUAL,
             projections: 0,
             training: Training::adam(steps, 64),
@@ -84,35 +79,35 @@ impl Settings {
         Self {
             recipe,
             widths: Vec::new(),
-            noise: Noise::Propagated,
             sequential: false,
             look_ahead: 0,
-            images,
             blocks: Vec::new(),
             seed: 0,
             budget: Budget::UNLIMITED,
         }
     }
 
-    /// All neighbourhoods on calibrated noise, one after another on what the students before them make: channels chosen by
+    /// All neighbourhoods, for calibrated noise, one after another on what the students before them make: channels chosen by
     /// residual, the ridge on held-out inputs; 1,024 images and 10 projections, or with gradient steps, which make those
     /// superfluous and see more than a solve, 4,096 images.
     pub fn calibrated(width: Width, steps: usize) -> Self {
         let usual = Self::new(width, steps);
         let (images, projections) = if steps == 0 { (1024, 10) } else { (4096, 0) };
-        let recipe = Recipe {
-            selection: Selection::Residual,
-            solve_inputs: images,
-            ridge: Ridge::HeldOut,
-            projections,
-            ..usual.recipe
-        };
-        Self { recipe, noise: Noise::Calibrated, sequential: true, images, ..usual }
+        let recipe =
+            Recipe { selection: Selection::Residual, images, ridge: Ridge::HeldOut, projections, ..usual.recipe };
+        Self { recipe, sequential: true, ..usual }
     }
 
     /// Inputs that neither solve nor training sees.
     pub(crate) fn held_out(&self) -> usize {
         MEASURED_INPUTS + if self.recipe.training.stop { VALIDATED_INPUTS } else { 0 }
+    }
+
+    /// The cache of a run, held-out images included. Whole batches, so that those share no statistics with the others.
+    pub(crate) fn cache_size(&self) -> CacheSize {
+        let sides = if self.sequential { Sides::Both } else { Sides::Teacher };
+        let images = self.recipe.images.next_multiple_of(NOISE_BATCH) + self.held_out();
+        CacheSize { images, batch: NOISE_BATCH, sides }
     }
 
     /// What is done to the neighbourhood of this name.
@@ -121,17 +116,20 @@ impl Settings {
         Recipe { width: own.map_or(self.recipe.width, |&(_, width)| width), ..self.recipe }
     }
 
-    /// Checks every number.
+    /// Checks every number, for inputs from such a source.
     ///
     /// # Errors
     /// [`SettingsError`] for the first that is out of its range.
-    pub fn check(&self) -> Result<(), SettingsError> {
+    pub fn check(&self, source: SourceKind) -> Result<(), SettingsError> {
         let Training { steps, batch, rate, weight_decay, .. } = self.recipe.training;
         let inputs = 1..=MAX_INPUTS;
         let checks = [
-            (inputs.contains(&self.images), "number of noise images", "from 1 to 65536"),
-            (self.recipe.solve_inputs <= MAX_INPUTS, "number of inputs of a solve", "at most 65536"),
-            (!self.sequential || self.noise == Noise::Calibrated, "noise of a sequential run", "calibrated"),
+            (inputs.contains(&self.recipe.images), "number of images", "from 1 to 65536"),
+            (
+                !self.sequential || (source.is_cached() && source.statistics() == Statistics::Running),
+                "source of a sequential run",
+                "one that does not need the statistics of a batch, such as calibrated noise",
+            ),
             (self.recipe.ridge.is_sound(), "strength of the ridge", "a number above 0"),
             (self.look_ahead <= MAX_AHEAD, "number of blocks to look ahead at", "at most 64"),
             (inputs.contains(&batch), "batch", "from 1 to 65536"),

@@ -7,7 +7,7 @@ use alloc::{vec, vec::Vec};
 
 use crate::{
     block::{Block, BlockError, op::Op},
-    engine::{Images, batch::energy},
+    engine::{Batch, cpu::energy},
     kernels::{
         conv::{Conv, patch_starts},
         elementwise::copy,
@@ -24,9 +24,18 @@ use crate::{
 const ROUND: usize = 128;
 const HELD_OUT: usize = ROUND / 8;
 
+/// Nodes of a student and of its teacher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Solvable {
+    /// The convolution that a solve replaces.
+    pub student: usize,
+    /// The teacher's of the same name.
+    pub teacher: usize,
+}
+
 /// The convolution a solve replaces, and the teacher's of the same name: the last dense one, if its output has the teacher's
 /// channels and something before it is not the teacher's. `None` where there is none.
-pub fn solvable_nodes(student: &Block, teacher: &Block) -> Option<[usize; 2]> {
+pub fn solvable(student: &Block, teacher: &Block) -> Option<Solvable> {
     // Of equal names the one as many before the last.
     let named = |block: &Block, name: &str| -> Vec<usize> {
         (0..block.nodes().len()).rev().filter(|&node| block.nodes()[node].name == name).collect()
@@ -41,12 +50,13 @@ pub fn solvable_nodes(student: &Block, teacher: &Block) -> Option<[usize; 2]> {
         let same = same_node(node).filter(|_| dense && student.weight(node, 1).is_some())?;
         let value = |block: &Block, node: usize| block.shape(block.nodes()[node].inputs[0].into());
         let ops = |block: &Block, node: usize| {
-            let needed = block.needed([0, block.nodes()[node].inputs[0].into()]);
+            let needed = block.needed(0, block.nodes()[node].inputs[0].into());
             let nodes = block.nodes().iter().enumerate().filter(|(index, _)| needed.get(index + 1) == Some(&true));
             nodes.map(|(_, node)| node.op.clone()).collect::<Vec<_>>()
         };
         let differs = value(student, node) != value(teacher, same) || ops(student, node) != ops(teacher, same);
-        (student.shape(node + 1) == teacher.shape(same + 1) && differs).then_some([node, same])
+        (student.shape(node + 1) == teacher.shape(same + 1) && differs)
+            .then_some(Solvable { student: node, teacher: same })
     })
 }
 
@@ -73,7 +83,7 @@ impl NormalEquations {
     /// Empty sums for convolution `node` of `student`, to be solved with `ridge`, for at most `workers` threads.
     ///
     /// # Panics
-    /// If the node is no convolution; [`solvable_nodes`] names one that is.
+    /// If the node is no convolution; [`solvable`] names one that is.
     pub fn new(student: &Block, node: usize, ridge: Ridge, workers: usize) -> Self {
         let Op::Conv(conv) = student.nodes()[node].op else { panic!("a solvable node is a convolution") };
         let [outputs, inputs, rows, columns] = kernel_dims(student, node);
@@ -95,7 +105,8 @@ impl NormalEquations {
     ///
     /// # Shapes
     /// - hidden `[N, C_in, H, W]`, target `[N, C_out, H', W']`
-    pub fn add(&mut self, hidden: &Images, target: &Images) {
+    pub fn add(&mut self, hidden: &Batch, target: &Batch) {
+        let (hidden, target) = (hidden.on_cpu(), target.on_cpu());
         let (arch, features, stride) = (Arch::new(), self.fitted.features, self.conv.stride.map(usize::from));
         let plane = Plane { shape: hidden.shape(), border: self.conv.border() };
         let flat = |shape| Plane { shape, border: 0 };
@@ -205,8 +216,8 @@ impl EquationBytes {
         if ridge == Ridge::HeldOut { 2 } else { 1 }
     }
 
-    /// While the sums are gathered.
-    pub fn gathering(&self, ridge: Ridge, workers: usize) -> u64 {
+    /// While the sums grow.
+    pub fn summing(&self, ridge: Ridge, workers: usize) -> u64 {
         let scratch = threads().min(workers) * ROWS * self.features * size_of::<f32>();
         Self::sets(ridge) * self.sums().iter().sum::<u64>() + self.planes + scratch as u64
     }

@@ -4,15 +4,17 @@
 //! `f(θ) = min_W E‖W u(θ) − y‖² + λ‖W − W₀‖²`. Its gradient is that of the squared error with `W` held at `W(θ)`. L-BFGS follows it,
 //! over the same inputs each time: no learning rate, and the error only falls.
 
-use alloc::{collections::VecDeque, vec::Vec};
+use alloc::{borrow::Cow, collections::VecDeque, vec, vec::Vec};
 
 use crate::{
     block::Block,
-    engine::{Device, DistillError, Images, Portions, cpu::Workspace},
+    engine::{
+        Batch, DistillError, Engine, Goal, Goals, Learners, Portions, Trainer, Workspace,
+        cpu::{CpuTrainer, TrainerBytes},
+    },
     noise::{Inputs, Purpose},
     recipe::{Recipe, Ridge, Training, Update},
-    solve::{SolveTarget, gather, put_solution},
-    train::BlockTrainer,
+    solve::{SolveTarget, SumBytes, put_solution, sum_equations},
 };
 
 /// Steps that L-BFGS remembers.
@@ -26,11 +28,8 @@ const SUFFICIENT: f64 = 1e-4;
 /// Norm of the first step, as a share of the weights'.
 const FIRST_STEP: f64 = 1e-2;
 
-/// Vectors as long as the free weights that are there beside a pass over the inputs: what is remembered, where the search is, where it
-/// goes, and two gradients.
-pub fn vectors(projections: usize) -> usize {
-    2 * MEMORY.min(projections.saturating_sub(1)) + 4
-}
+/// A trainer that is asked for gradients and makes no step.
+const GRADIENTS_ONLY: Training = Training { update: Update::MOMENTUM, ..Training::adam(1, 1) };
 
 /// `layers`, whose last node is the solved convolution, solved and after at most `recipe.projections` iterations.
 pub fn project(
@@ -38,18 +37,18 @@ pub fn project(
     goal: &SolveTarget,
     inputs: &mut Inputs<'_>,
     recipe: &Recipe,
-    on: (&Device, Portions),
+    engine: &Engine,
 ) -> Result<Block, DistillError> {
     let node = layers.nodes().len() - 1;
     let solved = layers.nodes()[node].weights.clone();
     let free = |weight: &usize| layers.is_trained(*weight) && !solved.iter().any(|&w| usize::from(w) == *weight);
     let free: Vec<usize> = (0..layers.weights().len()).filter(free).collect();
-    let count = recipe.solve_inputs;
+    let count = recipe.images;
     // One strength for all iterations, so that they minimise the same.
     let mut ridge = None;
     let mut solve = |at: Block, inputs: &mut Inputs<'_>| -> Result<(Block, f64), DistillError> {
         let recipe = if ridge.is_none() { *recipe } else { Recipe { ridge: Ridge::USUAL, ..*recipe } };
-        let system = gather(&at, node, goal, inputs, &recipe, on)?.system(&layers, ridge);
+        let system = sum_equations(&at, node, goal, inputs, &recipe, engine)?.system(&layers, ridge);
         ridge = Some(system.ridge());
         Ok(put_solution(system, at, node)?)
     };
@@ -57,7 +56,7 @@ pub fn project(
     if free.is_empty() {
         return Ok(here);
     }
-    let mut slope = gradient(&here, &free, goal, inputs, count, on)?;
+    let mut slope = gradient(&here, &free, goal, inputs, count, engine)?;
     let mut memory = Memory::default();
     for iteration in 0..recipe.projections {
         let values: Vec<f64> = flat(&here, &free);
@@ -84,7 +83,7 @@ pub fn project(
         if gain < GAIN || iteration + 1 == recipe.projections {
             break;
         }
-        let next = gradient(&here, &free, goal, inputs, count, on)?;
+        let next = gradient(&here, &free, goal, inputs, count, engine)?;
         let moved = flat(&here, &free).into_iter().zip(&values).map(|(new, old)| new - old).collect();
         memory.add(moved, next.iter().zip(&slope).map(|(new, old)| new - old).collect());
         slope = next;
@@ -99,22 +98,23 @@ fn gradient(
     goal: &SolveTarget,
     inputs: &mut Inputs<'_>,
     count: usize,
-    (device, portions): (&Device, Portions),
+    engine: &Engine,
 ) -> Result<Vec<f64>, DistillError> {
-    // Of it only the gradients are asked.
-    let training = Training { update: Update::MOMENTUM, ..Training::adam(1, count) };
-    let mut trainer = BlockTrainer::new(layers.clone(), &training, device);
-    trainer.workspace = Workspace::new(portions.workers);
-    let [mut input, mut target, mut spare] = [(); 3].map(|()| Images::zeros(layers.input(), 0));
     let mut batches = inputs.pass(Purpose::Solve, count);
-    trainer.begin(batches.left());
-    while batches.next_into(portions.solving, &mut input)? {
-        goal.value_into(&mut batches, &input, &mut spare, &mut target, &mut trainer.workspace)?;
-        trainer.add(&input, &target);
+    let count = batches.left();
+    let mut trainer = Trainer::new(vec![layers.clone()], Learners::FIRST, &GRADIENTS_ONLY, engine);
+    let [mut input, mut spare] = engine.batches();
+    let mut workspace = engine.workspace();
+    let mut goals = [Goal::mean_squared(layers.output(), count, engine)];
+    trainer.begin(count);
+    while batches.next_into(engine.portions.solving, &mut input)? {
+        goal.value_into(&mut batches, &input, &mut spare, &mut goals[0].output, &mut workspace)?;
+        trainer.add(&input, Goals { outputs: &goals, classes: None }, &mut workspace);
     }
     // The error is a sum over the output's channels, the trainer's a mean.
     let channels = layers.output().channels as f64;
-    let mut gradient = joined(free.iter().map(|&weight| trainer.gradients()[weight].as_slice()));
+    let gradients: Vec<Cow<'_, [f32]>> = free.iter().map(|&weight| trainer.gradient(weight)).collect();
+    let mut gradient = joined(gradients.iter().map(|gradient| &**gradient));
     gradient.iter_mut().for_each(|g| *g *= channels);
     Ok(gradient)
 }
@@ -181,5 +181,46 @@ impl Memory {
             shift(&mut direction, moved, share - other);
         }
         direction
+    }
+}
+
+/// What [`project`] takes.
+pub struct ProjectBytes {
+    /// The layers up to the convolution.
+    layers: u64,
+    /// Scalars in the search's vectors.
+    vectors: usize,
+    trainer: TrainerBytes,
+    /// Inputs of a gradient.
+    count: usize,
+}
+
+impl ProjectBytes {
+    /// For these layers, the last of which is solved.
+    pub fn new(layers: &Block, recipe: &Recipe) -> Self {
+        let solved: usize = layers.weights_of(layers.nodes().len() - 1).iter().map(|weight| weight.data.len()).sum();
+        // What is remembered, where the search is, where it goes, and two gradients.
+        let vectors = 2 * MEMORY.min(recipe.projections.saturating_sub(1)) + 4;
+        Self {
+            layers: layers.heap_bytes() as u64,
+            vectors: vectors * (layers.parameters() - solved),
+            trainer: CpuTrainer::bytes(core::slice::from_ref(layers), Learners::FIRST, &GRADIENTS_ONLY),
+            count: recipe.images,
+        }
+    }
+
+    /// Heap bytes, from those of its first solve and of a later one, over the inputs of `solving`.
+    pub fn bytes(&self, first_solve: u64, later_solve: u64, solving: &SumBytes, portions: Portions) -> u64 {
+        let Self { layers, vectors, trainer, count } = self;
+        // At the first solve there is one block more, later also that where the search is.
+        let (first, later) = (layers + first_solve, 2 * layers + later_solve);
+        let arena = solving.goal.arena.max(trainer.arena());
+        let slope = layers
+            + solving.goal.held
+            + trainer.held(*count, portions.solving)
+            + Batch::bytes(solving.elements, portions.solving)
+            + Workspace::bytes(portions.workers, portions.solving, arena)
+            + solving.inputs.bytes(portions.solving, 0);
+        layers + (vectors * size_of::<f64>()) as u64 + first.max(later).max(slope)
     }
 }

@@ -1,53 +1,67 @@
 //! What a solve sees: what a student's convolution reads, and what it should write.
 
 use crate::{
-    block::{Block, Node, op::Op},
-    engine::{Device, DeviceBlock, DistillError, Images, Portions, cpu::Workspace},
-    noise::{Batches, Inputs, Purpose},
+    block::{Block, op::Op},
+    engine::{Batch, DeviceBlock, DistillError, Engine, Portions, Workspace, cpu::ProgramBytes},
+    noise::{Batches, InputBytes, Inputs, Purpose},
     recipe::Recipe,
-    solve::NormalEquations,
+    solve::{EquationBytes, NormalEquations, Solvable},
     storage::ScratchError,
 };
 
+/// A student's convolution, and its teacher's.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    pub student: &'a Block,
+    pub teacher: &'a Block,
+    pub nodes: Solvable,
+}
+
 /// What a student's convolution should write: what the teacher's does. If the two take different inputs and the convolution's
-/// output is added to another value, the sum should be the teacher's: the convolution makes good what the other value lacks, too.
+/// output is added to another value, the sum should be the teacher's: the convolution then compensates for the other value's errors, too.
 pub struct SolveTarget {
     to_target: DeviceBlock,
     to_other: Option<DeviceBlock>,
 }
 
-impl SolveTarget {
-    /// Of convolution `node` of the student, which is `teachers` of the teacher.
-    pub fn new(
-        [student, teacher]: [&Block; 2],
-        [node, teachers]: [usize; 2],
-        inputs: &Inputs<'_>,
-        device: &Device,
-    ) -> Self {
-        let (goal, other) = Self::values([student, teacher], [node, teachers], inputs.are_paired());
-        let to_other = other.map(|other| DeviceBlock::up_to(student, other, device));
-        Self { to_target: DeviceBlock::up_to(teacher, goal, device), to_other }
+/// Values whose difference is a target.
+struct Difference {
+    /// Of the teacher.
+    target: usize,
+    /// Of the student.
+    other: Option<usize>,
+}
+
+impl<'a> Site<'a> {
+    /// A convolution of a block that is its own teacher.
+    pub fn own(block: &'a Block, node: usize) -> Self {
+        Self { student: block, teacher: block, nodes: Solvable { student: node, teacher: node } }
     }
 
-    /// The teacher's value that it is, less a value of the student: where `paired` inputs say that the two differ, and there is one.
-    pub fn values(
-        [student, teacher]: [&Block; 2],
-        [node, teachers]: [usize; 2],
-        paired: bool,
-    ) -> (usize, Option<usize>) {
-        match [(student, node), (teacher, teachers)].map(|(block, node)| sum_behind(block, node)) {
-            [Some((_, other)), Some((sum, _))] if paired => (sum, Some(other)),
-            _ => (teachers + 1, None),
+    fn difference(&self, paired: bool) -> Difference {
+        let Solvable { student, teacher } = self.nodes;
+        match (sum_after(self.student, student), sum_after(self.teacher, teacher)) {
+            (Some(own), Some(teachers)) if paired => Difference { target: teachers.value, other: Some(own.other) },
+            _ => Difference { target: teacher + 1, other: None },
         }
+    }
+}
+
+impl SolveTarget {
+    /// Of a student's convolution.
+    pub fn new(site: Site<'_>, inputs: &Inputs<'_>, engine: &Engine) -> Self {
+        let Difference { target, other } = site.difference(inputs.are_paired());
+        let to_other = other.map(|other| DeviceBlock::up_to(site.student, other, &engine.device));
+        Self { to_target: DeviceBlock::up_to(site.teacher, target, &engine.device), to_other }
     }
 
     /// For the inputs drawn last. `spare` is memory for what it takes.
     pub fn value_into(
         &self,
         batches: &mut Batches<'_>,
-        input: &Images,
-        spare: &mut Images,
-        target: &mut Images,
+        input: &Batch,
+        spare: &mut Batch,
+        target: &mut Batch,
         workspace: &mut Workspace,
     ) -> Result<(), ScratchError> {
         self.to_target.forward_into(batches.teachers(input, spare)?, target, workspace);
@@ -60,20 +74,21 @@ impl SolveTarget {
 }
 
 /// Normal equations of convolution `node` of `block` over the recipe's inputs of a solve.
-pub fn gather(
+pub fn sum_equations(
     block: &Block,
     node: usize,
     goal: &SolveTarget,
     inputs: &mut Inputs<'_>,
     recipe: &Recipe,
-    (device, portions): (&Device, Portions),
+    engine: &Engine,
 ) -> Result<NormalEquations, DistillError> {
-    let mut equations = NormalEquations::new(block, node, recipe.ridge, portions.workers);
-    let to_hidden = DeviceBlock::up_to(block, block.nodes()[node].inputs[0].into(), device);
-    let [mut input, mut hidden, mut target, mut spare] = [(); 4].map(|()| Images::zeros(to_hidden.input(), 0));
-    let mut workspace = Workspace::new(portions.workers);
-    let mut batches = inputs.pass(Purpose::Solve, recipe.solve_inputs);
-    while batches.next_into(portions.solving, &mut input)? {
+    let Portions { workers, solving, .. } = engine.portions;
+    let mut equations = NormalEquations::new(block, node, recipe.ridge, workers);
+    let to_hidden = DeviceBlock::up_to(block, block.nodes()[node].inputs[0].into(), &engine.device);
+    let [mut input, mut hidden, mut target, mut spare] = engine.batches();
+    let mut workspace = engine.workspace();
+    let mut batches = inputs.pass(Purpose::Solve, recipe.images);
+    while batches.next_into(solving, &mut input)? {
         to_hidden.forward_into(&input, &mut hidden, &mut workspace);
         goal.value_into(&mut batches, &input, &mut spare, &mut target, &mut workspace)?;
         equations.add(&hidden, &target);
@@ -81,13 +96,65 @@ pub fn gather(
     Ok(equations)
 }
 
-/// The sum that alone reads node `node`, and the value it is added to.
-fn sum_behind(block: &Block, node: usize) -> Option<(usize, usize)> {
-    let reads = |other: &Node| other.inputs.iter().any(|&value| usize::from(value) == node + 1);
-    let mut readers = block.nodes().iter().enumerate().filter(|(_, other)| reads(other));
-    let (Some((index, sum)), None) = (readers.next(), readers.next()) else { return None };
+/// What [`sum_equations`] takes.
+pub struct SumBytes {
+    /// The program that leads to the convolution, and those that make its target.
+    own: ProgramBytes,
+    pub goal: ProgramBytes,
+    /// Elements of an input, its target, and what the teacher takes in its place.
+    pub elements: usize,
+    /// Elements of what the convolution reads.
+    hidden: usize,
+    pub equations: EquationBytes,
+    pub inputs: InputBytes,
+}
+
+impl SumBytes {
+    /// Over the block `site.student`, whose equations they are.
+    pub fn new(site: Site<'_>, inputs: InputBytes) -> Self {
+        let (block, node) = (site.student, site.nodes.student);
+        let read = usize::from(block.nodes()[node].inputs[0]);
+        let Difference { target, other } = site.difference(inputs.paired);
+        let mut goal = ProgramBytes::of(site.teacher, target);
+        let mut spare = inputs.beside();
+        if let Some(other) = other {
+            goal = goal.and(ProgramBytes::of(block, other));
+            spare = spare.max(block.shape(other).elements());
+        }
+        Self {
+            own: ProgramBytes::of(block, read),
+            goal,
+            elements: inputs.elements + site.teacher.shape(target).elements() + spare,
+            hidden: block.shape(read).elements(),
+            equations: EquationBytes::new(block, node),
+            inputs,
+        }
+    }
+
+    /// Heap bytes without the equations.
+    pub fn bytes(&self, portions: Portions) -> u64 {
+        let arena = self.own.arena.max(self.goal.arena);
+        self.own.held
+            + self.goal.held
+            + Batch::bytes(self.elements + self.hidden, portions.solving)
+            + Workspace::bytes(portions.workers, portions.solving, arena)
+            + self.inputs.bytes(portions.solving, 0)
+    }
+}
+
+/// A sum of a value with another.
+struct Sum {
+    value: usize,
+    other: usize,
+}
+
+/// The sum that alone reads node `node`.
+fn sum_after(block: &Block, node: usize) -> Option<Sum> {
+    let mut readers = block.readers(node + 1);
+    let (Some(index), None) = (readers.next(), readers.next()) else { return None };
+    let sum = &block.nodes()[index];
     let other = sum.inputs.iter().map(|&value| usize::from(value)).find(|&value| value != node + 1)?;
     // What it is added to must not need it.
-    let needs = block.needed([0, other]).get(node + 1).is_some_and(|&needed| needed);
-    (matches!(sum.op, Op::Add) && !needs).then_some((index + 1, other))
+    let needs = block.needed(0, other).get(node + 1).is_some_and(|&needed| needed);
+    (matches!(sum.op, Op::Add) && !needs).then_some(Sum { value: index + 1, other })
 }

@@ -8,7 +8,7 @@ use alloc::{format, string::String, vec, vec::Vec};
 
 use crate::{
     block::{
-        Block, BlockBuilder, BlockError,
+        Block, BlockError, Change,
         op::{BatchNorm, Op},
     },
     tensor::Weight,
@@ -22,34 +22,24 @@ use crate::{
 /// # Errors
 /// As [`Block::new`]; a valid block folds to a valid block.
 pub fn fold_batch_norms(block: &Block) -> Result<Block, BlockError> {
-    let mut builder = BlockBuilder::new(block.name(), block.role(), block.input());
-    // renamed[v] is the folded graph's value that holds what value v held.
-    let mut renamed = vec![BlockBuilder::INPUT];
-    for (index, node) in block.nodes().iter().enumerate() {
-        let inputs: Vec<u8> = node.inputs.iter().map(|&v| renamed[usize::from(v)]).collect();
-        let folded_away = inputs.len() == 1
-            && usize::from(node.inputs[0])
-                .checked_sub(1)
-                .is_some_and(|producer| norm_of(block, producer) == Some(index));
-        if folded_away {
-            renamed.push(inputs[0]);
-            continue;
+    let rewritten = block.rewrite(|index| {
+        let node = &block.nodes()[index];
+        let producer = usize::from(node.inputs[0]).checked_sub(1);
+        if producer.is_some_and(|producer| norm_of(block, producer) == Some(index)) {
+            return Change::Remove;
         }
-        let weights = match norm_of(block, index) {
-            Some(norm) => folded_weights(block, index, norm),
-            None => node.weights.iter().map(|&w| block.weights()[usize::from(w)].clone()).collect(),
-        };
-        renamed.push(builder.push(&node.name, node.op.clone(), &inputs, weights)?);
-    }
-    let rename = |&part: &[u8; 2]| part.map(|value| renamed[usize::from(value)]);
-    builder.finish()?.with_parts(block.parts().iter().map(rename).collect())
+        match norm_of(block, index) {
+            Some(norm) => Change::Replace(node.op.clone(), folded_weights(block, index, norm)),
+            None => Change::Keep,
+        }
+    });
+    rewritten?.with_parts(block.parts())
 }
 
 /// The batch norm to fold into node `index`: that node is a convolution and nothing else reads it.
 fn norm_of(block: &Block, index: usize) -> Option<usize> {
     matches!(block.nodes()[index].op, Op::Conv(_)).then_some(())?;
-    let reads = |node: usize| block.nodes()[node].inputs.iter().any(|&v| usize::from(v) == index + 1);
-    let mut readers = (0..block.nodes().len()).filter(|&node| reads(node));
+    let mut readers = block.readers(index + 1);
     let norm = readers.next()?;
     (readers.next().is_none() && matches!(block.nodes()[norm].op, Op::BatchNorm(_))).then_some(norm)
 }

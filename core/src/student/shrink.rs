@@ -9,7 +9,7 @@ use alloc::{vec, vec::Vec};
 
 use crate::{
     block::{
-        Block, BlockBuilder, BlockError,
+        Block, BlockError, Change,
         op::{Channels, Operands},
     },
     recipe::Width,
@@ -137,8 +137,8 @@ impl ChannelClasses {
             let of_value = &self.of_value[value];
             (0..of_value.len()).filter(|&channel| keeps[of_value[channel]]).collect()
         };
-        let mut builder = BlockBuilder::new(block.name(), block.role(), block.input());
-        for (index, node) in block.nodes().iter().enumerate() {
+        let rewritten = block.rewrite(|index| {
+            let node = &block.nodes()[index];
             let input = usize::from(node.inputs[0]);
             let (read, written) = (kept(input), kept(index + 1));
             let narrower = read.len() < block.shape(input).channels || written.len() < block.shape(index + 1).channels;
@@ -146,12 +146,12 @@ impl ChannelClasses {
             // Only the kernel of a dense layer has a dimension for what it reads.
             let dense = channels(block, index) == Channels::New;
             let narrowed = |(slot, weight): (usize, &Weight)| {
-                weight.select([Some(&written), Some(read.as_slice()).filter(|_| dense && slot == 0)])
+                weight.select(Some(&written), Some(read.as_slice()).filter(|_| dense && slot == 0))
             };
             let weights = block.weights_of(index).into_iter().enumerate().map(narrowed).collect();
-            builder.push(&node.name, op.unwrap_or_else(|| node.op.clone()), &node.inputs, weights)?;
-        }
-        builder.finish()?.with_parts(block.parts().iter().copied().collect())
+            Change::Replace(op.unwrap_or_else(|| node.op.clone()), weights)
+        });
+        rewritten?.with_parts(block.parts())
     }
 
     /// The class of each channel of a value.

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::{
     block::{
-        Block, BlockBuilder, BlockError,
+        Block, BlockError, Change,
         op::{Activation, Op},
     },
     kernels::conv::Conv,
@@ -38,12 +38,14 @@ impl Recipe {
 /// As [`Block::new`].
 pub fn replace_activations(block: &Block, with: Activation) -> Result<Block, BlockError> {
     let gates = |activation: &Activation| matches!(activation, Activation::Sigmoid | Activation::HardSigmoid { .. });
-    rebuilt(block, |index| match &block.nodes()[index].op {
-        Op::Activation(activation) if index + 1 < block.nodes().len() && !gates(activation) => {
-            Some(Op::Activation(with))
+    let last = block.nodes().len() - 1;
+    let rewritten = block.rewrite(|index| match &block.nodes()[index].op {
+        Op::Activation(activation) if index < last && !gates(activation) => {
+            Change::Replace(Op::Activation(with), Vec::new())
         }
-        other => Some(other.clone()),
-    })
+        _ => Change::Keep,
+    });
+    Ok(rewritten?.block)
 }
 
 /// The block without `count` of its layers, each with the norm and the activation behind it: dense convolutions that keep
@@ -53,7 +55,6 @@ pub fn replace_activations(block: &Block, with: Activation) -> Result<Block, Blo
 /// As [`Block::new`].
 pub fn without_layers(block: &Block, count: usize) -> Result<Block, BlockError> {
     let nodes = block.nodes();
-    let reads = |node: usize, value: usize| nodes[node].inputs.iter().any(|&input| usize::from(input) == value);
     let last = nodes.iter().rposition(|node| matches!(node.op, Op::Conv(Conv { groups: 1, .. })));
     let keeps_shape = |&index: &usize| {
         let dense = matches!(nodes[index].op, Op::Conv(Conv { groups: 1, .. }));
@@ -63,7 +64,7 @@ pub fn without_layers(block: &Block, count: usize) -> Result<Block, BlockError> 
     for layer in gone.clone() {
         let mut value = layer + 1;
         // A block's output stays something that is computed.
-        while let [reader] = (value..nodes.len()).filter(|&node| reads(node, value)).collect::<Vec<_>>()[..] {
+        while let [reader] = block.readers(value).collect::<Vec<_>>()[..] {
             if !matches!(nodes[reader].op, Op::BatchNorm(_) | Op::Activation(_)) || reader + 1 == nodes.len() {
                 break;
             }
@@ -71,22 +72,6 @@ pub fn without_layers(block: &Block, count: usize) -> Result<Block, BlockError> 
             value = reader + 1;
         }
     }
-    rebuilt(block, |index| (!gone.contains(&index)).then(|| nodes[index].op.clone()))
-}
-
-/// The block with other operators in the places of its own; one that is `None` passes its input on.
-fn rebuilt(block: &Block, op: impl Fn(usize) -> Option<Op>) -> Result<Block, BlockError> {
-    let mut builder = BlockBuilder::new(block.name(), block.role(), block.input());
-    let mut renamed = alloc::vec![BlockBuilder::INPUT];
-    for (index, node) in block.nodes().iter().enumerate() {
-        let inputs: Vec<u8> = node.inputs.iter().map(|&value| renamed[usize::from(value)]).collect();
-        renamed.push(match op(index) {
-            Some(op) => {
-                let weights = block.weights_of(index).into_iter().cloned().collect();
-                builder.push(&node.name, op, &inputs, weights)?
-            }
-            None => inputs[0],
-        });
-    }
-    builder.finish()
+    let change = |index: usize| if gone.contains(&index) { Change::Remove } else { Change::Keep };
+    Ok(block.rewrite(change)?.block)
 }

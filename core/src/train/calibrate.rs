@@ -9,12 +9,12 @@ use alloc::{vec, vec::Vec};
 
 use crate::{
     block::{
-        Block, Statistics,
+        Block,
         op::{BatchNorm, Op},
     },
     engine::{
-        Images, Optimizer,
-        cpu::{Passes, Target},
+        Batch, Classes, Goals, Optimizer, Workspace,
+        cpu::{Groups, Norms, Pass, Passes, Stage},
     },
     kernels::{norm::Moments, plane::LANES},
     noise::{NoiseImages, Pixels, Purpose, Stream},
@@ -25,26 +25,31 @@ use crate::{
 /// A teacher that tells how images should change.
 #[derive(Debug)]
 pub struct Calibrator<'a> {
+    blocks: &'a [Block],
     shape: Shape,
-    passes: Passes<'a>,
+    passes: Passes,
+    /// The images' gradient, and what the passes work in.
+    slopes: Groups,
+    workspace: Workspace,
 }
 
 impl<'a> Calibrator<'a> {
     /// For the teacher's blocks, whose batch norms are not folded; the last gives `[classes, 1, 1]`.
     pub fn new(blocks: &'a [Block]) -> Self {
         let shape = blocks.first().map_or(Shape::new(1, 1, 1), Block::input);
-        Self { shape, passes: Passes::new(blocks, 0) }
+        let passes = Passes::new(blocks, 0, Norms::Observed);
+        Self { blocks, shape, passes, slopes: Groups::zeros(shape, 0), workspace: Workspace::default() }
     }
 
     /// Images a batch where no number is asked for: 128, or whole groups of them in as many bytes, at least one.
     pub fn default_batch(&self, bytes: usize) -> usize {
-        let fitting = bytes / self.passes.bytes_per_image().max(1) / LANES * LANES;
+        let fitting = bytes / (self.passes.arena() * size_of::<f32>()).max(1) / LANES * LANES;
         Calibration::BATCH.min(fitting).max(LANES)
     }
 
     /// Classes that the teacher tells apart.
     fn classes(&self) -> usize {
-        self.passes.parts.last().map_or(0, |part| part.block.output().elements())
+        self.blocks.last().map_or(0, |block| block.output().elements())
     }
 
     /// Batch `index` of noise images, matched to the teacher's statistics; `progress` is told the mismatch before each step and in the end.
@@ -79,7 +84,7 @@ impl<'a> Calibrator<'a> {
         progress: impl FnMut(f32),
     ) -> Option<NoiseImages> {
         let Calibration { batch, seed, pull, .. } = calibration;
-        let similarity = class_similarity(self.passes.parts.last()?.block)?;
+        let similarity = class_similarity(self.blocks.last()?)?;
         let mut stream = Stream::new(*seed, Purpose::Calibrate, index);
         let mut images = stream.images(*batch, self.shape);
         let mut probabilities = Vec::with_capacity(batch * similarity.len());
@@ -107,7 +112,7 @@ impl<'a> Calibrator<'a> {
         let mut gradient = vec![0.0; images.len()];
         let mut optimizer = Optimizer::new(Update::Adam, 0.0, [images.len()].into_iter());
         for step in 0..=pull.steps {
-            progress(self.gradient(&Images::from_values(images, shape), probabilities, pull, &mut gradient));
+            progress(self.gradient(&Batch::from_values(images, shape), probabilities, pull, &mut gradient));
             if step == pull.steps {
                 break;
             }
@@ -122,19 +127,22 @@ impl<'a> Calibrator<'a> {
     }
 
     /// The gradient by the images of the statistics' mismatch and of the cross-entropy; returns the mismatch.
-    fn gradient(&mut self, images: &Images, probabilities: &[f32], pull: &Pull, gradient: &mut [f32]) -> f32 {
-        let &Pull { statistics, classes, temperature, .. } = pull;
-        self.passes.prepare(images.len());
+    fn gradient(&mut self, images: &Batch, probabilities: &[f32], pull: &Pull, gradient: &mut [f32]) -> f32 {
+        let &Pull { statistics, classes: weight, temperature, .. } = pull;
+        let Self { blocks, shape, passes, slopes, workspace } = self;
         let mut mismatch = 0.0;
-        self.passes.forward(images, Statistics::Running, |_, part, node, moments| {
-            let (here, pulls) = pulls(part.block, node, moments, statistics);
+        let observe = &mut |index: usize, stage: &mut Stage, node: usize, moments: &[Moments]| {
+            let (here, pulls) = pulls(&blocks[index], node, moments, statistics);
             mismatch += here;
-            part.backward.pull(&part.program, node, pulls.into_iter());
-        });
-        self.passes.cross_entropy(Target { probabilities, temperature, weight: classes });
-        self.passes.backward(Statistics::Running, &[]);
-        let elements = self.shape.elements();
-        self.passes.image_gradients(|image, offset, chunk| {
+            stage.backward.pull(&stage.program, node, pulls.into_iter());
+        };
+        let goals = Goals { outputs: &[], classes: Some(Classes { probabilities, temperature, weight }) };
+        slopes.reset(*shape, images.len());
+        let images = &images.on_cpu();
+        passes.begin(images.len());
+        passes.add(blocks, Pass { images, goals, waits: true, slopes: Some(slopes), observe }, workspace, &mut []);
+        let elements = shape.elements();
+        slopes.read(|image, offset, chunk| {
             gradient[image * elements + offset..][..chunk.len()].copy_from_slice(chunk);
         });
         mismatch as f32

@@ -9,11 +9,8 @@ use alloc::{vec, vec::Vec};
 use serde::Serialize;
 
 use crate::{
-    block::{Block, BlockError},
-    engine::{
-        Device, DeviceBlock, Images, NetworkTrainer,
-        cpu::{Goal, Target, Workspace},
-    },
+    block::{Block, Statistics},
+    engine::{Batch, Classes, DeviceBlock, DistillError, Engine, Goal, Goals, Learners, Trainer},
     noise::{NoiseImages, Pixels, Purpose, Stream, Variant, shuffle},
     recipe::Training,
     student::fold_batch_norms,
@@ -66,53 +63,59 @@ pub enum Lessons<'a> {
 /// A student that is its teacher has nothing to learn.
 ///
 /// # Errors
-/// [`BlockError`] if a block does not fold, or training diverged.
+/// [`DistillError`] if a block does not fold, or training diverged.
 pub fn finetune(
     teacher: &[Block],
     student: &[Block],
     lessons: Lessons<'_>,
     tuning: &Tuning,
     progress: impl FnMut(f32),
-) -> Result<Vec<Block>, BlockError> {
+) -> Result<Vec<Block>, DistillError> {
     let folded = |blocks: &[Block]| blocks.iter().map(fold_batch_norms).collect::<Result<Vec<_>, _>>();
     let student = folded(student)?;
     if student == folded(teacher)? {
         log::info!("the student is the teacher: there is nothing to learn");
         return Ok(student);
     }
-    learn(teacher, &student, lessons, tuning, progress)
+    learn(teacher, student, lessons, tuning, &Engine::default(), progress)
 }
 
-/// The student after `tuning`; batch norms in it learn with the statistics of each batch.
+/// The student after `tuning` on an engine; batch norms in it learn with the statistics of each batch.
 ///
 /// # Errors
 /// As [`finetune`].
 pub fn learn(
     teacher: &[Block],
-    student: &[Block],
+    student: Vec<Block>,
     lessons: Lessons<'_>,
     tuning: &Tuning,
+    engine: &Engine,
     mut progress: impl FnMut(f32),
-) -> Result<Vec<Block>, BlockError> {
-    let on_cpu = |block: &Block| Ok(DeviceBlock::new(&fold_batch_norms(block)?, &Device::Cpu));
-    let teacher: Vec<DeviceBlock> = teacher.iter().map(on_cpu).collect::<Result<_, BlockError>>()?;
-    let mut trainer = NetworkTrainer::new(student, &tuning.training);
+) -> Result<Vec<Block>, DistillError> {
+    let on_device = |block: &Block| Ok(DeviceBlock::new(&fold_batch_norms(block)?, &engine.device));
+    let teacher: Vec<DeviceBlock> = teacher.iter().map(on_device).collect::<Result<_, DistillError>>()?;
     let mut lessons = Drawn::new(lessons, tuning.seed, student.first().map_or(Shape::new(1, 1, 1), Block::input));
-    let (mut images, mut workspace) = (Images::zeros(lessons.shape, 0), Workspace::default());
-    let goal = |block: &DeviceBlock| Goal { values: Images::zeros(block.output(), 0), scale: 0.0 };
-    let mut goals: Vec<Goal> = teacher.iter().map(goal).collect();
+    let learners = Learners { count: student.len(), statistics: Statistics::Current };
+    let mut trainer = Trainer::new(student, learners, &tuning.training, engine);
+    let ([mut images], mut workspace) = (engine.batches(), engine.workspace());
+    let mut goals: Vec<Goal> = teacher.iter().map(|_| Goal::new(&engine.device)).collect();
     for _ in 0..tuning.training.steps {
         lessons.next_into(tuning.training.batch, &mut images);
         for (index, block) in teacher.iter().enumerate() {
             let (done, rest) = goals.split_at_mut(index);
-            block.forward_into(done.last().map_or(&images, |goal| &goal.values), &mut rest[0].values, &mut workspace);
-            let energy = rest[0].values.energy();
-            rest[0].scale = if energy > 0.0 { (2.0 * f64::from(tuning.features) / energy) as f32 } else { 0.0 };
+            let Goal { output, weight } = &mut rest[0];
+            block.forward_into(done.last().map_or(&images, |goal| &goal.output), output, &mut workspace);
+            let energy = output.energy();
+            *weight = if energy > 0.0 { (f64::from(tuning.features) / energy) as f32 } else { 0.0 };
         }
-        let Some((logits, goals)) = goals.split_last() else { break };
-        let probabilities = softmax(&logits.values, tuning.temperature);
-        let target = Target { probabilities: &probabilities, temperature: tuning.temperature, weight: 1.0 };
-        let loss = trainer.step_towards(&images, target, if tuning.features > 0.0 { goals } else { &[] });
+        let Some((logits, features)) = goals.split_last() else { break };
+        let probabilities = softmax(&logits.output, tuning.temperature);
+        let classes = Classes { probabilities: &probabilities, temperature: tuning.temperature, weight: 1.0 };
+        let outputs = if tuning.features > 0.0 { features } else { &[] };
+        trainer.begin(images.len());
+        trainer.add(&images, Goals { outputs, classes: Some(classes) }, &mut workspace);
+        trainer.update();
+        let loss = trainer.cross_entropy();
         progress(loss);
         if !loss.is_finite() {
             // Nor are the weights after such a step.
@@ -123,7 +126,7 @@ pub fn learn(
 }
 
 /// Probabilities of the classes of each image, `[N, classes]`.
-fn softmax(logits: &Images, temperature: f32) -> Vec<f32> {
+fn softmax(logits: &Batch, temperature: f32) -> Vec<f32> {
     let mut values = logits.to_values();
     for image in values.chunks_exact_mut(logits.shape().elements()) {
         let largest = image.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -150,7 +153,7 @@ impl<'a> Drawn<'a> {
         Self { lessons, stream, shape, order: Vec::new(), values: Vec::new() }
     }
 
-    fn next_into(&mut self, count: usize, images: &mut Images) {
+    fn next_into(&mut self, count: usize, images: &mut Batch) {
         let Self { lessons, stream, shape, order, values } = self;
         let (shape, elements) = (*shape, shape.elements());
         match *lessons {
@@ -172,7 +175,8 @@ impl<'a> Drawn<'a> {
                 }
             }
         }
-        images.reset(shape, count);
-        images.fill(|image, offset, chunk| chunk.copy_from_slice(&values[image * elements + offset..][..chunk.len()]));
+        images.fill(shape, count, |image, offset, chunk| {
+            chunk.copy_from_slice(&values[image * elements + offset..][..chunk.len()])
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! Distils `teacher.ndp` into `student.ndp` without an operating system: the same core as on a PC.
 //!
-//! Arguments are `name=value`, see [`settings`]. What is done is kept in `student.part`: started again, the run goes on.
+//! Arguments are `name=value`, see [`arguments`]. What is done is kept in `student.part`: started again, the run goes on.
 
 #![no_std]
 #![no_main]
@@ -14,7 +14,9 @@ mod storage;
 use alloc::{boxed::Box, format, string::String};
 use core::{ffi::CStr, fmt::Display, str::FromStr};
 
-use distill_core::{Budget, Device, Event, Noise, Pack, PackError, RunError, Settings, Update, Width, run};
+use distill_core::{
+    Budget, Device, Event, Pack, PackError, Run, RunError, Settings, Update, Width, WhiteNoise, run,
+};
 use semihosting::{eprintln, experimental::env, fs, println, process};
 
 use self::storage::HostFile;
@@ -29,7 +31,7 @@ const CACHE: &CStr = c"cache.tmp";
 /// Called by the board's start-up code.
 fn main() -> ! {
     heap::start();
-    match settings().and_then(|(settings, resume)| distil(&settings, resume)) {
+    match arguments().and_then(|arguments| distil(&arguments)) {
         Ok(()) => process::exit(0),
         Err(message) => {
             eprintln!("error: {message}");
@@ -38,13 +40,20 @@ fn main() -> ! {
     }
 }
 
-/// What the arguments mean, and whether to go on with what an earlier start left.
-fn settings() -> Result<(Settings, bool), String> {
+/// What the arguments mean.
+struct Arguments {
+    settings: Settings,
+    noise: WhiteNoise,
+    /// Whether to resume what an earlier start left.
+    resume: bool,
+}
+
+fn arguments() -> Result<Arguments, String> {
     let mut settings = Settings::new(Width::new(0.5).map_err(text)?, 0);
-    (settings.images, settings.recipe.solve_inputs, settings.recipe.training.batch) = (64, 64, 16);
+    (settings.recipe.images, settings.recipe.training.batch) = (64, 16);
     // A first-fit heap has gaps.
     settings.budget = Budget { bytes: (heap::SIZE / 8 * 7) as u64, used: 0 };
-    let (mut resume, mut rate) = (true, None);
+    let (mut noise, mut resume, mut rate) = (WhiteNoise::Propagated, true, None);
     let arguments = env::args::<256>().map_err(text)?;
     // The first is the program's name.
     for argument in (&arguments).skip(1) {
@@ -52,10 +61,7 @@ fn settings() -> Result<(Settings, bool), String> {
         let (name, value) = argument.split_once('=').ok_or_else(|| format!("{argument} is not name=value"))?;
         match (name, value) {
             ("width", value) => settings.recipe.width = Width::new(number(value)?).map_err(text)?,
-            ("images", value) => {
-                settings.images = number(value)?;
-                settings.recipe.solve_inputs = settings.images;
-            }
+            ("images", value) => settings.recipe.images = number(value)?,
             ("steps", value) => settings.recipe.training.steps = number(value)?,
             ("batch", value) => settings.recipe.training.batch = number(value)?,
             ("optimizer", "adam") => settings.recipe.training.update = Update::Adam,
@@ -64,8 +70,8 @@ fn settings() -> Result<(Settings, bool), String> {
             ("seed", value) => settings.seed = number(value)?,
             ("block", value) => settings.blocks.push(number(value)?),
             ("budget", value) => settings.budget.bytes = number(value)?,
-            ("noise", "standard") => settings.noise = Noise::Standard,
-            ("noise", "propagated") => settings.noise = Noise::Propagated,
+            ("noise", "standard") => noise = WhiteNoise::Standard,
+            ("noise", "propagated") => noise = WhiteNoise::Propagated,
             ("start", "again") => resume = false,
             _ => {
                 let known = "width=K, images=N, steps=N, batch=N, optimizer=adam|sgd, rate=RATE, seed=S, \
@@ -76,13 +82,13 @@ fn settings() -> Result<(Settings, bool), String> {
     }
     let training = &mut settings.recipe.training;
     training.rate = rate.unwrap_or(training.update.default_rate());
-    Ok((settings, resume))
+    Ok(Arguments { settings, noise, resume })
 }
 
-fn distil(settings: &Settings, resume: bool) -> Result<(), String> {
+fn distil(Arguments { settings, noise, resume }: &Arguments) -> Result<(), String> {
     let mut teacher = Pack::open(HostFile::open(TEACHER).map_err(text)?).map_err(text)?;
-    let student = HostFile::writable(UNFINISHED, resume).map_err(text)?;
-    let cache = Box::new(HostFile::writable(CACHE, false).map_err(text)?);
+    let student = HostFile::writable(UNFINISHED, *resume).map_err(text)?;
+    let scratch = Box::new(HostFile::writable(CACHE, false).map_err(text)?);
     let mut planned = 0;
     let observe = |event: Event<'_>| match event {
         Event::Planned(plan) => planned = plan.bytes,
@@ -92,9 +98,10 @@ fn distil(settings: &Settings, resume: bool) -> Result<(), String> {
         }
         _ => {}
     };
-    let done = run(&mut teacher, student, Some(cache), settings, &Device::Cpu, observe);
+    let (source, device) = (&mut noise.clone(), &Device::Cpu);
+    let done = run(Run { teacher: &mut teacher, source, scratch: Some(scratch), settings, device }, student, observe);
     let (blocks, student) = done.map_err(|error| match error {
-        RunError::Student(PackError::OtherJob) => format!("{error}, by start=again"),
+        RunError::Student(PackError::OtherJob) => format!("{error}: use those, or start=again"),
         other => text(other),
     })?;
     drop(student);

@@ -19,7 +19,7 @@ use crate::{
         elementwise::{self, Read, Write},
         instructions::Arch,
         norm::{combine, gradient_sums},
-        plane::{LANES, Lanes, Plane},
+        plane::{Lanes, Plane},
     },
 };
 
@@ -168,14 +168,6 @@ impl Backward {
         Some(self.slots.get_mut(gradients, self.slot[value]?))
     }
 
-    /// All nodes, from the gradient by the output. `values` is the forward pass's arena.
-    pub fn run(&self, program: &Program, values: &[Lanes], gradients: &mut [Lanes], sums: &mut [f32]) {
-        for node in (0..self.steps.len()).rev() {
-            self.sum(program, node, values, gradients, sums);
-            self.step(program, node, values, gradients, LANES);
-        }
-    }
-
     /// Adds one node's gradient by its weights to `sums`. Its [`step`](Self::step) comes after, for a batch norm after the
     /// sums of the whole batch.
     pub fn sum(&self, program: &Program, node: usize, values: &[Lanes], gradients: &[Lanes], sums: &mut [f32]) {
@@ -199,19 +191,20 @@ impl Backward {
         }
     }
 
-    /// Makes batch norm `node`'s gradient that of current statistics over `count` values of a channel, from the sums of the
+    /// Makes batch norm `node`'s gradient that of current statistics over `images` images, from the sums of the
     /// batch's parts in order. Nothing for another node.
     pub fn use_current_statistics<'s>(
         &mut self,
         program: &Program,
         node: usize,
         parts: impl Iterator<Item = &'s [f32]> + Clone,
-        count: usize,
+        images: usize,
     ) {
         let step = &mut self.steps[node];
         if let (Some(Weights::Norm { factors }), Kernel::Norm(norm)) = (&mut step.weights, &program.steps[node].kernel)
         {
-            let channels = factors.len();
+            let shape = program.layout.slots.plane(program.steps[node].output).shape;
+            let (channels, count) = (factors.len(), images * shape.height * shape.width);
             for (channel, factors) in factors.iter_mut().enumerate() {
                 let mean_of =
                     |at: usize| parts.clone().map(|sums| sums[step.sums.start + at]).sum::<f32>() / count as f32;

@@ -1,300 +1,497 @@
-//! Forward and backward passes of a whole network over a batch, every activation kept.
+//! Forward and backward passes over a batch, through blocks that follow each other.
+//!
+//! A group of images goes forward through all blocks, and its gradient back, before the next group starts: a pass needs one arena
+//! a worker, whatever the batch, and the batch may come in parts. Only batch norms that look at the whole batch make a pass stop. Then
+//! each group waits in an arena of its own, or, where memory is short, starts again from its input after every stop. The
+//! values are the same to the bit.
 
 use alloc::{vec, vec::Vec};
+use core::ops::Range;
 
-use super::{Backward, PIECES, Program, add, clear_absent};
+use super::{Arenas, Backward, Groups, Program, Workspace, clear_absent};
 use crate::{
     block::{Block, Statistics},
-    engine::{Images, batch::gather},
+    engine::{Classes, Goal, Goals},
+    heap::held,
     kernels::{
-        elementwise::{copy, zip_two},
+        elementwise::{Read, Write, copy, squared_error},
         norm::Moments,
-        parallel::each,
-        plane::{LANES, Lanes},
+        parallel::{each, share},
+        plane::{LANES, Lanes, Plane},
     },
 };
 
-/// A network's blocks ready for passes, and the arenas of a batch.
-#[derive(Debug)]
-pub struct Passes<'a> {
-    pub parts: Vec<Part<'a>>,
-    pieces: Vec<Piece>,
-    count: usize,
-    /// Parts, from the first, whose gradients by the weights are summed.
-    trained: usize,
+/// Pieces of a batch whose gradients are summed apart, then in order: what keeps threads from changing a result.
+const PIECES: usize = 8;
+
+/// What batch norms work with, and whether passes stop at them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norms {
+    /// Running statistics: no stops.
+    Running,
+    /// The statistics of each batch.
+    Current,
+    /// Running statistics, and those of each batch are shown.
+    Observed,
 }
 
-/// One block.
+impl From<Statistics> for Norms {
+    fn from(statistics: Statistics) -> Self {
+        match statistics {
+            Statistics::Running => Self::Running,
+            Statistics::Current => Self::Current,
+        }
+    }
+}
+
+/// The passes of a batch, and what they add up.
 #[derive(Debug)]
-pub struct Part<'a> {
-    pub block: &'a Block,
+pub struct Passes {
+    sequence: Sequence,
+    norms: Norms,
+    /// Pieces of the part at hand. The first may have begun in the part before.
+    pieces: Vec<Piece>,
+    /// Images of the batch, and groups of them that are through.
+    count: usize,
+    done: usize,
+    /// Over the pieces that are complete, as in [`Piece`].
+    errors: Vec<f64>,
+    /// Of the batch norm at the last stop.
+    moments: Vec<Moments>,
+}
+
+/// One block of the sequence.
+#[derive(Debug)]
+pub struct Stage {
     pub program: Program,
     pub backward: Backward,
+    /// Where its values begin in an arena, its sums in a piece's, and its weights among all blocks'.
+    values: usize,
+    sums: usize,
+    pub weights: usize,
 }
 
-/// Some groups of a batch, whose sums are kept apart and added in order.
-#[derive(Debug, Default)]
-struct Piece {
-    groups: Vec<Group>,
-    /// Of each part, in its backward pass's order.
-    sums: Vec<Vec<f32>>,
-    moments: Vec<Moments>,
-    error: f64,
+/// Blocks that follow each other, and how a pass goes through them.
+#[derive(Debug)]
+struct Sequence {
+    stages: Vec<Stage>,
+    /// Every node of every stage, in order.
+    places: Vec<Place>,
+    /// Places of the batch norms at which passes stop.
+    stops: Vec<usize>,
+    /// Stages, from the first, whose gradients by the weights are summed; if there is none, the gradient by the images is made.
+    trained: usize,
+    /// Where gradients begin in an arena, and how long those of one stage are at most.
+    slopes: usize,
+    slope: usize,
 }
 
-#[derive(Debug, Default)]
-struct Group {
-    /// Number in the batch, and images that are there.
-    index: usize,
-    lanes: usize,
-    /// Arena of each part.
-    values: Vec<Vec<Lanes>>,
-    /// Arenas of the gradients of the part in work, and of the one after it.
-    slopes: [Vec<Lanes>; 2],
-}
-
-/// What the logits should say of each image.
+/// A node of a stage.
 #[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
-    /// A probability for each class: `[N, classes]`.
-    pub probabilities: &'a [f32],
-    /// The logits are divided by it before the softmax.
-    pub temperature: f32,
-    /// Weight of the cross-entropy in the loss.
-    pub weight: f32,
+struct Place {
+    stage: usize,
+    node: usize,
 }
 
-/// What a block's output should be.
-#[derive(Clone, Debug)]
-pub struct Goal {
-    pub values: Images,
-    /// Its pull is as many times the distance.
-    pub scale: f32,
+/// What some groups of a batch add up.
+#[derive(Debug)]
+struct Piece {
+    /// In the order of the stages, each in its backward pass's.
+    sums: Vec<f32>,
+    /// Squared distance of each block's output from its goal, then the cross-entropy.
+    errors: Vec<f64>,
+    /// Of each group, at the last stop.
+    moments: Vec<Moments>,
 }
 
-impl<'a> Passes<'a> {
+/// The groups of a piece in the part of a batch at hand.
+struct Task<'a> {
+    piece: &'a mut Piece,
+    groups: Range<usize>,
+    /// Whether the piece begins with them.
+    begins: bool,
+    /// Arenas that wait between stops, one a group; empty where a worker's is used.
+    arenas: &'a mut [Vec<Lanes>],
+    /// Where the gradients by their images go, if anywhere.
+    slopes: &'a mut [Lanes],
+}
+
+/// Images on their way through the blocks.
+pub struct Pass<'a> {
+    pub images: &'a Groups,
+    pub goals: Goals<'a>,
+    /// Whether groups may wait in arenas of their own at a stop.
+    pub waits: bool,
+    /// Takes the gradient by the images.
+    pub slopes: Option<&'a mut Groups>,
+    /// Is shown the moments of what each batch norm at a stop reads, with its stage's number and its node's.
+    pub observe: &'a mut dyn FnMut(usize, &mut Stage, usize, &[Moments]),
+}
+
+impl Passes {
     /// For blocks that each take what the one before gives. The weights of the first `trained` get gradients; if there is none, the
     /// images do.
-    pub fn new(blocks: &'a [Block], trained: usize) -> Self {
-        let part = |(index, block): (usize, &'a Block)| {
+    pub fn new(blocks: &[Block], trained: usize, norms: Norms) -> Self {
+        let (mut stages, mut places, mut stops) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut values, mut sums, mut weights) = (0, 0, 0);
+        for (index, block) in blocks.iter().enumerate() {
             let program = Program::new(block, block.nodes().len(), true);
             let backward = Backward::new(block, &program, index > 0 || trained == 0);
-            Part { block, program, backward }
-        };
-        let parts = blocks.iter().enumerate().map(part).collect();
-        Self { parts, pieces: Vec::new(), count: 0, trained }
-    }
-
-    /// Heap bytes of the arenas of one image of a full group.
-    pub fn bytes_per_image(&self) -> usize {
-        let values: usize = self.parts.iter().map(|part| part.program.arena()).sum();
-        let slopes = self.parts.iter().map(|part| part.backward.arena()).max().unwrap_or(0);
-        (values + 2 * slopes) * size_of::<f32>()
-    }
-
-    /// Arenas for `count` images; those of the last pass, if it had as many.
-    pub fn prepare(&mut self, count: usize) {
-        let groups = count.div_ceil(LANES);
-        let parts = &self.parts;
-        let slopes = parts.iter().map(|part| part.backward.arena()).max().unwrap_or(0);
-        let group = |index: usize| Group {
-            index,
-            lanes: count.min((index + 1) * LANES) - index * LANES,
-            values: parts.iter().map(|part| vec![Lanes::ZERO; part.program.arena()]).collect(),
-            slopes: [(); 2].map(|()| vec![Lanes::ZERO; slopes]),
-        };
-        if self.count != count {
-            let pieces = PIECES.min(groups);
-            let piece = |piece: usize| Piece {
-                groups: (piece * groups / pieces..(piece + 1) * groups / pieces).map(group).collect(),
-                sums: parts.iter().map(|part| vec![0.0; part.backward.sums()]).collect(),
-                ..Piece::default()
-            };
-            self.pieces = (0..pieces).map(piece).collect();
-            self.count = count;
-        }
-        for piece in &mut self.pieces {
-            piece.error = 0.0;
-            piece.sums.iter_mut().for_each(|sums| sums.fill(0.0));
-        }
-    }
-
-    /// Every value of `images`. `found` is told the moments of what each batch norm reads, with its part's number and its node's. With current
-    /// statistics the norms then work with them.
-    pub fn forward(
-        &mut self,
-        images: &Images,
-        statistics: Statistics,
-        mut found: impl FnMut(usize, &mut Part<'a>, usize, &[Moments]),
-    ) {
-        for index in 0..self.parts.len() {
-            let (before, here) = self.parts.split_at_mut(index);
-            let part = &mut here[0];
-            for (segment, nodes) in part.program.segments().into_iter().enumerate() {
-                let program = &part.program;
-                let channels = program.norm_channels(nodes.end).max(1);
-                each(self.pieces.iter_mut(), |piece| {
-                    piece.moments.resize(channels * piece.groups.len(), Moments::default());
-                    let found = piece.moments.chunks_exact_mut(channels);
-                    for (group, found) in piece.groups.iter_mut().zip(found) {
-                        if segment == 0 {
-                            let (done, values) = group.values.split_at_mut(index);
-                            match before.last().zip(done.last()) {
-                                Some((part, values_before)) => {
-                                    program.load(&mut values[0], part.program.output(values_before))
-                                }
-                                None => program.load(&mut values[0], images.plane(group.index)),
-                            }
-                        }
-                        let values = &mut group.values[index];
-                        nodes.clone().for_each(|node| program.step(node, values));
-                        program.moments(nodes.end, values, group.lanes, found);
-                    }
-                });
-                if program.norm_channels(nodes.end) > 0 {
-                    let parts: Vec<Moments> = self.pieces.iter().flat_map(|piece| &piece.moments).copied().collect();
-                    let total = part.program.total(nodes.end, &parts);
-                    if statistics == Statistics::Current {
-                        part.program.set_moments(nodes.end, &total);
-                    }
-                    found(index, part, nodes.end, &total);
+            for node in 0..block.nodes().len() {
+                if norms != Norms::Running && program.norm_channels(node) > 0 {
+                    stops.push(places.len());
                 }
+                places.push(Place { stage: index, node });
+            }
+            let lengths = [program.arena(), backward.sums(), block.weights().len()];
+            stages.push(Stage { program, backward, values, sums, weights });
+            (values, sums, weights) = (values + lengths[0], sums + lengths[1], weights + lengths[2]);
+        }
+        let slope = stages.iter().map(|stage| stage.backward.arena()).max().unwrap_or(0);
+        let sequence = Sequence { stages, places, stops, trained, slopes: values, slope };
+        let errors = vec![0.0; blocks.len() + 1];
+        Self { sequence, norms, pieces: Vec::new(), count: 0, done: 0, errors, moments: Vec::new() }
+    }
+
+    /// Heap bytes over batches of `count` images that come in parts of `part`, without those of the arenas.
+    pub fn heap_bytes(&self, count: usize, part: usize) -> usize {
+        let Sequence { stages, places, stops, .. } = &self.sequence;
+        let (groups, step) = (count.div_ceil(LANES), part.div_ceil(LANES).max(1));
+        let pieces = (0..groups).step_by(step).map(|first| pieces_of(&(first..groups.min(first + step)), groups).len());
+        let errors = held(&self.errors);
+        let piece = size_of::<Piece>() + self.sequence.sums() * size_of::<f32>() + errors;
+        let of_stage = |stage: &Stage| stage.program.heap_bytes() + stage.backward.heap_bytes();
+        held(stages)
+            + held(places)
+            + held(stops)
+            + errors
+            + stages.iter().map(of_stage).sum::<usize>()
+            + pieces.max().unwrap_or(0) * piece
+    }
+
+    /// Vectors that an arena needs.
+    pub fn arena(&self) -> usize {
+        self.sequence.arena()
+    }
+
+    /// Takes new weights of the trained blocks, all in a row.
+    pub fn set_weights(&mut self, blocks: &[Block], weights: &[Vec<f32>]) {
+        for (stage, block) in self.sequence.stages.iter_mut().zip(blocks).take(self.sequence.trained) {
+            let weight = |index: usize| weights[stage.weights + index].as_slice();
+            stage.program.set_weights(block, weight);
+            stage.backward.set_weights(block, &stage.program, weight);
+        }
+    }
+
+    /// Starts a batch of `count` images.
+    pub fn begin(&mut self, count: usize) {
+        (self.count, self.done) = (count, 0);
+        self.errors.fill(0.0);
+    }
+
+    /// Takes a part of the batch forward and back, and adds its gradients by the weights to `gradients`, those of all trained blocks in a
+    /// row. All parts but the last are whole groups of images.
+    ///
+    /// # Panics
+    /// If a pass that stops is given less than the whole batch.
+    pub fn add(&mut self, blocks: &[Block], mut pass: Pass<'_>, workspace: &mut Workspace, gradients: &mut [Vec<f32>]) {
+        let groups = self.count.div_ceil(LANES);
+        let part = self.done..self.done + pass.images.groups().len();
+        let here = pieces_of(&part, groups);
+        let last = self.sequence.stops.len();
+        assert!(last == 0 || part == (0..groups), "statistics of a batch are of the whole batch");
+        if self.pieces.len() < here.len() {
+            let (sums, errors) = (self.sequence.sums(), self.errors.len());
+            let piece = || Piece { sums: vec![0.0; sums], errors: vec![0.0; errors], moments: Vec::new() };
+            self.pieces.resize_with(here.len(), piece);
+        }
+        let waits = last > 0 && pass.waits;
+        for segment in 0..last {
+            self.forward(segment, waits, &mut pass, workspace);
+        }
+        for segment in (0..=last).rev() {
+            self.backward(segment, waits, &mut pass, workspace);
+        }
+        for (index, piece) in here.enumerate() {
+            if bounds(piece, groups).end <= part.end {
+                let Piece { sums, errors, .. } = &self.pieces[index];
+                self.sequence.add_gradients(blocks, sums, gradients);
+                self.errors.iter_mut().zip(errors).for_each(|(total, error)| *total += error);
+            } else {
+                self.pieces.swap(0, index);
             }
         }
+        self.done = part.end;
     }
 
-    /// Sets the gradient by the logits; returns the mean cross-entropy, without its weight.
-    pub fn cross_entropy(&mut self, target: Target<'_>) -> f32 {
-        let (Some(part), last) = (self.parts.last(), self.parts.len() - 1) else { return 0.0 };
-        let Target { probabilities, temperature, weight } = target;
-        let scale = 1.0 / self.count.max(1) as f32;
-        for piece in &mut self.pieces {
-            for Group { index, lanes, values, slopes } in &mut piece.groups {
-                part.backward.slots.clear_borders(&mut slopes[last % 2]);
-                let (logits, plane) = part.program.output(&values[last]);
-                let Some((slope, to)) = part.backward.gradient(&mut slopes[last % 2], part.block.nodes().len()) else {
-                    continue;
-                };
-                let classes = plane.shape.channels;
-                to.rows().for_each(|row| slope[row] = Lanes::ZERO);
-                for lane in 0..*lanes {
-                    let logit = |class: usize| logits[plane.at(class, 0, 0)].0[lane] / temperature;
-                    let largest = (0..classes).map(logit).fold(f32::NEG_INFINITY, f32::max);
-                    let total: f32 = (0..classes).map(|class| libm::expf(logit(class) - largest)).sum();
-                    let wanted = &probabilities[(*index * LANES + lane) * classes..][..classes];
-                    for (class, wanted) in wanted.iter().enumerate() {
-                        let share = libm::expf(logit(class) - largest) / total;
-                        piece.error += f64::from(wanted * (libm::logf(total) + largest - logit(class)));
-                        slope[to.at(class, 0, 0)].0[lane] = scale * weight * (share - wanted) / temperature;
-                    }
-                }
-            }
-        }
-        self.pieces.iter().map(|piece| piece.error).sum::<f64>() as f32 * scale
+    /// The squared distance of each block's output from its goal, over the batch.
+    pub fn distances(&self) -> &[f64] {
+        &self.errors[..self.errors.len() - 1]
     }
 
-    /// Pulls the last output to its goal: sets the gradient by it.
-    pub fn pull_last(&mut self, Goal { values: wanted, scale }: &Goal) {
-        let (Some(part), last) = (self.parts.last(), self.parts.len() - 1) else { return };
-        each(self.pieces.iter_mut().flat_map(|piece| &mut piece.groups), |Group { index, lanes, values, slopes }| {
-            part.backward.slots.clear_borders(&mut slopes[last % 2]);
-            let slope = part.backward.gradient(&mut slopes[last % 2], part.block.nodes().len());
-            let Some((slope, to)) = slope else { return };
-            let pull = |_: f32, here: f32, there: f32| scale * (here - there);
-            let output = part.program.output(&values[last]);
-            zip_two(part.program.arch, (&mut *slope, to), output, wanted.plane(*index), pull);
-            clear_absent((slope, to), *lanes);
+    /// The mean cross-entropy of the batch, without its weight.
+    pub fn cross_entropy(&self) -> f32 {
+        let total = self.errors.last().copied().unwrap_or(0.0);
+        total as f32 * (1.0 / self.count.max(1) as f32)
+    }
+
+    /// Takes the batch to the stop that ends a segment, and settles what its batch norm works with.
+    fn forward(&mut self, segment: usize, waits: bool, pass: &mut Pass<'_>, workspace: &mut Workspace) {
+        let places = self.sequence.segment(segment);
+        let Place { stage, node } = self.sequence.places[places.end];
+        let channels = self.sequence.stages[stage].program.norm_channels(node);
+        let (start, images) = (if waits { places.start } else { 0 }, pass.images);
+        self.each_group(waits, images, None, workspace, |sequence, task, index, arena| {
+            sequence.forward(start..places.end, arena, images.plane(index));
+            let found = &mut task.piece.moments;
+            found.resize(channels * task.groups.len(), Moments::default());
+            let found = &mut found[(index - task.groups.start) * channels..][..channels];
+            let Stage { program, values, .. } = &sequence.stages[stage];
+            program.moments(node, &arena[*values..], images.lanes(index), found);
         });
+        let found = self.pieces.iter().flat_map(|piece| piece.moments.chunks_exact(channels));
+        let here = &mut self.sequence.stages[stage];
+        here.program.total(node, found, &mut self.moments);
+        if self.norms == Norms::Current {
+            here.program.set_moments(node, &self.moments);
+        }
+        (pass.observe)(stage, here, node, &self.moments);
     }
 
-    /// The squared distance of a part's output from its goal.
-    pub fn distance(&self, part: usize, goal: &Goal) -> f64 {
-        let mut distance = 0.0;
-        for Group { index, lanes, values, .. } in self.pieces.iter().flat_map(|piece| &piece.groups) {
-            let ((output, plane), wanted) = (self.parts[part].program.output(&values[part]), goal.values.group(*index));
-            let width = plane.shape.width;
-            for (row, wanted) in plane.rows().zip(wanted.chunks_exact(width)) {
-                for (here, there) in output[row..row + width].iter().zip(wanted) {
-                    let pairs = here.0[..*lanes].iter().zip(&there.0);
-                    distance += f64::from(pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f32>());
+    /// Takes the gradients of the batch back to where a segment starts. Those of the batch norm there wait for its sums over the whole batch.
+    fn backward(&mut self, segment: usize, waits: bool, pass: &mut Pass<'_>, workspace: &mut Workspace) {
+        let (places, end) = (self.sequence.segment(segment), self.sequence.places.len());
+        let last = places.end == end;
+        let (images, goals, count) = (pass.images, pass.goals, self.count);
+        let slopes = pass.slopes.as_deref_mut().filter(|_| segment == 0);
+        self.each_group(waits, images, slopes, workspace, |sequence, task, index, arena| {
+            let Piece { sums, errors, .. } = &mut *task.piece;
+            if last && task.begins && index == task.groups.start {
+                sums.fill(0.0);
+                errors.fill(0.0);
+            }
+            let group = Group { index, lanes: images.lanes(index), count };
+            let top = if waits { places.end } else { end };
+            if last || !waits {
+                sequence.forward(if waits { places.start } else { 0 }..end, arena, images.plane(index));
+                sequence.pull_last(&goals, group, arena, errors.as_mut_slice(), last);
+            } else {
+                sequence.step_back(top, &goals, group, arena, errors, true);
+            }
+            for place in (places.start..top).rev() {
+                if places.contains(&place) {
+                    sequence.sum(place, arena, sums);
+                }
+                if place > places.start || segment == 0 {
+                    // What comes after the segment was counted with a segment before.
+                    sequence.step_back(place, &goals, group, arena, errors, place <= places.end);
                 }
             }
+        });
+        if segment > 0 && self.norms == Norms::Current {
+            let Place { stage, node } = self.sequence.places[places.start];
+            let Stage { program, backward, sums, .. } = &mut self.sequence.stages[stage];
+            let sums = self.pieces.iter().map(|piece| &piece.sums[*sums..]);
+            backward.use_current_statistics(program, node, sums, self.count);
         }
-        distance
     }
 
-    /// Gradients down to the weights or the images, once that by the last output is set. With current statistics a norm's waits
-    /// for the sums of the whole batch. The outputs of the first blocks are pulled to their goals, as far as there are any.
-    pub fn backward(&mut self, statistics: Statistics, goals: &[Goal]) {
-        for index in (0..self.parts.len()).rev() {
-            let (before, here) = self.parts.split_at_mut(index);
-            let Part { block, program, backward } = &mut here[0];
-            // From the end to a batch norm, whose gradient by its input waits for the sums of the whole batch.
-            for nodes in program.segments().into_iter().rev() {
-                let (running, trains) = (&*backward, index < self.trained);
-                let starts_with_norm = !nodes.is_empty() && program.norm_channels(nodes.start) > 0;
-                each(self.pieces.iter_mut(), |piece| {
-                    for Group { lanes, values, slopes, .. } in &mut piece.groups {
-                        let (values, slopes) = (&values[index], &mut slopes[index % 2]);
-                        let sums = &mut piece.sums[index];
-                        if program.norm_channels(nodes.end) > 0 {
-                            running.step(program, nodes.end, values, slopes, *lanes);
-                        }
-                        for node in nodes.clone().rev() {
-                            if trains {
-                                running.sum(program, node, values, slopes, sums);
-                            }
-                            if node > nodes.start || !starts_with_norm {
-                                running.step(program, node, values, slopes, *lanes);
-                            }
-                        }
-                    }
-                });
-                if starts_with_norm && statistics == Statistics::Current {
-                    let shape = block.shape(nodes.start + 1);
-                    let parts = self.pieces.iter().map(|piece| piece.sums[index].as_slice());
-                    let count = self.count * shape.height * shape.width;
-                    backward.use_current_statistics(program, nodes.start, parts, count);
+    /// Every group of the part of a batch at hand: its task, its number and its arena. Those of a piece come one after another.
+    fn each_group(
+        &mut self,
+        waits: bool,
+        images: &Groups,
+        slopes: Option<&mut Groups>,
+        workspace: &mut Workspace,
+        work: impl Fn(&Sequence, &mut Task<'_>, usize, &mut [Lanes]) + Sync,
+    ) {
+        let Self { sequence, pieces, count, done, .. } = self;
+        let (sequence, groups) = (&*sequence, count.div_ceil(LANES));
+        let part = *done..*done + images.groups().len();
+        let (elements, len) = (images.shape().elements(), sequence.arena());
+        let mut slopes = slopes.map_or(&mut [][..], Groups::values_mut);
+        let (waiting, workers) = if waits { (part.len(), 0) } else { (0, pieces_of(&part, groups).len()) };
+        let Arenas { mut waiting, workers } = workspace.split(waiting, workers, len);
+        let tasks = pieces.iter_mut().zip(pieces_of(&part, groups)).map(|(piece, number)| {
+            let bounds = bounds(number, groups);
+            let groups = bounds.start.max(part.start) - part.start..bounds.end.min(part.end) - part.start;
+            Task {
+                piece,
+                begins: bounds.start >= part.start,
+                arenas: waiting.split_off_mut(..groups.len().min(waiting.len())).unwrap_or_default(),
+                slopes: slopes.split_off_mut(..(elements * groups.len()).min(slopes.len())).unwrap_or_default(),
+                groups,
+            }
+        });
+        let through = |mut task: Task<'_>, arena: &mut [Lanes]| {
+            let (arenas, slopes) = (core::mem::take(&mut task.arenas), core::mem::take(&mut task.slopes));
+            let mut slopes = slopes.chunks_exact_mut(elements);
+            for (place, index) in task.groups.clone().enumerate() {
+                let arena = arenas.get_mut(place).map_or(&mut *arena, Vec::as_mut_slice);
+                work(sequence, &mut task, index, arena);
+                if let Some(slope) = slopes.next() {
+                    sequence.store_slope(arena, slope);
                 }
             }
-            let Some(previous) = before.last() else { return };
-            let (backward, goal) = (&*backward, goals.get(index - 1));
-            each(self.pieces.iter_mut(), |piece| {
-                for Group { index: group, lanes, values, slopes } in &mut piece.groups {
-                    let [even, odd] = slopes;
-                    let (here, there) = if index % 2 == 0 { (even, odd) } else { (odd, even) };
-                    previous.backward.slots.clear_borders(there);
-                    let target = previous.backward.gradient(there, previous.block.nodes().len());
-                    let Some(((target, to), (source, plane))) = target.zip(backward.gradient(here, 0)) else {
-                        continue;
-                    };
-                    copy(program.arch, (target, to), (source, plane));
-                    if let Some(Goal { values: wanted, scale }) = goal {
-                        let output = previous.program.output(&values[index - 1]);
-                        let pull = |slope: f32, here: f32, there: f32| slope + scale * (here - there);
-                        zip_two(program.arch, (target, to), output, wanted.plane(*group), pull);
-                        clear_absent((target, to), *lanes);
-                    }
-                }
-            });
+        };
+        if waits {
+            each(tasks, |task| through(task, &mut []));
+        } else {
+            share(workers, tasks, |task, arena| through(task, arena));
+        }
+    }
+}
+
+/// A group of a part of a batch: its number there, the images in it, and those in the whole batch.
+#[derive(Clone, Copy)]
+struct Group {
+    index: usize,
+    lanes: usize,
+    count: usize,
+}
+
+impl Sequence {
+    fn arena(&self) -> usize {
+        // A gradient passes from one stage to the next.
+        self.slopes + self.slope * self.stages.len().min(2)
+    }
+
+    fn sums(&self) -> usize {
+        self.stages.last().map_or(0, |stage| stage.sums + stage.backward.sums())
+    }
+
+    /// Places between two stops.
+    fn segment(&self, segment: usize) -> Range<usize> {
+        let start = if segment == 0 { 0 } else { self.stops[segment - 1] };
+        start..self.stops.get(segment).copied().unwrap_or(self.places.len())
+    }
+
+    /// Where the gradients of a stage lie, after the values.
+    fn slope(&self, stage: usize) -> Range<usize> {
+        let start = stage % 2 * self.slope;
+        start..start + self.slope
+    }
+
+    fn forward(&self, places: Range<usize>, arena: &mut [Lanes], input: Read<'_>) {
+        for &Place { stage: index, node } in &self.places[places] {
+            let stage = &self.stages[index];
+            let (before, here) = arena.split_at_mut(stage.values);
+            if node == 0 {
+                let previous = index.checked_sub(1).map(|previous| &self.stages[previous]);
+                let input = previous.map_or(input, |previous| previous.program.output(&before[previous.values..]));
+                stage.program.load(here, input);
+            }
+            stage.program.step(node, here);
         }
     }
 
-    /// Adds the gradients by the weights of each part to `gradients`, in the blocks' order.
-    pub fn add_gradients(&mut self, gradients: &mut [Vec<Vec<f32>>]) {
-        let Some((total, others)) = self.pieces.split_first_mut() else { return };
-        for (index, (part, gradients)) in self.parts[..self.trained].iter().zip(gradients).enumerate() {
-            others.iter().for_each(|piece| add(&mut total.sums[index], &piece.sums[index]));
-            part.backward.add_sums(part.block, &part.program, &total.sums[index], gradients);
+    /// Sets the gradient by the last output.
+    fn pull_last(&self, goals: &Goals<'_>, group: Group, arena: &mut [Lanes], errors: &mut [f64], counts: bool) {
+        let Some(last) = self.stages.len().checked_sub(1) else { return };
+        let Stage { program, backward, values: start, .. } = &self.stages[last];
+        let (values, slopes) = arena.split_at_mut(self.slopes);
+        let (values, slopes) = (&mut values[*start..], &mut slopes[self.slope(last)]);
+        backward.slots.clear_borders(slopes);
+        let Some((slope, to)) = backward.gradient(slopes, program.steps.len()) else { return };
+        match goals.outputs.get(last) {
+            Some(goal) => {
+                let error = pull(program, goal, group, values, (&mut *slope, to), false);
+                errors[last] += if counts { error } else { 0.0 };
+            }
+            None => to.rows().for_each(|row| slope[row..row + to.shape.width].fill(Lanes::ZERO)),
+        }
+        if let Some(classes) = &goals.classes {
+            let error = cross_entropy(classes, group, program.output(values), (slope, to));
+            errors[last + 1] += if counts { error } else { 0.0 };
         }
     }
 
-    /// Shows the gradient by each image to `target(image, offset, chunk)`, chunk by chunk.
-    pub fn image_gradients(&mut self, mut target: impl FnMut(usize, usize, &[f32])) {
-        let Some(part) = self.parts.first() else { return };
-        for Group { index, lanes, slopes, .. } in self.pieces.iter_mut().flat_map(|piece| &mut piece.groups) {
-            let Some((values, plane)) = part.backward.gradient(&mut slopes[0], 0) else { continue };
-            gather(values, plane, *lanes, |lane, offset, chunk| target(*index * LANES + lane, offset, chunk));
+    /// Adds a node's gradient by its weights to the sums.
+    fn sum(&self, place: usize, arena: &[Lanes], sums: &mut [f32]) {
+        let Place { stage, node } = self.places[place];
+        if stage < self.trained {
+            let (values, slopes) = arena.split_at(self.slopes);
+            let Stage { program, backward, values: start, sums: first, .. } = &self.stages[stage];
+            backward.sum(program, node, &values[*start..], &slopes[self.slope(stage)], &mut sums[*first..]);
         }
     }
+
+    /// Makes a node's gradient by its inputs; that of a stage's first node goes on to the stage before, whose goal adds to it.
+    fn step_back(
+        &self,
+        place: usize,
+        goals: &Goals<'_>,
+        group: Group,
+        arena: &mut [Lanes],
+        errors: &mut [f64],
+        counts: bool,
+    ) {
+        let Place { stage, node } = self.places[place];
+        let Stage { program, backward, values: start, .. } = &self.stages[stage];
+        let (values, slopes) = arena.split_at_mut(self.slopes);
+        backward.step(program, node, &values[*start..], &mut slopes[self.slope(stage)], group.lanes);
+        let Some(index) = stage.checked_sub(1).filter(|_| node == 0) else { return };
+        let previous = &self.stages[index];
+        let Ok([here, there]) = slopes.get_disjoint_mut([self.slope(stage), self.slope(index)]) else { return };
+        previous.backward.slots.clear_borders(there);
+        let target = previous.backward.gradient(there, previous.program.steps.len());
+        let Some(((slope, to), (source, plane))) = target.zip(backward.gradient(here, 0)) else { return };
+        copy(program.arch, (&mut *slope, to), (source, plane));
+        if let Some(goal) = goals.outputs.get(index) {
+            let error = pull(&previous.program, goal, group, &mut values[previous.values..], (slope, to), true);
+            errors[index] += if counts { error } else { 0.0 };
+        }
+    }
+
+    /// Copies the gradient by a group of images, `[C, H, W]`.
+    fn store_slope(&self, arena: &mut [Lanes], target: &mut [Lanes]) {
+        let Some(Stage { program, backward, .. }) = self.stages.first() else { return };
+        let slopes = &mut arena[self.slopes..][self.slope(0)];
+        if let Some((slope, plane)) = backward.gradient(slopes, 0) {
+            copy(program.arch, (target, Plane { border: 0, ..plane }), (slope, plane));
+        }
+    }
+
+    fn add_gradients(&self, blocks: &[Block], sums: &[f32], gradients: &mut [Vec<f32>]) {
+        for (stage, block) in self.stages.iter().zip(blocks).take(self.trained) {
+            stage.backward.add_sums(block, &stage.program, &sums[stage.sums..], &mut gradients[stage.weights..]);
+        }
+    }
+}
+
+/// Pulls an output towards its goal; returns the squared distance from it.
+fn pull(program: &Program, goal: &Goal, group: Group, values: &mut [Lanes], slope: Write<'_>, add: bool) -> f64 {
+    clear_absent(program.output_mut(values), group.lanes);
+    let wanted = goal.output.on_cpu();
+    squared_error(program.arch, program.output(values), wanted.group(group.index), slope, 2.0 * goal.weight, add)
+}
+
+/// Adds the gradient of the cross-entropy by the logits; returns the sum of the images' own.
+fn cross_entropy(classes: &Classes<'_>, group: Group, (logits, plane): Read<'_>, (slope, to): Write<'_>) -> f64 {
+    let &Classes { probabilities, temperature, weight } = classes;
+    let (count, scale, mut error) = (plane.shape.channels, 1.0 / group.count.max(1) as f32, 0.0);
+    for lane in 0..group.lanes {
+        let logit = |class: usize| logits[plane.at(class, 0, 0)].0[lane] / temperature;
+        let largest = (0..count).map(logit).fold(f32::NEG_INFINITY, f32::max);
+        let total: f32 = (0..count).map(|class| libm::expf(logit(class) - largest)).sum();
+        let wanted = &probabilities[(group.index * LANES + lane) * count..][..count];
+        for (class, wanted) in wanted.iter().enumerate() {
+            let share = libm::expf(logit(class) - largest) / total;
+            error += f64::from(wanted * (libm::logf(total) + largest - logit(class)));
+            slope[to.at(class, 0, 0)].0[lane] += scale * weight * (share - wanted) / temperature;
+        }
+    }
+    error
+}
+
+/// Groups of a piece, of a batch of `groups` groups.
+fn bounds(piece: usize, groups: usize) -> Range<usize> {
+    let count = PIECES.min(groups);
+    piece * groups / count..(piece + 1) * groups / count
+}
+
+/// Pieces of a batch of `groups` groups that groups `part` belong to.
+fn pieces_of(part: &Range<usize>, groups: usize) -> Range<usize> {
+    let piece = |group: usize| (0..PIECES.min(groups)).rfind(|&p| bounds(p, groups).start <= group).unwrap_or(0);
+    if part.is_empty() { 0..0 } else { piece(part.start)..piece(part.end - 1) + 1 }
 }

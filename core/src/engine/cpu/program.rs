@@ -18,6 +18,7 @@ use crate::{
         norm::{Moments, moments},
         plane::{Lanes, Plane},
     },
+    tensor::Shape,
 };
 
 /// A block up to one of its values.
@@ -157,6 +158,11 @@ impl Program {
         self.layout.heap_bytes() + held(&self.steps) + self.steps.iter().map(of_step).sum::<usize>()
     }
 
+    /// Shape of the last value.
+    pub fn value(&self) -> Shape {
+        self.layout.slots.plane(self.layout.slot[self.steps.len()]).shape
+    }
+
     /// Vectors that an arena needs.
     pub fn arena(&self) -> usize {
         self.layout.slots.len()
@@ -214,12 +220,12 @@ impl Program {
         }
     }
 
-    /// Moments of what batch norm `node` reads in a batch, from those of its parts in order: `[parts, C]`; none for another node.
-    pub fn total(&self, node: usize, parts: &[Moments]) -> Vec<Moments> {
-        let channels = self.norm_channels(node);
-        let of = |channel: usize| parts.iter().skip(channel).step_by(channels);
-        let total = |channel| of(channel).fold(Moments::default(), |total, part| total.and(*part));
-        (0..channels).map(total).collect()
+    /// Puts the moments of what batch norm `node` reads in a batch into `total`, from those of its groups in order: `[groups, C]`; none for
+    /// another node.
+    pub fn total<'m>(&self, node: usize, groups: impl Iterator<Item = &'m [Moments]>, total: &mut Vec<Moments>) {
+        total.clear();
+        total.resize(self.norm_channels(node), Moments::default());
+        groups.for_each(|group| total.iter_mut().zip(group).for_each(|(total, found)| *total = total.and(*found)));
     }
 
     /// Gives batch norm `node` the statistics of a batch; nothing to another node.
@@ -276,6 +282,28 @@ impl Program {
                 plain(op).forward(arch, sources, target);
             }
         }
+    }
+}
+
+/// What programs take from the heap.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProgramBytes {
+    /// Heap bytes without those of an arena.
+    pub held: u64,
+    /// Vectors of an arena that serves each of them.
+    pub arena: usize,
+}
+
+impl ProgramBytes {
+    /// Of what computes value `value` of a block.
+    pub fn of(block: &Block, value: usize) -> Self {
+        let program = Program::new(block, value, false);
+        Self { held: program.heap_bytes() as u64, arena: program.arena() }
+    }
+
+    /// Of both.
+    pub fn and(self, other: Self) -> Self {
+        Self { held: self.held + other.held, arena: self.arena.max(other.arena) }
     }
 }
 

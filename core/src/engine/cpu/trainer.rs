@@ -1,0 +1,135 @@
+//! Training on the CPU: weights, gradients and optimiser state beside the passes.
+
+use alloc::{borrow::Cow, vec, vec::Vec};
+
+use super::{Groups, Norms, Pass, Passes, Stage, Workspace};
+use crate::{
+    block::{Block, op::Op},
+    engine::{Goals, Learners, Optimizer},
+    heap::held,
+    kernels::norm::Moments,
+    recipe::Training,
+};
+
+/// Share of a batch's statistics in the running ones (PyTorch's default).
+pub const STATISTICS_RATE: f32 = 0.1;
+
+/// See [`Trainer`](crate::engine::Trainer).
+#[derive(Debug)]
+pub struct CpuTrainer {
+    /// Graphs and names; the values of the weights are apart.
+    blocks: Vec<Block>,
+    passes: Passes,
+    norms: Norms,
+    /// Of all trained blocks in a row.
+    weights: Vec<Vec<f32>>,
+    gradients: Vec<Vec<f32>>,
+    optimizer: Optimizer,
+}
+
+/// What a trainer takes from the heap.
+#[derive(Debug)]
+pub struct TrainerBytes {
+    passes: Passes,
+    /// Blocks, weights, gradients and optimiser state.
+    state: usize,
+}
+
+impl CpuTrainer {
+    pub fn new(mut blocks: Vec<Block>, learners: Learners, training: &Training) -> Self {
+        let norms = Norms::from(learners.statistics);
+        let passes = Passes::new(&blocks, learners.count, norms);
+        let sizes = blocks[..learners.count].iter().flat_map(|block| {
+            let size = |index: usize| if block.is_trained(index) { block.weights()[index].data.len() } else { 0 };
+            (0..block.weights().len()).map(size)
+        });
+        let optimizer = Optimizer::new(training.update, training.weight_decay, sizes);
+        // Of the others the passes have all they need.
+        let mut values: Vec<Vec<Vec<f32>>> = blocks.iter_mut().map(Block::take_values).collect();
+        values.truncate(learners.count);
+        let weights: Vec<Vec<f32>> = values.into_iter().flatten().collect();
+        let gradients = weights.iter().map(|weight| vec![0.0; weight.len()]).collect();
+        Self { blocks, passes, norms, weights, gradients, optimizer }
+    }
+
+    pub fn begin(&mut self, count: usize) {
+        self.passes.set_weights(&self.blocks, &self.weights);
+        self.gradients.iter_mut().for_each(|gradient| gradient.fill(0.0));
+        self.passes.begin(count);
+    }
+
+    pub fn add(&mut self, images: &Groups, goals: Goals<'_>, waits: bool, workspace: &mut Workspace) {
+        let Self { blocks, passes, norms, weights, gradients, .. } = self;
+        let observe = &mut |index: usize, stage: &mut Stage, node: usize, moments: &[Moments]| {
+            if *norms == Norms::Current {
+                update_running_statistics(&blocks[index], node, moments, &mut weights[stage.weights..]);
+            }
+        };
+        passes.add(blocks, Pass { images, goals, waits, slopes: None, observe }, workspace, gradients);
+    }
+
+    pub fn update(&mut self, rate: f32) {
+        self.optimizer.step(self.weights.iter_mut().zip(&self.gradients), rate);
+    }
+
+    pub fn distance(&self, block: usize) -> f64 {
+        self.passes.distances()[block]
+    }
+
+    pub fn cross_entropy(&self) -> f32 {
+        self.passes.cross_entropy()
+    }
+
+    pub fn gradient(&self, weight: usize) -> Cow<'_, [f32]> {
+        Cow::Borrowed(&self.gradients[weight])
+    }
+
+    /// Graph and weights of a trained block.
+    pub fn block(&self, index: usize) -> (&Block, Vec<Vec<f32>>) {
+        let first: usize = self.blocks[..index].iter().map(|block| block.weights().len()).sum();
+        let block = &self.blocks[index];
+        (block, self.weights[first..][..block.weights().len()].to_vec())
+    }
+
+    /// Graphs of the blocks, and the weights of those that are trained.
+    pub fn into_parts(self) -> (Vec<Block>, Vec<Vec<f32>>) {
+        (self.blocks, self.weights)
+    }
+
+    /// What a trainer of `blocks` will take.
+    pub fn bytes(blocks: &[Block], learners: Learners, training: &Training) -> TrainerBytes {
+        let learning = &blocks[..learners.count];
+        let graphs = blocks.iter().map(Block::graph_bytes).sum::<usize>() + size_of_val(blocks);
+        let tensors: usize = learning.iter().map(|block| block.weights().len()).sum();
+        let values: usize = learning.iter().flat_map(Block::weights).map(|weight| held(&weight.data)).sum();
+        let parameters = learning.iter().map(Block::parameters).sum();
+        let state = graphs
+            + 2 * (tensors * size_of::<Vec<f32>>() + values)
+            + Optimizer::heap_bytes(training.update, tensors, parameters);
+        TrainerBytes { passes: Passes::new(blocks, learners.count, Norms::from(learners.statistics)), state }
+    }
+}
+
+impl TrainerBytes {
+    /// Heap bytes over batches of `count` images that come in parts of `part`, without those of the arenas.
+    pub fn held(&self, count: usize, part: usize) -> u64 {
+        (self.state + self.passes.heap_bytes(count, part) + size_of::<CpuTrainer>()) as u64
+    }
+
+    /// Vectors of an arena.
+    pub fn arena(&self) -> usize {
+        self.passes.arena()
+    }
+}
+
+/// Moves a batch norm's running mean and (unbiased) variance towards the batch's. `weights` begin with the block's.
+fn update_running_statistics(block: &Block, node: usize, moments: &[Moments], weights: &mut [Vec<f32>]) {
+    let Some(node) = block.nodes().get(node).filter(|node| matches!(node.op, Op::BatchNorm(_))) else { return };
+    let mut update = |slot: usize, value: &dyn Fn(&Moments) -> f64| {
+        for (running, moments) in weights[usize::from(node.weights[slot])].iter_mut().zip(moments) {
+            *running += STATISTICS_RATE * (value(moments) as f32 - *running);
+        }
+    };
+    update(2, &|moments| moments.mean);
+    update(3, &|moments| moments.scatter / (moments.count - 1.0).max(1.0));
+}

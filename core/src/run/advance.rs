@@ -1,0 +1,121 @@
+//! Pushing the cached activations through a block, to the inputs of the next.
+
+use alloc::vec::Vec;
+
+use crate::{
+    block::{Block, BlockError, Statistics},
+    engine::{Device, DeviceBlock, Workspace, cpu::ProgramBytes},
+    kernels::{norm::Moments, parallel::threads, plane::LANES},
+    noise::{Cache, NOISE_BATCH, Passed, Side},
+    recipe::{Recipe, SourceKind},
+    storage::ScratchError,
+    student::fold_batch_norms,
+};
+
+/// Pushes `cache` through the blocks that `load` gives for its sides, in at most `arenas` arenas.
+pub fn advance<E: From<ScratchError>>(
+    cache: &mut Cache,
+    statistics: Statistics,
+    arenas: usize,
+    device: &Device,
+    mut load: impl FnMut(Side) -> Result<Block, E>,
+) -> Result<(), E> {
+    let teacher = DeviceBlock::new(&load(Side::Teacher)?, device);
+    let student = match cache.has_students() {
+        true => Some(DeviceBlock::new(&load(Side::Student)?, device)),
+        false => None,
+    };
+    Ok(cache.advance(Passed { teacher, student }, statistics, arenas)?)
+}
+
+/// How many arenas [`advance`] may use, and what it then takes.
+#[derive(Clone, Copy, Debug)]
+pub struct AdvanceWay {
+    /// Groups of images in work at the same time.
+    pub arenas: usize,
+    /// Heap bytes, without the cache.
+    pub bytes: u64,
+    /// The same with images on their way from and to a storage.
+    pub with_staging: u64,
+}
+
+impl AdvanceWay {
+    /// It takes this much at least.
+    pub fn raise_to(&mut self, bytes: u64) {
+        let staging = self.with_staging - self.bytes;
+        self.bytes = self.bytes.max(bytes);
+        self.with_staging = self.bytes + staging;
+    }
+}
+
+/// Programs that push activations through blocks.
+#[derive(Clone, Copy, Debug)]
+struct PushBytes {
+    programs: ProgramBytes,
+    /// The most that is there while they are made.
+    making: u64,
+}
+
+impl PushBytes {
+    /// Through `block`, made from what takes `source` bytes where that is another.
+    fn through(block: &Block, source: u64) -> Self {
+        let programs = ProgramBytes::of(block, block.nodes().len());
+        Self { programs, making: block.heap_bytes() as u64 + programs.held.max(source) }
+    }
+
+    /// This, and `next` made after it.
+    fn and(self, next: Self) -> Self {
+        let making = self.making.max(self.programs.held + next.making);
+        Self { programs: self.programs.and(next.programs), making }
+    }
+}
+
+/// The ways to push through a block, from the fastest to the leanest. `recipe` is that of a block that is distilled.
+///
+/// # Errors
+/// As the transformations of a block.
+pub fn advance_ways(
+    block: &Block,
+    recipe: Option<&Recipe>,
+    kind: SourceKind,
+    sequential: bool,
+) -> Result<Vec<AdvanceWay>, BlockError> {
+    let (loaded, groups) = (block.heap_bytes() as u64, NOISE_BATCH.div_ceil(LANES));
+    let (mut push, most_arenas, channels) = match kind.statistics() {
+        // They are of the whole batch, all of whose groups are in work at once.
+        Statistics::Current => (PushBytes::through(block, 0), groups, norm_channels(block)),
+        Statistics::Running => (PushBytes::through(&fold_batch_norms(block)?, loaded), groups.min(threads()), 0),
+    };
+    if sequential {
+        let folded = fold_batch_norms(block)?;
+        // With neighbourhoods inside it shrinks less than as a whole.
+        let student = match recipe.filter(|_| folded.parts().is_empty()) {
+            Some(recipe) => recipe.student(&folded)?,
+            None => folded,
+        };
+        // A student that was distilled is read from its pack, another is the teacher's block.
+        push = push.and(PushBytes::through(&student, if recipe.is_some() { 0 } else { loaded }));
+    }
+    let PushBytes { programs, making } = push;
+    // Of each group, and of the batch.
+    let moments = (channels.max(1) * (groups + 1) * size_of::<Moments>()) as u64;
+    let way = |arenas: usize| {
+        let pushing = programs.held + Workspace::bytes(arenas, usize::MAX, programs.arena) + moments;
+        let elements = block.input().elements().max(block.output().elements());
+        let bytes = making.max(pushing);
+        AdvanceWay { arenas, bytes, with_staging: bytes + Cache::staging_bytes(arenas * LANES, elements) }
+    };
+    Ok(halves(most_arenas).map(way).collect())
+}
+
+/// Numbers of groups in work at a time, from all to one.
+pub fn halves(most: usize) -> impl Iterator<Item = usize> {
+    core::iter::successors(Some(most.max(1)), |&groups| (groups > 1).then_some(groups / 2))
+}
+
+/// Channels of a block's widest batch norm.
+fn norm_channels(block: &Block) -> usize {
+    let norms =
+        block.nodes().iter().enumerate().filter(|(_, node)| matches!(node.op, crate::block::op::Op::BatchNorm(_)));
+    norms.map(|(index, _)| block.shape(index + 1).channels).max().unwrap_or(0)
+}
