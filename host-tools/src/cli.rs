@@ -14,21 +14,13 @@ use clap::{Args, Parser, Subcommand};
 use distill_core::{CountingAllocator, Device, Encoding, Manifest, Shape};
 use distill_device::{WorkOptions, check_distinct, open_pack, print, start_log, write_file};
 use distill_host::{
-    crop::{CROP_FRACTION, Preparation},
-    data,
-    drawing::{self, Format},
-    evaluate::{Evaluation, evaluate},
-    export, fetch,
-    import::{ImportOptions, import},
-    inspect::{Inspection, inspect, read_blocks},
+    export::{self, recompose},
+    images::{self, CROP_FRACTION, Filter, Preparation},
+    import::{ImportOptions, Normalisation, Split, import, safetensors},
+    measure::{Evaluation, evaluate},
     network::Network,
-    normalisation::Normalisation,
-    plan_table::PlanTable,
     quickstart::quickstart,
-    recompose::recompose,
-    resample::Filter,
-    safetensors_file,
-    split::Split,
+    show::{self, Format, Inspection, PlanTable, inspect, read_blocks},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -218,8 +210,8 @@ fn fetch_data(json: bool, name: &str, dir: Option<PathBuf>, from: Option<&str>) 
     if name != "cifar10" {
         bail!("unknown data set {name} (known: cifar10)");
     }
-    let dir = dir.map_or_else(fetch::default_dir, Ok)?;
-    let fetched = fetch::fetch_cifar10(&dir, from)?;
+    let dir = dir.map_or_else(images::cifar10_folder, Ok)?;
+    let fetched = images::fetch_cifar10(&dir, from)?;
     print(json, &fetched, || match &fetched.source {
         Some(source) => format!("CIFAR-10 from {source} is in {}", dir.display()),
         None => format!("CIFAR-10 is already in {}", dir.display()),
@@ -272,7 +264,7 @@ fn inspect_file(json: bool, InspectArgs { file, draw, work }: &InspectArgs) -> R
         inspection = inspection.with_calibrated(open_pack(file)?.calibrated().copied());
     }
     if let (Some(path), Some(format)) = (draw, format) {
-        write_file(path, drawing::draw(&inspection, &blocks, format)?.as_bytes())?;
+        write_file(path, show::draw(&inspection, &blocks, format)?.as_bytes())?;
     }
     let summary = DrawnInspection { inspection: &inspection, picture: draw };
     print(json, &summary, || match draw {
@@ -297,7 +289,7 @@ fn evaluate_file(json: bool, args: &EvaluateArgs, device: &Device) -> Result<()>
         network = Network::new(Manifest { mean, std, ..network.manifest }, network.blocks)?;
     }
     let preparation = Preparation::new(args.crop_fraction, args.filter)?;
-    let images = data::open(&args.data, &network, preparation)?;
+    let images = images::open(&args.data, &network, preparation)?;
     let evaluation = evaluate(&network, &*images, args.limit.map_or(usize::MAX, NonZeroUsize::get), device)?;
     if let Some(path) = &args.predictions {
         let mut lines = String::new();
@@ -331,7 +323,7 @@ fn recompose_files(json: bool, teacher: &Path, students: &[PathBuf], output: &Pa
 
 fn read_network(path: &Path) -> Result<Network> {
     match ending(path) {
-        "safetensors" => safetensors_file::read(path)?.with_context(|| {
+        "safetensors" => safetensors::read(path)?.with_context(|| {
             format!("{} does not describe its blocks: turn it into a pack with `distill import`", path.display())
         }),
         "ndp" => Network::read_pack(path),

@@ -1,15 +1,19 @@
 //! Networks out, as files that people can run. What is written is read again first, and must compute the same.
 
+mod onnx;
+mod recompose;
+mod safetensors;
+
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use distill_core::{Chain, Device, Encoding, Images, Purpose, Stream};
 use distill_device::write_file;
 
+pub use self::recompose::recompose;
 use crate::{
-    import::{ImportOptions, onnx_network},
+    import::{self, ImportOptions, onnx_network},
     network::Network,
-    onnx, safetensors_file,
 };
 
 /// Largest difference between our forward pass and that of the file, relative to the largest logit.
@@ -28,8 +32,8 @@ pub fn export(network: &Network, path: &Path) -> Result<f32> {
     let (bytes, again) = match path.extension().and_then(|ending| ending.to_str()).unwrap_or_default() {
         "ndp" => return network.write_pack(path, Encoding::F32).map(|()| 0.0),
         "safetensors" => {
-            let bytes = safetensors_file::encode(network)?;
-            let again = safetensors_file::decode(&bytes, &name)?;
+            let bytes = safetensors::encode(network)?;
+            let again = import::safetensors::decode(&bytes, &name)?;
             (bytes, again)
         }
         "onnx" => {

@@ -1,15 +1,27 @@
 //! A file of a trained network becomes a network of blocks.
 
+mod checkpoint;
+mod graph;
+mod normalisation;
+pub(crate) mod onnx;
+mod pytorch;
+pub mod safetensors;
+mod simplify;
+mod split;
+
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use distill_core::{Contents, Manifest, Shape};
 use sha2::{Digest, Sha256};
 
-use crate::{
-    checkpoint::Checkpoint, cifar10, network::Network, normalisation::Normalisation, onnx, pytorch, safetensors_file,
-    simplify::simplify, split, split::Split,
+use self::simplify::simplify;
+pub use self::{
+    checkpoint::{Checkpoint, TensorValues},
+    normalisation::Normalisation,
+    split::Split,
 };
+use crate::{images::cifar10, network::Network};
 
 /// What the file does not tell, or what is wanted otherwise.
 #[derive(Clone, Debug)]
@@ -44,7 +56,7 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Network> {
         return onnx_network(&bytes, folder, options, &name).with_context(context);
     }
     if path.extension().is_some_and(|ending| ending == "safetensors")
-        && let Some(network) = safetensors_file::decode(&bytes, &name).with_context(context)?
+        && let Some(network) = safetensors::decode(&bytes, &name).with_context(context)?
     {
         return described(network, options).with_context(context);
     }

@@ -12,8 +12,11 @@ use distill_device::{Job, run_job};
 use serde::Serialize;
 
 use crate::{
-    checkpoint::Checkpoint, cifar10, evaluate::evaluate, export::export, images::LabelledImages, import,
-    network::Network, recompose::recompose,
+    export::{export, recompose},
+    images::{LabelledImages, cifar10},
+    import::{self, Checkpoint},
+    measure::evaluate,
+    network::Network,
 };
 
 /// A ResNet-20 this project trained on CIFAR-10's training images, in half precision.

@@ -7,14 +7,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use distill_core::{Calibration, CountingAllocator, Pull, Start, Training, Tuning, Width};
 use distill_device::{check_distinct, print};
 use distill_host::{
-    baseline::{Baseline, Preset, baseline},
-    calibrate::{self, calibrate, default_batch},
-    crop::{CROP_FRACTION, Preparation},
-    data, export,
-    finetune::{self, NoiseSource, finetune_on_noise},
+    export,
+    images::{self, CROP_FRACTION, Filter, Preparation},
+    learn::{
+        Baseline, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate, default_batch,
+        finetune_on_noise, read_student,
+    },
+    measure::{Asked, data_free},
     network::Network,
-    report::{Asked, data_free},
-    resample::Filter,
 };
 use serde_json::json;
 
@@ -26,13 +26,13 @@ pub struct CalibrateArgs {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Images, rounded up to whole batches
-    #[arg(long, default_value_t = calibrate::IMAGES, value_name = "N")]
+    #[arg(long, default_value_t = CALIBRATED_IMAGES, value_name = "N")]
     images: usize,
     /// Images that are matched together [default: 128, fewer where they are large]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
     /// Gradient steps on the pixels of a batch
-    #[arg(long, default_value_t = calibrate::STEPS, value_name = "N")]
+    #[arg(long, default_value_t = CALIBRATION_STEPS, value_name = "N")]
     steps: usize,
     /// Weight of the difference of neighbouring pixels
     #[arg(long, default_value_t = Pull::calibration(0).smoothness, value_name = "W")]
@@ -187,7 +187,7 @@ pub fn finetune_files(json: bool, args: &FinetuneArgs) -> Result<()> {
     let FinetuneArgs { teacher, students, output, .. } = args;
     check_distinct(output, students.iter().map(PathBuf::as_path).chain([teacher.as_path()]))?;
     export::check_ending(output)?;
-    let student = finetune::student(teacher, students)?;
+    let student = read_student(teacher, students)?;
     let source = match args.noise {
         LessonName::Standard => NoiseSource::Standard,
         LessonName::Calibrated => NoiseSource::Calibrated,
@@ -234,7 +234,7 @@ pub fn report_data_free(json: bool, args: &DataFreeArgs, heap: &CountingAllocato
         effort: args.effort,
     };
     let teacher = Network::read_pack(&args.teacher)?;
-    let test = data::open(&args.data, &teacher, Preparation::new(CROP_FRACTION, Filter::default())?)?;
+    let test = images::open(&args.data, &teacher, Preparation::new(CROP_FRACTION, Filter::default())?)?;
     let report = data_free(&asked, &*test, heap)?;
     let text = report.markdown()?;
     print(json, &report, || text)
