@@ -1,4 +1,4 @@
-//! Named tensors from a file of weights: `.pth`, `.pt`, `.th` (PyTorch) and `.safetensors`.
+//! Weights by name, from PyTorch checkpoints (`.pth`, `.pt`, `.th`) and `.safetensors` files.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -6,16 +6,19 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use distill_core::Weight;
 use half::{bf16, f16};
 use pytorch_reader::{DType, PytorchReader};
 use safetensors::{Dtype, SafeTensors};
 
+use crate::network::ending;
+
 /// The floating-point tensors of a file, and its metadata if it has any.
 #[derive(Debug, Default)]
 pub struct Checkpoint {
-    /// By name, without a leading `module.`.
+    /// By name, without the prefix `module.`.
     pub tensors: BTreeMap<String, TensorValues>,
-    /// Free text entries (safetensors).
+    /// Text entries (safetensors only).
     pub metadata: HashMap<String, String>,
 }
 
@@ -29,14 +32,13 @@ pub struct TensorValues {
 }
 
 impl Checkpoint {
-    /// Reads a file by its ending.
+    /// Reads a file, in the format that its ending names.
     ///
     /// # Errors
-    /// The file is missing, foreign or damaged, or its ending is not known.
+    /// The file is missing or damaged, or its ending is unknown.
     pub fn read(path: &Path) -> Result<Self> {
-        let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         let context = || format!("cannot import {}", path.display());
-        match ending {
+        match ending(path) {
             "pth" | "pt" | "th" => read_pytorch(path).with_context(context),
             "safetensors" => {
                 let bytes = std::fs::read(path).with_context(context)?;
@@ -51,7 +53,7 @@ impl Checkpoint {
     /// Reads the bytes of a safetensors file.
     ///
     /// # Errors
-    /// They are none, or hold a type that is not floating-point.
+    /// Not such a file, or a tensor that is not floating-point.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self> {
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let metadata = header.metadata().clone().unwrap_or_default();
@@ -70,10 +72,21 @@ impl Checkpoint {
         Ok(Self { tensors, metadata })
     }
 
+    /// An extent of a tensor; `None` if there is no such tensor or axis.
+    pub fn extent(&self, tensor: &str, axis: usize) -> Option<usize> {
+        self.tensors.get(tensor)?.dims.get(axis).copied()
+    }
+
+    /// The modules `<prefix>0`, `<prefix>1`, … up to the first without the tensor `<module>.<tensor>`.
+    pub fn modules(&self, prefix: &str, tensor: &str) -> Vec<String> {
+        let names = (0..).map(|index| format!("{prefix}{index}"));
+        names.take_while(|name| self.tensors.contains_key(&format!("{name}.{tensor}"))).collect()
+    }
+
     /// Takes the tensor `name`.
     ///
     /// # Errors
-    /// It is missing: names the nearest there is.
+    /// It is missing: the error names the most similar name in the file.
     pub fn take(&mut self, name: &str) -> Result<TensorValues> {
         if let Some(tensor) = self.tensors.remove(name) {
             return Ok(tensor);
@@ -85,10 +98,20 @@ impl Checkpoint {
             None => bail!("tensor {name} is missing; the file has no tensors left"),
         }
     }
+
+    /// Takes the tensor `name` as a weight of a block.
+    ///
+    /// # Errors
+    /// It is missing, or has no dimensions or more than 4.
+    pub fn weight(&mut self, name: &str) -> Result<Weight> {
+        let TensorValues { dims, data } = self.take(name)?;
+        ensure!((1..=4).contains(&dims.len()), "tensor {name} has {} dimensions", dims.len());
+        Ok(Weight::new(name, &dims, data))
+    }
 }
 
 fn read_pytorch(path: &Path) -> Result<Checkpoint> {
-    // A bare state dict has no top-level key; training scripts put theirs under "state_dict".
+    // Training scripts store the state dict under this key; a bare one has no key.
     let reader = PytorchReader::with_top_level_key(path, "state_dict").or_else(|_| PytorchReader::new(path))?;
     let mut tensors = BTreeMap::new();
     for (name, tensor) in reader.tensors() {
@@ -102,16 +125,17 @@ fn read_pytorch(path: &Path) -> Result<Checkpoint> {
         };
         insert(&mut tensors, name, tensor.shape().to_vec(), data);
     }
-    ensure!(!tensors.is_empty(), "the file holds no floating-point tensors");
+    ensure!(!tensors.is_empty(), "the file has no floating-point tensors");
     Ok(Checkpoint { tensors, metadata: HashMap::new() })
 }
 
 fn insert(tensors: &mut BTreeMap<String, TensorValues>, name: &str, dims: Vec<usize>, data: Vec<f32>) {
-    // DataParallel puts "module." before every name.
+    // DataParallel adds it to every name.
     let name = name.strip_prefix("module.").unwrap_or(name).to_owned();
     tensors.insert(name, TensorValues { dims, data });
 }
 
-fn decode<const B: usize>(bytes: &[u8], value: impl Fn([u8; B]) -> f32) -> Vec<f32> {
+/// Numbers of `B` bytes each.
+pub(super) fn decode<const B: usize, T>(bytes: &[u8], value: impl Fn([u8; B]) -> T) -> Vec<T> {
     bytes.as_chunks::<B>().0.iter().map(|chunk| value(*chunk)).collect()
 }

@@ -3,12 +3,12 @@
 use anyhow::{Result, bail};
 use distill_core::{Op, Shape, Weight};
 
-/// A network of operators in execution order. Value 0 is its input, value `i + 1` the output of node `i`, the last node's
-/// value the network's output.
+/// A network of operators in execution order. Value 0 is its input, value `i + 1` the output of node `i`; the last value is
+/// the network's output.
 #[derive(Clone, Debug)]
 pub struct Graph {
     nodes: Vec<GraphNode>,
-    /// Of every value.
+    /// The shape of each value.
     shapes: Vec<Shape>,
 }
 
@@ -26,7 +26,7 @@ pub struct GraphNode {
 }
 
 impl Graph {
-    /// A network that does nothing yet to images of this shape.
+    /// A network without operators, for images of this shape.
     pub fn new(input: Shape) -> Self {
         Self { nodes: Vec::new(), shapes: vec![input] }
     }
@@ -34,12 +34,12 @@ impl Graph {
     /// Appends an operator; returns the value it computes.
     ///
     /// # Errors
-    /// The operator cannot work on these values and weights.
+    /// The operator cannot take these values and weights.
     pub fn push(&mut self, name: &str, op: Op, inputs: &[usize], weights: Vec<Weight>) -> Result<usize> {
         let mut shapes = Vec::with_capacity(inputs.len());
         for &value in inputs {
             let Some(&shape) = self.shapes.get(value) else {
-                bail!("{name} reads value {value}, which is not there yet")
+                bail!("{name} reads value {value}, which no operator before it computes")
             };
             shapes.push(shape);
         }
@@ -56,7 +56,7 @@ impl Graph {
         shapes.is_some_and(|shapes| node.op.shape(&node.name, &shapes, &weights).is_ok())
     }
 
-    /// Takes the last operator back.
+    /// Removes the last operator.
     pub fn pop(&mut self) -> Option<GraphNode> {
         let node = self.nodes.pop()?;
         self.shapes.pop();
@@ -73,8 +73,7 @@ impl Graph {
         self.shapes[value]
     }
 
-    /// The last node that reads each value; the output is read by one past the last node, a value that nothing reads by
-    /// none.
+    /// The last node that reads each value: `None` if no node does, the number of nodes for the network's output.
     pub fn last_readers(&self) -> Vec<Option<usize>> {
         let mut last = vec![None; self.shapes.len()];
         for (index, node) in self.nodes.iter().enumerate() {
@@ -93,7 +92,7 @@ impl Graph {
         readers
     }
 
-    /// The operators, to be taken apart.
+    /// The operators, owned.
     pub fn into_nodes(self) -> Vec<GraphNode> {
         self.nodes
     }

@@ -2,9 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::checkpoint::Checkpoint;
-
-/// Mean and deviation of pixels in 0..1 that a network was trained with.
+/// Mean and standard deviation of pixels in 0..1 that a network was trained with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalisation {
     /// One per input channel.
@@ -19,7 +17,7 @@ impl Normalisation {
         Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
     }
 
-    /// That of the EfficientNet-Lite networks: `(x − 127) / 128` of pixels from 0 to 255.
+    /// That of EfficientNet-Lite: `(x − 127) / 128` of pixels from 0 to 255.
     pub fn efficientnet_lite() -> Self {
         Self { mean: vec![127.0 / 255.0; 3], std: vec![128.0 / 255.0; 3] }
     }
@@ -27,7 +25,7 @@ impl Normalisation {
     /// `imagenet`, `cifar10`, `efficientnet-lite`, or `M,M,M/S,S,S`.
     ///
     /// # Errors
-    /// None of them.
+    /// Any other text.
     pub fn parse(text: &str) -> Result<Self> {
         match text {
             "imagenet" => Ok(Self::imagenet()),
@@ -42,21 +40,19 @@ impl Normalisation {
         }
     }
 
-    /// What a safetensors file says of itself under `mean` and `std`.
+    /// From a file's entries `mean` and `std`, if it has both.
     ///
     /// # Errors
-    /// They are no numbers.
-    pub fn from_metadata(checkpoint: &Checkpoint) -> Result<Option<Self>> {
-        match (checkpoint.metadata.get("mean"), checkpoint.metadata.get("std")) {
-            (Some(mean), Some(std)) => Ok(Some(Self { mean: numbers(mean)?, std: numbers(std)? })),
-            _ => Ok(None),
-        }
+    /// They are not lists of numbers.
+    pub fn from_entries(mean: Option<&str>, std: Option<&str>) -> Result<Option<Self>> {
+        let (Some(mean), Some(std)) = (mean, std) else { return Ok(None) };
+        Ok(Some(Self { mean: numbers(mean)?, std: numbers(std)? }))
     }
 }
 
 fn numbers(text: &str) -> Result<Vec<f32>> {
     let values: Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse::<f32>()).collect();
     let values = values.with_context(|| format!("{text} is not a list of numbers"))?;
-    ensure!(values.iter().all(|v| v.is_finite()), "{text} holds a value that is not finite");
+    ensure!(values.iter().all(|v| v.is_finite()), "{text} has a value that is not finite");
     Ok(values)
 }

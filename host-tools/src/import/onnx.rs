@@ -1,6 +1,9 @@
-//! Networks in ONNX files: read from what exporters write, written straight from the block graph.
+//! Networks from `.onnx` files: operators that exporters write become ours, shape arithmetic is computed while reading.
 
+mod attributes;
 mod constants;
+mod evaluate;
+mod names;
 mod read;
 
 pub use self::read::read;

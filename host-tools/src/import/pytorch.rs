@@ -1,7 +1,7 @@
-//! Networks by the names of their tensors in PyTorch's checkpoints: the only code that knows an architecture.
+//! Networks from the names of their tensors in PyTorch checkpoints: the only code specific to architectures.
 //!
-//! A checkpoint holds weights, not the network. Widths, kernels, groups and depths are read off the tensors; what they do
-//! not tell (strides, activations, shortcuts) is the architecture's file to know.
+//! A checkpoint holds weights, not the network. Widths, kernels, groups and depths follow from the tensors; strides,
+//! activations and shortcuts do not, and are defined in a file for each architecture.
 
 mod cifar_resnet;
 mod efficientnet_lite;
@@ -16,23 +16,23 @@ use distill_core::Shape;
 use self::layers::Layers;
 use super::{checkpoint::Checkpoint, graph::Graph, normalisation::Normalisation};
 
-/// A network made of a checkpoint.
+/// A network built from a checkpoint.
 pub struct Built {
     /// Its operators.
     pub graph: Graph,
     /// Its name (`resnet50`).
     pub architecture: String,
-    /// How its pixels are normalised, where the architecture comes with a way of its own.
+    /// How its pixels are normalised, if the architecture defines that.
     pub normalisation: Option<Normalisation>,
 }
 
-/// An architecture: what says that a checkpoint is of it, and what makes the network.
+/// An architecture: how to recognise a checkpoint of it, and how to build the network.
 struct Architecture {
     /// For messages.
     title: &'static str,
-    /// Tensors that it has, and those before it in the list do not.
+    /// Tensors that identify it, unless an entry of [`KNOWN`] before it matches.
     tensors: &'static [&'static str],
-    /// Its name and the usual shape of an image.
+    /// The network's name and the usual shape of its images.
     describe: fn(&Checkpoint) -> (String, Shape),
     build: fn(&mut Layers<'_>) -> Result<()>,
     normalisation: fn() -> Option<Normalisation>,
@@ -46,18 +46,18 @@ const KNOWN: [Architecture; 5] = [
     cifar_resnet::ARCHITECTURE,
 ];
 
-/// The network of a checkpoint. `asked` is the architecture that it should be of, `input` the shape of an image where that
-/// is not the usual.
+/// The network of a checkpoint. `asked` is the architecture it must have, if any, and `input` the shape of an image instead
+/// of the usual one.
 ///
 /// # Errors
-/// An unknown architecture, another than asked, or a tensor that is missing, does not fit or is left over.
+/// An unknown architecture, another one than asked for, or a tensor that is missing, does not fit or is left over.
 pub fn build(checkpoint: &mut Checkpoint, asked: Option<&str>, input: Option<Shape>) -> Result<Built> {
     let has = |tensor: &&str| checkpoint.tensors.contains_key(*tensor);
     let Some(known) = KNOWN.iter().find(|known| known.tensors.iter().all(has)) else {
         let titles: Vec<&str> = KNOWN.iter().map(|known| known.title).collect();
         bail!(
-            "no known architecture has these tensors (known: {}); the file starts with {}. Export the network as .onnx to \
-             import any other",
+            "no known architecture has these tensors (known: {}); the file starts with {}. Export the network as .onnx \
+             instead",
             titles.join(", "),
             checkpoint.tensors.keys().next().map_or("nothing", String::as_str)
         );

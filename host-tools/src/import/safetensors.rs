@@ -1,22 +1,22 @@
-//! Networks as `.safetensors`: the weights by name, and a JSON description of the blocks.
+//! Networks from `.safetensors` files that we wrote: the weights by name, and a JSON description of the blocks.
 //!
-//! The metadata entry `distill` holds the description; `docs/run-in-pytorch.md` runs such a file in
-//! PyTorch. A node's `weights` are indices into its block's list of weight names.
+//! The metadata entry `distill` holds the description; `docs/run-in-pytorch.md` runs such a file in PyTorch. A node's
+//! `weights` are indices into its block's list of weight names.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use distill_core::{Block, Contents, Manifest, Node, Nodes, Parts, Role, Shape, Weight};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::checkpoint::{Checkpoint, TensorValues};
-use crate::network::Network;
+use super::checkpoint::Checkpoint;
+use crate::network::{Network, file_name};
 
 /// Key of the description in the file's metadata.
 pub(crate) const KEY: &str = "distill";
 
-/// The whole network without its weights.
+/// A network without its weights.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Description {
     pub(crate) architecture: String,
@@ -37,14 +37,13 @@ pub(crate) struct BlockDescription {
     pub(crate) weights: Vec<String>,
 }
 
-/// Reads a network that was exported; `None` for a safetensors file without a description.
+/// Reads an exported network; `None` for a safetensors file without a description.
 ///
 /// # Errors
-/// The file, or a description that its weights do not fit.
+/// The file, or a description that does not fit its weights.
 pub fn read(path: &Path) -> Result<Option<Network>> {
     let context = || format!("cannot read {}", path.display());
-    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    decode(&std::fs::read(path).with_context(context)?, &name).with_context(context)
+    decode(&std::fs::read(path).with_context(context)?, &file_name(path)).with_context(context)
 }
 
 /// Reads the bytes of such a file, of this name.
@@ -55,17 +54,8 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<Option<Network>> {
     let mut checkpoint = Checkpoint::from_safetensors(bytes)?;
     let Some(description) = checkpoint.metadata.get(KEY) else { return Ok(None) };
     let description: Description = serde_json::from_str(description)?;
-    let mut build = |block: BlockDescription| -> Result<Block> {
-        let take = |name: String| -> Result<Weight> {
-            let TensorValues { dims, data } = checkpoint.take(&name)?;
-            ensure!((1..=4).contains(&dims.len()), "tensor {name} has {} dimensions", dims.len());
-            Ok(Weight::new(name, &dims, data))
-        };
-        let weights: Result<Vec<Weight>> = block.weights.into_iter().map(take).collect();
-        let nodes = Nodes::from_slice(&block.nodes).map_err(|_| anyhow::anyhow!("a block has too many operators"))?;
-        Ok(Block::new(block.name, block.role, block.input, nodes, weights?)?.with_parts(block.parts)?)
-    };
-    let blocks: Result<Vec<Block>> = description.blocks.into_iter().map(&mut build).collect();
+    let blocks: Result<Vec<Block>> =
+        description.blocks.into_iter().map(|block| build(block, &mut checkpoint)).collect();
     let manifest = Manifest {
         contents: Contents::Network,
         architecture: description.architecture,
@@ -76,4 +66,10 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<Option<Network>> {
         source_sha256: Sha256::digest(bytes).into(),
     };
     Network::new(manifest, blocks?).map(Some)
+}
+
+fn build(block: BlockDescription, checkpoint: &mut Checkpoint) -> Result<Block> {
+    let weights: Result<Vec<Weight>> = block.weights.iter().map(|name| checkpoint.weight(name)).collect();
+    let nodes = Nodes::from_slice(&block.nodes).map_err(|_| anyhow::anyhow!("a block has too many operators"))?;
+    Ok(Block::new(block.name, block.role, block.input, nodes, weights?)?.with_parts(block.parts)?)
 }

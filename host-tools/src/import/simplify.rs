@@ -1,4 +1,4 @@
-//! What exporters write in several operators, as one; and what nothing reads, gone.
+//! Fewer operators for the same function: exporters write some of ours as several, and leave operators that nothing reads.
 
 use anyhow::Result;
 use distill_core::{Activation, AveragePool, Conv, Op, Pad, Slice, Weight};
@@ -8,47 +8,40 @@ use super::graph::{Graph, GraphNode};
 /// The same function with fewer operators.
 ///
 /// # Errors
-/// Only a defect of this file.
+/// Only a defect of this module.
 pub fn simplify(graph: Graph) -> Result<Graph> {
-    let graph = without_idle(without_unread(graph)?)?;
+    let graph = without_identities(without_unread(graph)?)?;
     let readers = graph.readers();
     let mut simple = Graph::new(graph.shape(0));
-    // Where each value of the old graph is in the new one.
+    // Each old value's place in the new graph.
     let mut renamed = vec![0];
-    for node in graph.into_nodes() {
-        let GraphNode { name, op, mut inputs, weights } = node;
-        let alone = inputs.len() == 1 && readers[inputs[0]] == 1;
-        inputs.iter_mut().for_each(|value| *value = renamed[*value]);
-        let before = inputs.first().and_then(|&value| value.checked_sub(1)).map(|node| &simple.nodes()[node]);
-        // The value of the node before, which nothing else reads, is the last one: it can be taken back.
-        let last = alone && inputs[0] == simple.nodes().len();
-        let replaced = match (before.filter(|_| last), &op) {
-            (Some(before), Op::Conv(conv)) if is_affine(conv, &weights) => scaled(before, &weights),
-            (Some(before), Op::Conv(conv)) => padded(before, conv)
-                .map(|(conv, inputs)| GraphNode {
-                    name: name.clone(),
-                    op: Op::Conv(conv),
-                    inputs,
-                    weights: weights.clone(),
-                })
-                .filter(|node| simple.fits(node)),
-            _ => None,
-        };
-        if let Some(node) = replaced {
+    for mut node in graph.into_nodes() {
+        let is_only_reader = node.inputs.len() == 1 && readers[node.inputs[0]] == 1;
+        node.inputs.iter_mut().for_each(|value| *value = renamed[*value]);
+        // Only the last node can be replaced, and only if nothing else reads its value.
+        let before = simple.nodes().last().filter(|_| is_only_reader && node.inputs[0] == simple.nodes().len());
+        if let Some(merged) = before.and_then(|before| merged(&simple, before, &node)) {
             simple.pop();
-            renamed.push(simple.push(&node.name, node.op, &node.inputs, node.weights)?);
-            continue;
+            node = merged;
+        } else if let Some((activation, value)) = gated(&simple, &node) {
+            node = GraphNode { op: Op::Activation(activation), inputs: vec![value], ..node };
         }
-        if let Some((activation, value)) = gated(&simple, &op, &inputs) {
-            renamed.push(simple.push(&name, Op::Activation(activation), &[value], weights)?);
-            continue;
-        }
-        renamed.push(simple.push(&name, op, &inputs, weights)?);
+        renamed.push(simple.push(&node.name, node.op, &node.inputs, node.weights)?);
     }
     without_unread(simple)
 }
 
-/// `scale · x + shift` for each channel.
+/// A convolution and the operator before it, the last of the graph, as one operator.
+fn merged(graph: &Graph, before: &GraphNode, node: &GraphNode) -> Option<GraphNode> {
+    let Op::Conv(conv) = &node.op else { return None };
+    if is_affine(conv, &node.weights) {
+        return scaled(before, &node.weights);
+    }
+    let padded = GraphNode { op: Op::Conv(padded(before, conv)?), inputs: before.inputs.clone(), ..node.clone() };
+    graph.fits(&padded).then_some(padded)
+}
+
+/// Whether a convolution is `scale · x + shift` for each channel.
 fn is_affine(conv: &Conv, weights: &[Weight]) -> bool {
     let dims: Vec<usize> = weights[0].dims.iter().map(|&extent| extent as usize).collect();
     let channels = usize::from(conv.groups);
@@ -58,7 +51,7 @@ fn is_affine(conv: &Conv, weights: &[Weight]) -> bool {
         && channels > 1
 }
 
-/// The layer `before` with an affine map of its channels in its weights.
+/// The layer `before`, with the affine map after it in its weights.
 fn scaled(before: &GraphNode, affine: &[Weight]) -> Option<GraphNode> {
     if !before.op.is_layer() {
         return None;
@@ -77,39 +70,40 @@ fn scaled(before: &GraphNode, affine: &[Weight]) -> Option<GraphNode> {
     Some(GraphNode { weights, ..before.clone() })
 }
 
-/// A convolution that pads by itself what the operator before it padded.
-fn padded(before: &GraphNode, conv: &Conv) -> Option<(Conv, Vec<usize>)> {
+/// The convolution with the padding of the operator before it added to its own.
+fn padded(before: &GraphNode, conv: &Conv) -> Option<Conv> {
     let Op::Pad(Pad { before: [0, top, left], after: [0, bottom, right] }) = before.op else { return None };
-    let sum = |own: u16, more: u16| own.checked_add(more);
-    let [a, b, c, d] = conv.padding;
-    let padding = [sum(a, top)?, sum(b, left)?, sum(c, bottom)?, sum(d, right)?];
-    Some((Conv { padding, ..*conv }, before.inputs.clone()))
+    let mut padding = conv.padding;
+    for (own, more) in padding.iter_mut().zip([top, left, bottom, right]) {
+        *own = own.checked_add(more)?;
+    }
+    Some(Conv { padding, ..*conv })
 }
 
 /// `x · sigmoid(x)` and `x · hardsigmoid(x)` are activations of `x`.
-fn gated(graph: &Graph, op: &Op, inputs: &[usize]) -> Option<(Activation, usize)> {
-    let (Op::Mul, &[first, second]) = (op, inputs) else { return None };
-    let of = |gate: usize, value: usize| {
+fn gated(graph: &Graph, node: &GraphNode) -> Option<(Activation, usize)> {
+    let (Op::Mul, &[first, second]) = (&node.op, node.inputs.as_slice()) else { return None };
+    let activation = |gate: usize, value: usize| {
         let node = graph.nodes().get(gate.checked_sub(1)?).filter(|node| node.inputs == [value])?;
-        let sixth = |alpha: f32, beta: f32| (alpha - 1.0 / 6.0).abs() < 1e-6 && beta == 0.5;
+        let is_sixth = |alpha: f32, beta: f32| (alpha - 1.0 / 6.0).abs() < 1e-6 && beta == 0.5;
         match node.op {
             Op::Activation(Activation::Sigmoid) => Some((Activation::Silu, value)),
-            Op::Activation(Activation::HardSigmoid { alpha, beta }) if sixth(alpha, beta) => {
+            Op::Activation(Activation::HardSigmoid { alpha, beta }) if is_sixth(alpha, beta) => {
                 Some((Activation::HardSwish, value))
             }
             _ => None,
         }
     };
-    of(second, first).or_else(|| of(first, second))
+    activation(second, first).or_else(|| activation(first, second))
 }
 
-/// Without the operators that change nothing.
-fn without_idle(graph: Graph) -> Result<Graph> {
-    let mut busy = Graph::new(graph.shape(0));
+/// Without the operators that are the identity.
+fn without_identities(graph: Graph) -> Result<Graph> {
+    let mut rest = Graph::new(graph.shape(0));
     let mut renamed = vec![0];
     for node in graph.into_nodes() {
         let inputs: Vec<usize> = node.inputs.iter().map(|&value| renamed[value]).collect();
-        let idle = match &node.op {
+        let is_identity = match &node.op {
             Op::AveragePool(AveragePool { window, .. }) => {
                 (window.kernel, window.stride, window.padding) == ([1; 2], [1; 2], [0; 4])
             }
@@ -117,9 +111,9 @@ fn without_idle(graph: Graph) -> Result<Graph> {
             Op::Pad(pad) => (pad.before, pad.after) == ([0; 3], [0; 3]),
             _ => false,
         };
-        renamed.push(if idle { inputs[0] } else { busy.push(&node.name, node.op, &inputs, node.weights)? });
+        renamed.push(if is_identity { inputs[0] } else { rest.push(&node.name, node.op, &inputs, node.weights)? });
     }
-    Ok(busy)
+    Ok(rest)
 }
 
 /// Without the operators whose value nothing reads.

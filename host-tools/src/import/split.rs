@@ -1,8 +1,8 @@
 //! A network's graph, cut into blocks: stem, neighbourhoods, head.
 //!
-//! A cut lies where one value alone goes on: every path leads through it. Between two cuts lies an operator of a chain, or
-//! all that stands between a value that is read twice and where its ways meet again. How many of these make a block is
-//! [`Split`]'s affair. Neighbourhoods smaller than a residual unit are parts of its block: some layers of a branch at a time.
+//! The network can be cut where only one value is still read: every path leads through it. Between two cuts is either one
+//! operator of a chain, or everything from a value that is read twice to where its branches join. [`Split`] says how many of
+//! these pieces make a block. Neighbourhoods smaller than a residual unit are parts of its block: some layers of a branch.
 
 use std::{collections::HashSet, fmt, ops::Range, str::FromStr};
 
@@ -11,17 +11,18 @@ use distill_core::{Block, BlockBuilder, MAX_NODES, Op, Parts, Role};
 
 use super::graph::{Graph, GraphNode};
 
-/// Layers of a chain that make a unit where nothing else ends it.
+/// Layers after which a unit ends in a chain where nothing else ends it.
 const CHAIN_LAYERS: usize = 3;
 
 /// How large a neighbourhood is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Split {
-    /// A residual unit; in a chain, what a pool or a convolution without an activation ends, of two or three layers.
+    /// A residual unit; in a chain two or three layers, ended by a pool or a convolution without an activation.
+    #[default]
     Unit,
     /// One layer.
     Layer,
-    /// So many layers, one after another: whole residual units while they are enough, else parts of one.
+    /// This many layers in a row: whole residual units, or parts of a unit that has more.
     Layers(usize),
 }
 
@@ -51,34 +52,35 @@ impl fmt::Display for Split {
 /// The blocks of a network, in order.
 ///
 /// # Errors
-/// A block has more operators than a block can hold.
+/// A block would have more operators than it can hold.
 pub fn split(graph: &Graph, split: Split) -> Result<Vec<Block>> {
     let pieces = pieces(graph);
     ensure!(!pieces.is_empty(), "the network has no operators");
-    // What goes on once rows and columns are gone is the head.
+    // The head begins where rows and columns end.
     let ends = |op: &Op| matches!(op, Op::GlobalAveragePool | Op::Flatten | Op::Linear);
-    let is_head = |piece: &&Piece| !piece.branches && ends(&graph.nodes()[piece.nodes.start].op);
-    let mut body = pieces.iter().position(|piece| is_head(&piece)).unwrap_or(pieces.len());
-    let stem =
-        pieces.iter().position(|piece| piece.layers > 0).filter(|&first| !pieces[first].branches && first < body);
-    let stem = stem.map_or(0, |first| after_trailing(&pieces, first + 1).min(body));
-    let mut units = units(&pieces[stem..body], split);
-    // A last layer alone has nothing inside to shrink.
+    let is_head = |piece: &Piece| !piece.branches && ends(&graph.nodes()[piece.nodes.start].op);
+    let mut head = pieces.iter().position(is_head).unwrap_or(pieces.len());
+    let first_layer = pieces.iter().position(|piece| piece.layers > 0);
+    let stem_layer = first_layer.filter(|&first| !pieces[first].branches && first < head);
+    let stem_end = stem_layer.map_or(0, |layer| after_trailing(&pieces, layer + 1).min(head));
+    let mut units = units(&pieces[stem_end..head], split);
+    // A single last layer has no inner channels to shrink: it joins the head.
     if let (Split::Unit, Some(last)) = (split, units.last()) {
-        let alone = pieces[stem..][last.clone()].iter().all(|piece| !piece.branches);
-        if alone && pieces[stem..][last.clone()].iter().map(|piece| piece.layers).sum::<usize>() < 2 {
-            body = stem + last.start;
+        let last_pieces = &pieces[stem_end..][last.clone()];
+        let layers: usize = last_pieces.iter().map(|piece| piece.layers).sum();
+        if layers < 2 && last_pieces.iter().all(|piece| !piece.branches) {
+            head = stem_end + last.start;
             units.pop();
         }
     }
-    let nodes = |pieces_of: Range<usize>| pieces[pieces_of.start].nodes.start..pieces[pieces_of.end - 1].nodes.end;
+    let nodes = |range: Range<usize>| pieces[range.start].nodes.start..pieces[range.end - 1].nodes.end;
     let mut names = Names::new(graph);
     let mut blocks = Vec::new();
-    if stem > 0 {
-        blocks.push(block(graph, nodes(0..stem), Role::Stem, "stem")?);
+    if stem_end > 0 {
+        blocks.push(block(graph, nodes(0..stem_end), Role::Stem, "stem")?);
     }
     for unit in units {
-        let range = nodes(stem + unit.start..stem + unit.end);
+        let range = nodes(stem_end + unit.start..stem_end + unit.end);
         let name = names.of(&graph.nodes()[range.clone()]);
         let block = block(graph, range, Role::Neighbourhood, &name)?;
         let parts = match split {
@@ -88,37 +90,38 @@ pub fn split(graph: &Graph, split: Split) -> Result<Vec<Block>> {
         };
         blocks.push(block.with_parts(parts).with_context(|| format!("block {name}"))?);
     }
-    if body < pieces.len() {
-        blocks.push(block(graph, nodes(body..pieces.len()), Role::Head, "head")?);
+    if head < pieces.len() {
+        blocks.push(block(graph, nodes(head..pieces.len()), Role::Head, "head")?);
     }
     Ok(blocks)
 }
 
-/// What lies between two cuts.
+/// The operators between two cuts.
 struct Piece {
     nodes: Range<usize>,
-    /// Layers on the longest way through it; those of a gate do not count.
+    /// Layers on its longest path; 0 for a gate.
     layers: usize,
-    /// Whether ways meet in it in a sum or a concatenation.
+    /// Whether branches join in it, in a sum or a concatenation.
     branches: bool,
-    /// A lone layer, its norm left aside, whose value no activation follows.
+    /// Whether it is one layer without an activation after it, or after its batch norm.
     linear: bool,
-    /// Whether a window slides over its value.
+    /// Whether it has a pool with a window.
     pools: bool,
 }
 
 fn pieces(graph: &Graph) -> Vec<Piece> {
-    let last = graph.last_readers();
+    let last_readers = graph.last_readers();
     let nodes = graph.nodes();
     let mut pieces: Vec<Piece> = Vec::new();
-    let (mut start, mut busy) = (0, last[0].unwrap_or(0));
+    let (mut start, mut last_reader) = (0, last_readers[0].unwrap_or(0));
     for index in 0..nodes.len() {
-        // Values before this node's are still read after it.
-        if busy > index {
-            busy = busy.max(last[index + 1].unwrap_or(0));
+        let reader = last_readers[index + 1].unwrap_or(0);
+        // An earlier value is still read after this node: no cut.
+        if last_reader > index {
+            last_reader = last_reader.max(reader);
             continue;
         }
-        busy = last[index + 1].unwrap_or(0);
+        last_reader = reader;
         let range = start..index + 1;
         start = index + 1;
         let branches =
@@ -133,7 +136,7 @@ fn pieces(graph: &Graph) -> Vec<Piece> {
     pieces
 }
 
-/// Layers on the longest way through some nodes.
+/// Layers on the longest path through some nodes.
 fn longest(graph: &Graph, range: &Range<usize>) -> usize {
     let mut depth = vec![0; range.len()];
     for (place, node) in graph.nodes()[range.clone()].iter().enumerate() {
@@ -144,21 +147,21 @@ fn longest(graph: &Graph, range: &Range<usize>) -> usize {
     depth.last().copied().unwrap_or(0)
 }
 
-/// The first piece from `first` on that has a layer or a gate in it.
+/// The first piece from `first` on that has a layer or branches.
 fn after_trailing(pieces: &[Piece], first: usize) -> usize {
     (first..pieces.len())
         .find(|&index| pieces[index].layers > 0 || pieces[index].nodes.len() > 1)
         .unwrap_or(pieces.len())
 }
 
-/// Runs of pieces that make a neighbourhood each.
+/// The pieces of each neighbourhood.
 fn units(pieces: &[Piece], split: Split) -> Vec<Range<usize>> {
     let mut units = Vec::new();
     let (mut start, mut layers) = (0, 0);
     let mut index = 0;
     while index < pieces.len() {
         let piece = &pieces[index];
-        // A unit with ways of its own does not join the chain before it.
+        // A residual unit does not join the chain before it.
         if split == Split::Unit && piece.branches && layers > 0 {
             units.push(start..index);
             (start, layers) = (index, 0);
@@ -171,17 +174,17 @@ fn units(pieces: &[Piece], split: Split) -> Vec<Range<usize>> {
             Split::Layer => layers > 0,
             Split::Layers(wanted) => layers >= wanted,
         };
-        // What gates a layer's value belongs to the layer.
-        let gated = pieces.get(next).is_some_and(|piece| piece.layers == 0);
+        // A gate belongs to the layer whose value it gates.
+        let is_gated = pieces.get(next).is_some_and(|piece| piece.layers == 0);
         index = next;
-        if ends && !gated {
+        if ends && !is_gated {
             units.push(start..index);
             (start, layers) = (index, 0);
         }
     }
     if start < pieces.len() {
         match units.last_mut() {
-            // Too few layers are left for a neighbourhood of their own.
+            // Too few layers are left for another neighbourhood.
             Some(last) if matches!(split, Split::Layers(_)) => last.end = pieces.len(),
             _ => units.push(start..pieces.len()),
         }
@@ -189,34 +192,32 @@ fn units(pieces: &[Piece], split: Split) -> Vec<Range<usize>> {
     units
 }
 
-/// The parts of a block that has ways of more than `layers` layers: on each way, so many of them at a time, each with what
-/// follows it. None for a block without ways of its own, or with shorter ones.
+/// The parts of a block: runs of `layers` layers on each branch that has more, each with the operators that follow it.
 fn parts(block: &Block, layers: usize) -> Parts {
     let nodes = block.nodes();
     let readers = |value: usize| {
         nodes.iter().flat_map(|node| &node.inputs).filter(move |&&input| usize::from(input) == value).count()
     };
-    let meets = nodes.iter().position(|node| matches!(node.op, Op::Add | Op::Concat));
+    let is_layer = |value: usize| value > 0 && nodes[value - 1].op.is_layer();
     let mut parts = Parts::new();
-    let Some(meeting) = meets else { return parts };
-    for &end in &nodes[meeting].inputs {
-        // The way back from where ways meet, as long as it is a chain.
-        let mut way = vec![usize::from(end)];
-        while let Some(&value) = way.last().filter(|&&value| value > 0 && readers(value) == 1) {
+    let Some(join) = nodes.iter().find(|node| matches!(node.op, Op::Add | Op::Concat)) else { return parts };
+    for &end in &join.inputs {
+        // The values of the branch, followed back from the join as long as it is a chain.
+        let mut branch = vec![usize::from(end)];
+        while let Some(&value) = branch.last().filter(|&&value| value > 0 && readers(value) == 1) {
             let [input] = nodes[value - 1].inputs[..] else { break };
-            way.push(input.into());
+            branch.push(input.into());
         }
-        way.reverse();
-        let is_layer = |value: usize| value > 0 && nodes[value - 1].op.is_layer();
-        let total = way[1..].iter().filter(|&&value| is_layer(value)).count();
+        branch.reverse();
+        let total = branch[1..].iter().filter(|&&value| is_layer(value)).count();
         if total <= layers && (layers > 1 || total == 0) {
             continue;
         }
-        let (mut start, mut taken) = (way[0], 0);
-        for (place, &value) in way.iter().enumerate().skip(1) {
+        let (mut start, mut taken) = (branch[0], 0);
+        for (place, &value) in branch.iter().enumerate().skip(1) {
             taken += usize::from(is_layer(value));
-            let ends = way.get(place + 1).is_none_or(|&next| is_layer(next));
-            let enough = taken == layers || place + 1 == way.len();
+            let ends = branch.get(place + 1).is_none_or(|&next| is_layer(next));
+            let enough = taken == layers || place + 1 == branch.len();
             if taken > 0 && enough && ends && parts.push([start as u8, value as u8]).is_ok() {
                 (start, taken) = (value, 0);
             }
@@ -226,12 +227,12 @@ fn parts(block: &Block, layers: usize) -> Parts {
     parts
 }
 
-/// Some nodes in a row as a block: they read one value from outside.
+/// Consecutive nodes as a block; the only outside value they may read is the one before the first node.
 fn block(graph: &Graph, range: Range<usize>, role: Role, name: &str) -> Result<Block> {
     if range.len() > MAX_NODES {
         bail!(
-            "block {name} would have {} operators, from {} to {}; a block holds {MAX_NODES}: take a finer --split, or the \
-             network has no cut in between",
+            "block {name} would have {} operators, from {} to {}; a block can have {MAX_NODES}. Try a finer --split; if that \
+             does not help, the network cannot be cut between them",
             range.len(),
             graph.nodes()[range.start].name,
             graph.nodes()[range.end - 1].name
@@ -252,7 +253,7 @@ fn block(graph: &Graph, range: Range<usize>, role: Role, name: &str) -> Result<B
     builder.finish().with_context(|| format!("block {name}"))
 }
 
-/// Names for blocks, each once.
+/// Unique names for blocks.
 struct Names<'a> {
     graph: &'a Graph,
     used: HashSet<String>,
@@ -263,7 +264,7 @@ impl<'a> Names<'a> {
         Self { graph, used: HashSet::from(["stem".to_owned(), "head".to_owned()]) }
     }
 
-    /// The module that all layers of a block are in and no other, else its first layer's name.
+    /// The module that holds exactly the block's layers, else the name of its first layer.
     fn of(&mut self, nodes: &[GraphNode]) -> String {
         let named: Vec<&GraphNode> = nodes.iter().filter(|node| !node.weights.is_empty()).collect();
         let named = if named.is_empty() { nodes.iter().collect() } else { named };
@@ -277,9 +278,11 @@ impl<'a> Names<'a> {
         let everywhere = self.graph.nodes().iter().filter(|node| !node.weights.is_empty()).filter(inside).count();
         let own = named.iter().filter(|node| inside(node)).count();
         let name = if module.is_empty() || everywhere > own { named[0].name.clone() } else { module };
-        let unique = (0..).map(|number| if number == 0 { name.clone() } else { format!("{name}#{number}") });
-        let name = unique.into_iter().find(|name| !self.used.contains(name)).unwrap_or(name);
-        self.used.insert(name.clone());
-        name
+        let (mut unique, mut number) = (name.clone(), 0);
+        while !self.used.insert(unique.clone()) {
+            number += 1;
+            unique = format!("{name}#{number}");
+        }
+        unique
     }
 }

@@ -19,22 +19,15 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 };
 
 fn describe(checkpoint: &Checkpoint) -> (String, Shape) {
-    let has = |index: &usize| checkpoint.tensors.contains_key(&format!("layer1.{index}.conv1.weight"));
-    let blocks = (0..).take_while(has).count();
+    let blocks = checkpoint.modules("layer1.", "conv1.weight").len();
     (format!("resnet{}-cifar", 2 * STAGES * blocks + 2), Shape::new(3, 32, 32))
 }
 
 fn build(layers: &mut Layers<'_>) -> Result<()> {
     let x = layers.conv("conv1", 0, 1)?;
     let x = layers.norm("bn1", x)?;
-    let mut x = layers.plain("relu", Op::RELU, &[x])?;
-    for stage in 1..=STAGES {
-        let names = (0..).map(|index| format!("layer{stage}.{index}"));
-        let here: Vec<String> = names.take_while(|name| layers.has(&format!("{name}.conv1.weight"))).collect();
-        for (index, name) in here.iter().enumerate() {
-            x = residual(layers, name, x, if stage > 1 && index == 0 { 2 } else { 1 })?;
-        }
-    }
+    let x = layers.plain("relu", Op::RELU, &[x])?;
+    let x = layers.residual_stages(STAGES, x, residual)?;
     let pooled = layers.plain("pool", Op::GlobalAveragePool, &[x])?;
     layers.linear("linear", pooled)?;
     Ok(())

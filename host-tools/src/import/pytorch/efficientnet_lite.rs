@@ -20,11 +20,11 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     normalisation: || Some(Normalisation::efficientnet_lite()),
 };
 
-/// Which one, from its depth and, of two equally deep ones, its width.
+/// The variant, by its depth, and by its width where two are equally deep.
 fn describe(checkpoint: &Checkpoint) -> (String, Shape) {
-    let block = |index: &usize| checkpoint.tensors.contains_key(&format!("_blocks.{index}._depthwise_conv.weight"));
-    let wide = checkpoint.tensors.get("_conv_head.weight").is_some_and(|head| head.dims.get(1) > Some(&320));
-    let (number, extent) = match ((0..).take_while(block).count(), wide) {
+    let blocks = checkpoint.modules("_blocks.", "_depthwise_conv.weight").len();
+    let is_wide = checkpoint.extent("_conv_head.weight", 1) > Some(320);
+    let (number, extent) = match (blocks, is_wide) {
         (0..=16, _) => (0, 224),
         (17..=21, false) => (1, 240),
         (17..=21, true) => (2, 260),
@@ -40,10 +40,8 @@ fn build(layers: &mut Layers<'_>) -> Result<()> {
     let x = layers.norm("_bn0", x)?;
     let mut x = layers.plain("_swish", Op::Activation(Activation::RELU6), &[x])?;
     let (mut stages, mut channels) = (STRIDES.into_iter(), 0);
-    let names = (0..).map(|index| format!("_blocks.{index}"));
-    let blocks: Vec<String> = names.take_while(|name| layers.has(&format!("{name}._depthwise_conv.weight"))).collect();
-    for name in blocks {
-        // A stage's blocks are equally wide, and no two stages are.
+    for name in layers.modules("_blocks.", "_depthwise_conv.weight") {
+        // The blocks of a stage have the same width, those of the next another.
         let wide = layers.extent(&format!("{name}._project_conv.weight"), 0);
         let stride = if wide == channels { 1 } else { stages.next().unwrap_or(1) };
         channels = wide;
@@ -57,7 +55,7 @@ fn build(layers: &mut Layers<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Expansion (where there is one), depthwise convolution, projection.
+/// Expansion (not in every block), depthwise convolution, projection.
 fn inverted_residual(layers: &mut Layers<'_>, name: &str, x: usize, stride: u16) -> Result<usize> {
     let layer = |part: &str| format!("{name}.{part}");
     let mut hidden = x;

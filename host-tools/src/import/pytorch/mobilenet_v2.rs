@@ -35,7 +35,7 @@ fn activated(layers: &mut Layers<'_>, name: &str, x: usize, stride: u16) -> Resu
     layers.plain(&format!("{name}.2"), Op::Activation(Activation::RELU6), &[x])
 }
 
-/// Expansion (where there is one), depthwise convolution, projection.
+/// Expansion (not in every block), depthwise convolution, projection.
 fn inverted_residual(layers: &mut Layers<'_>, name: &str, x: usize, stride: u16) -> Result<usize> {
     let expands = layers.has(&format!("{name}.conv.1.0.weight"));
     let mut hidden = x;

@@ -18,17 +18,14 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 };
 
 fn describe(checkpoint: &Checkpoint) -> (String, Shape) {
-    let has = |name: &str| checkpoint.tensors.contains_key(name);
-    let per_block = if has("layer1.0.conv3.weight") { 3 } else { 2 };
-    let blocks = |stage| (0..).take_while(|index| has(&format!("layer{stage}.{index}.conv1.weight"))).count();
+    let per_block = if checkpoint.tensors.contains_key("layer1.0.conv3.weight") { 3 } else { 2 };
+    let blocks = |stage| checkpoint.modules(&format!("layer{stage}."), "conv1.weight").len();
     let layers = per_block * (1..=STAGES).map(blocks).sum::<usize>() + 2;
-    let extent =
-        |name: &str, axis: usize| checkpoint.tensors.get(name).and_then(|tensor| tensor.dims.get(axis)).copied();
-    // A bottleneck's 3x3 convolution: 64 channels in one group in the plain networks.
-    let width = extent("layer1.0.conv2.weight", 0).unwrap_or(0);
-    let of_group = extent("layer1.0.conv2.weight", 1).unwrap_or(0).max(1);
-    let name = match (per_block, width / of_group, width) {
-        (3, groups @ 2.., _) => format!("resnext{layers}_{groups}x{of_group}d"),
+    // A bottleneck's 3x3 convolution: 64 channels in one group in a plain ResNet.
+    let width = checkpoint.extent("layer1.0.conv2.weight", 0).unwrap_or(0);
+    let group_width = checkpoint.extent("layer1.0.conv2.weight", 1).unwrap_or(0).max(1);
+    let name = match (per_block, width / group_width, width) {
+        (3, groups @ 2.., _) => format!("resnext{layers}_{groups}x{group_width}d"),
         (3, 1, 128) => format!("wide_resnet{layers}_2"),
         _ => format!("resnet{layers}"),
     };
@@ -36,31 +33,25 @@ fn describe(checkpoint: &Checkpoint) -> (String, Shape) {
 }
 
 fn build(layers: &mut Layers<'_>) -> Result<()> {
-    // Those for CIFAR that go by the same names begin without a stride, and some without the pool.
+    // ResNets for CIFAR may have the same names, but no stride in the first convolution, and perhaps no pool.
     let taps = layers.extent("conv1.weight", 2);
     ensure!(
         taps == 7,
-        "conv1 has a kernel of {taps} rows, torchvision's ResNets one of 7: the file does not tell this network's strides. \
-         Export it as .onnx"
+        "conv1 has a kernel of {taps} rows, torchvision's ResNets one of 7: weights alone do not say what this network's \
+         strides are. Export it as .onnx"
     );
     let x = layers.conv("conv1", 0, 2)?;
     let x = layers.norm("bn1", x)?;
     let x = layers.plain("relu", Op::RELU, &[x])?;
     let window = Window { kernel: [3; 2], stride: [2; 2], padding: [1; 4] };
-    let mut x = layers.plain("maxpool", Op::MaxPool(MaxPool { window }), &[x])?;
-    for stage in 1..=STAGES {
-        let names = (0..).map(|index| format!("layer{stage}.{index}"));
-        let here: Vec<String> = names.take_while(|name| layers.has(&format!("{name}.conv1.weight"))).collect();
-        for (index, name) in here.iter().enumerate() {
-            x = residual(layers, name, x, if stage > 1 && index == 0 { 2 } else { 1 })?;
-        }
-    }
+    let x = layers.plain("maxpool", Op::MaxPool(MaxPool { window }), &[x])?;
+    let x = layers.residual_stages(STAGES, x, residual)?;
     let pooled = layers.plain("avgpool", Op::GlobalAveragePool, &[x])?;
     layers.linear("fc", pooled)?;
     Ok(())
 }
 
-/// A basic block of two layers, or a bottleneck of three, which strides in its second.
+/// A basic block of two layers, or a bottleneck of three with its stride in the second.
 fn residual(layers: &mut Layers<'_>, name: &str, x: usize, stride: u16) -> Result<usize> {
     let last = if layers.has(&format!("{name}.conv3.weight")) { 3 } else { 2 };
     let mut hidden = x;

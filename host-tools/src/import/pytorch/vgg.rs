@@ -6,7 +6,7 @@ use distill_core::{MaxPool, Op, Shape, Window};
 use super::{Architecture, layers::Layers};
 use crate::import::Checkpoint;
 
-/// AlexNet has the second, too.
+/// AlexNet has the second one too.
 const TENSORS: [&str; 3] = ["features.0.weight", "classifier.6.weight", "classifier.0.weight"];
 
 pub(super) const ARCHITECTURE: Architecture =
@@ -22,7 +22,7 @@ fn describe(checkpoint: &Checkpoint) -> (String, Shape) {
 fn build(layers: &mut Layers<'_>) -> Result<()> {
     let window = Window { kernel: [2; 2], stride: [2; 2], padding: [0; 4] };
     let (mut x, mut place) = (0, 0);
-    // Places in the sequence that have no weights are activations and, where one is skipped, a pool.
+    // An activation follows each layer; where the next place has no weights either, it is a pool.
     while layers.has(&format!("features.{place}.weight")) {
         x = layers.conv(&format!("features.{place}"), x, 1)?;
         place += 1;
@@ -40,7 +40,7 @@ fn build(layers: &mut Layers<'_>) -> Result<()> {
     let last = layers.shape(x);
     ensure!(
         (last.height, last.width) == (7, 7),
-        "VGG's classifier takes 7x7 positions, {last} are left: images of 224x224 give them"
+        "VGG's classifier takes 7x7 positions, but {last} are left: give the network images of 224x224"
     );
     x = layers.plain("flatten", Op::Flatten, &[x])?;
     for (index, name) in ["classifier.0", "classifier.3", "classifier.6"].into_iter().enumerate() {
