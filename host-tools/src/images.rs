@@ -1,4 +1,4 @@
-//! Labelled images to measure networks on: CIFAR-10 and folders of pictures.
+//! Labelled images to measure networks on: CIFAR-10, or folders of pictures.
 
 pub mod cifar10;
 mod crop;
@@ -24,11 +24,8 @@ pub use self::{
 };
 use crate::network::Network;
 
-/// The images `data` names, for `network`: `cifar10` (fetched before), `builtin` (its first 1,000 test images), or a
-/// folder of CIFAR-10's binary files or of pictures (see [`ImageFolder`]).
-///
-/// # Errors
-/// What the folder lacks, and what to do.
+/// The images that `data` names: `cifar10` (already fetched), `builtin` (its first 1,000 test images), or a folder of
+/// CIFAR-10's binary files or of pictures for `network` (see [`ImageFolder`]).
 pub fn open(data: &str, network: &Network, preparation: Preparation) -> Result<Box<dyn LabelledImages>> {
     match data {
         "cifar10" => return Ok(Box::new(cifar10::read_test(&cifar10_folder()?)?)),

@@ -71,9 +71,6 @@ fn exported(mut network: Network, options: &ImportOptions) -> Result<Network> {
 }
 
 /// Imports a checkpoint that is already read; `source` is its file name and bytes.
-///
-/// # Errors
-/// As [`import`].
 pub fn network(mut checkpoint: Checkpoint, options: &ImportOptions, source: (&str, &[u8])) -> Result<Network> {
     let entry = |key: &str| checkpoint.metadata.get(key).map(String::as_str);
     let of_file = Normalisation::from_entries(entry("mean"), entry("std"))?;

@@ -1,4 +1,4 @@
-//! What a student lost: its accuracy on labelled images, its error at the blocks' interfaces, and reports of both.
+//! How good a student is: its accuracy on labelled images, its error block by block, and reports of both.
 
 mod evaluate;
 mod interface;
@@ -7,5 +7,5 @@ mod report;
 pub use self::{
     evaluate::{Evaluation, batch, evaluate},
     interface::interface_error,
-    report::{Asked, DataFree, data_free},
+    report::{DataFree, DataFreeOptions, data_free},
 };

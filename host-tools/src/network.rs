@@ -57,9 +57,6 @@ impl Network {
     }
 
     /// Writes the network as a pack. If that fails, an existing file is unchanged.
-    ///
-    /// # Errors
-    /// The file.
     pub fn write_pack(&self, path: &Path, encoding: Encoding) -> Result<()> {
         let mut file = NewFile::create(path)?;
         let write = |file: &mut NewFile| -> Result<(), PackError<std::io::Error>> {
@@ -84,9 +81,6 @@ impl Network {
     }
 
     /// Checks that the output is one number for each class.
-    ///
-    /// # Errors
-    /// It is not: the error names its shape.
     pub fn check_classifies(&self) -> Result<()> {
         let output = self.blocks[self.blocks.len() - 1].output();
         ensure!(
@@ -113,9 +107,6 @@ impl Network {
     }
 
     /// The same function with every batch norm folded into the convolution before it.
-    ///
-    /// # Errors
-    /// Only a defect of the fold.
     pub fn folded(&self) -> Result<Self> {
         let blocks: Result<Vec<Block>, _> = self.blocks.iter().map(fold_batch_norms).collect();
         Ok(Self { manifest: self.manifest.clone(), blocks: blocks? })

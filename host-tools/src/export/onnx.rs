@@ -1,7 +1,7 @@
-//! Networks as `.onnx` (opset 18), straight from the block graph: the teacher's names stay.
+//! Networks as `.onnx` (opset 18), under the teacher's names.
 //!
-//! The file takes normalised images `input [N, C, H, W]` and gives `logits [N, classes]`; `N` is
-//! dynamic. Mean and deviation stand in the model's metadata.
+//! The file takes normalised images `input [N, C, H, W]` and gives `logits [N, classes]`; `N` is dynamic. The mean and the
+//! standard deviation are in the model's metadata.
 
 use std::cell::RefCell;
 
@@ -24,17 +24,14 @@ const OPSET: i64 = 18;
 const IR_VERSION: i64 = 8;
 
 /// The bytes of a network's file.
-///
-/// # Errors
-/// More than the format can hold.
 pub fn encode(network: &Network) -> Result<Vec<u8>> {
     let mut bytes = graph_name(&network.manifest.architecture);
     bytes.extend(model(network).write_buf()?);
     Ok(bytes)
 }
 
-/// The beginning of a model that names its graph, which the schema demands and `rten-onnx` leaves out: of a message that
-/// comes twice, protobuf takes the fields of both.
+/// A model with nothing but its graph's name, which the schema requires and `rten-onnx` does not write. Protobuf merges it
+/// with the model that follows.
 fn graph_name(name: &str) -> Vec<u8> {
     const GRAPH: u8 = (7 << 3) | 2;
     const NAME: u8 = (2 << 3) | 2;
@@ -47,7 +44,7 @@ fn graph_name(name: &str) -> Vec<u8> {
     model
 }
 
-/// A length as protobuf writes it: seven bits a byte, the lowest first.
+/// A length in protobuf's encoding: seven bits a byte, lowest first.
 fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
     while length >= 0x80 {
         bytes.push(length as u8 | 0x80);
@@ -63,7 +60,14 @@ fn model(network: &Network) -> ModelProto {
     for block in &network.blocks {
         value = graph.block(block, value);
     }
-    graph.operator("output", "Flatten", vec![value], vec![attribute("axis", &Attribute::Int(1))], "logits");
+    graph.operators.push(NodeProto {
+        domain: None,
+        name: Some("output".to_owned()),
+        input: vec![value],
+        output: vec!["logits".to_owned()],
+        op_type: Some("Flatten".to_owned()),
+        attribute: vec![attribute("axis", &Attribute::Int(1))],
+    });
     let shape = network.input();
     let classes = network.blocks.last().map_or(0, |head| head.output().elements());
     let input = value_info("input", &[shape.channels, shape.height, shape.width]);
@@ -96,7 +100,7 @@ struct GraphBuilder {
 }
 
 impl GraphBuilder {
-    /// Appends a block that reads `input`; returns the name of its output.
+    /// Adds a block that reads `input`; returns the name of its output.
     fn block(&mut self, block: &Block, input: String) -> String {
         let mut values = vec![input];
         for (index, node) in block.nodes().iter().enumerate() {
@@ -123,23 +127,18 @@ impl GraphBuilder {
                 });
                 let arguments = arguments.collect();
                 let attributes = step.attributes.iter().map(|(name, value)| attribute(name, value)).collect();
-                let title = if place + 1 == steps.len() { name.clone() } else { format!("{name}.{place}") };
-                self.operator(&title, step.kind, arguments, attributes, &result(place));
+                self.operators.push(NodeProto {
+                    domain: None,
+                    name: Some(if place + 1 == steps.len() { name.clone() } else { format!("{name}.{place}") }),
+                    input: arguments,
+                    output: vec![result(place)],
+                    op_type: Some(step.kind.to_owned()),
+                    attribute: attributes,
+                });
             }
             values.push(format!("{name}.output"));
         }
         values.swap_remove(values.len() - 1)
-    }
-
-    fn operator(&mut self, name: &str, kind: &str, input: Vec<String>, attribute: Vec<AttributeProto>, output: &str) {
-        self.operators.push(NodeProto {
-            domain: None,
-            name: Some(name.to_owned()),
-            input,
-            output: vec![output.to_owned()],
-            op_type: Some(kind.to_owned()),
-            attribute,
-        });
     }
 
     /// Adds a constant list of integers; returns its name.

@@ -1,4 +1,4 @@
-//! Students put back together: `S = S_n ∘ … ∘ S_1`, teacher blocks where there is no student.
+//! A teacher with students in the place of its blocks.
 
 use std::path::{Path, PathBuf};
 
@@ -8,30 +8,26 @@ use distill_device::open_pack;
 
 use crate::network::Network;
 
-/// The teacher with each neighbourhood replaced by its student; a later pack wins over an earlier one.
+/// The teacher with each block replaced by its student, if there is one; a later pack takes precedence over an earlier one.
 ///
 /// # Errors
-/// A pack that is no student of this teacher, or a block that does not fit its place.
+/// A pack without students of this teacher, or a student that does not fit its place.
 pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
     let mut network = Network::read_pack(teacher)?;
     let fingerprint = open_pack(teacher)?.fingerprint();
     for path in students {
-        let context = || format!("cannot recompose {}", path.display());
+        let cannot = || format!("cannot recompose {}", path.display());
         let mut pack = open_pack(path)?;
         match pack.manifest().contents {
             Contents::Neighbourhoods { teacher } if teacher == fingerprint => {}
-            Contents::Neighbourhoods { .. } => {
-                return Err(anyhow::anyhow!("it was distilled from another teacher pack")).with_context(context);
-            }
-            Contents::Network => {
-                return Err(anyhow::anyhow!("it holds a whole network, not students")).with_context(context);
-            }
+            Contents::Neighbourhoods { .. } => bail!("{}: it was distilled from another teacher pack", cannot()),
+            Contents::Network => bail!("{}: it holds a whole network, not students", cannot()),
         }
         for index in 0..pack.blocks() {
             let position = pack.position(index);
-            let block = pack.block(index).with_context(context)?;
+            let block = pack.block(index).with_context(cannot)?;
             let Some(place) = network.blocks.get_mut(position) else {
-                bail!("{}: there is no block at position {position}", path.display());
+                bail!("{}: the teacher has no block at position {position}", path.display());
             };
             ensure!(
                 block.input() == place.input() && block.output() == place.output(),

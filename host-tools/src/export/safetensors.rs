@@ -12,9 +12,6 @@ use crate::{
 };
 
 /// The bytes of a network's file.
-///
-/// # Errors
-/// Two weights of one name.
 pub fn encode(network: &Network) -> Result<Vec<u8>> {
     let describe = |block: &Block| BlockDescription {
         name: block.name().to_owned(),

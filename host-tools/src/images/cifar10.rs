@@ -37,7 +37,7 @@ const RECORD: usize = 1 + PIXELS;
 /// Length of each file in bytes.
 pub const FILE_BYTES: usize = IMAGES_PER_FILE * RECORD;
 
-/// The first 1,000 test images as a sheet of 40 × 25, labels in its text chunk; see `assets/README.md`.
+/// The first 1,000 test images as a sheet of 40 × 25, with the labels in a text chunk; see `assets/README.md`.
 const BUILTIN_SHEET: &[u8] = include_bytes!("../../assets/cifar10-test-1000.png");
 const SHEET_COLUMNS: usize = 40;
 const SHEET_ROWS: usize = 25;
@@ -65,7 +65,7 @@ impl LabelledImages for TestImages {
     }
 }
 
-/// The file of test images in `folder`, or in the folder `cifar-10-batches-bin` that its authors' archive holds.
+/// The file of test images in `folder`, or in its sub-folder `cifar-10-batches-bin`, the name in the authors' archive.
 pub fn test_file(folder: &Path) -> Option<PathBuf> {
     ["cifar-10-batches-bin", ""].map(|inner| folder.join(inner).join(TEST_FILE)).into_iter().find(|path| path.exists())
 }
@@ -92,9 +92,6 @@ pub fn read_test(folder: &Path) -> Result<TestImages> {
 }
 
 /// The first 1,000 test images, built in.
-///
-/// # Errors
-/// Only a damaged build.
 pub fn builtin_test_images() -> Result<TestImages> {
     let (columns, rows) = (32 * SHEET_COLUMNS, 32 * SHEET_ROWS);
     let (rgb, info) = decode_rgb(BUILTIN_SHEET, columns, rows).context("the built-in images")?;
@@ -109,9 +106,6 @@ pub fn builtin_test_images() -> Result<TestImages> {
 }
 
 /// The content of one binary file, from a PNG whose row `i` is image `i` (1,024 RGB pixels, row by row).
-///
-/// # Errors
-/// Not such a PNG, or another number of labels than images.
 pub fn records_from_png_rows(png: &[u8], labels: &[u8]) -> Result<Vec<u8>> {
     ensure!(labels.len() == IMAGES_PER_FILE, "{} labels for {IMAGES_PER_FILE} images", labels.len());
     let (rgb, _) = decode_rgb(png, 32 * 32, IMAGES_PER_FILE)?;
@@ -136,7 +130,7 @@ fn images(records: &[u8]) -> Result<TestImages> {
     Ok(TestImages { pixels, labels })
 }
 
-/// Appends one image; `pixel(y, x)` is its pixel's place in `rgb`, counted in pixels.
+/// Appends one image; `pixel(y, x)` is the index of its pixel in `rgb`.
 fn push_record(records: &mut Vec<u8>, label: u8, rgb: &[u8], pixel: impl Fn(usize, usize) -> usize) {
     records.push(label);
     for channel in 0..3 {
@@ -146,7 +140,7 @@ fn push_record(records: &mut Vec<u8>, label: u8, rgb: &[u8], pixel: impl Fn(usiz
     }
 }
 
-/// Interleaved 8-bit RGB of exactly this size, and the picture's header.
+/// The interleaved 8-bit RGB pixels of a PNG that must have this size, and its header.
 fn decode_rgb(png: &[u8], width: usize, height: usize) -> Result<(Vec<u8>, Info<'static>)> {
     let mut reader = Decoder::new(Cursor::new(png)).read_info()?;
     let found = (reader.info().width as usize, reader.info().height as usize, reader.output_color_type());

@@ -1,4 +1,4 @@
-//! What a network sees of a picture: made smaller, then the middle of it, as classifiers are evaluated.
+//! Preparation of pictures as classifiers are evaluated: resized, then cropped to the middle.
 
 use anyhow::{Result, ensure};
 use distill_core::Shape;
@@ -8,10 +8,10 @@ use super::{
     resample::{Axis, Filter, resample},
 };
 
-/// Share of the resized picture's shorter side that the crop takes: 224 of 256, as ImageNet classifiers are evaluated.
+/// Share of the resized picture's shorter side that the crop takes: 224 of 256, the usual one for ImageNet.
 pub const CROP_FRACTION: f64 = 0.875;
 
-/// How pictures of any size become images of the network's.
+/// How pictures of any size become images of the network's size.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Preparation {
     crop_fraction: f64,
@@ -20,9 +20,6 @@ pub struct Preparation {
 
 impl Preparation {
     /// The middle `crop_fraction` of a picture resampled with `filter`.
-    ///
-    /// # Errors
-    /// A fraction that is not above 0 and at most 1.
     pub fn new(crop_fraction: f64, filter: Filter) -> Result<Self> {
         ensure!(crop_fraction > 0.0 && crop_fraction <= 1.0, "the crop fraction must be above 0 and at most 1");
         Ok(Self { crop_fraction, filter })
@@ -30,8 +27,8 @@ impl Preparation {
 
     /// Writes `picture` as `[C, H, W]` into `image`, whose shape is `shape`, with three channels.
     ///
-    /// A picture of that size is taken as is. Another is scaled until it just covers height and width divided by the
-    /// crop fraction, rounded; the middle of that is the image. torchvision's `Resize` and `CenterCrop` do the same.
+    /// A picture of that size is taken as it is. Any other is scaled until it just covers height and width divided by the
+    /// crop fraction, rounded, and cropped to its middle, as torchvision's `Resize` and `CenterCrop` do.
     pub fn prepare(&self, picture: &Picture, shape: Shape, image: &mut [u8]) {
         let Shape { height, width, .. } = shape;
         if (picture.height, picture.width) == (height, width) {
@@ -39,7 +36,7 @@ impl Preparation {
         }
         let enlarged = |extent: usize| (extent as f64 / self.crop_fraction).round() as usize;
         let (tall, wide) = (enlarged(height), enlarged(width));
-        // The side that is shorter for its target decides; the other keeps the proportions, rounded down.
+        // The side that is shorter relative to its target gives the scale; the other side is rounded down.
         let (rows, columns) = if picture.width.saturating_mul(tall) >= picture.height.saturating_mul(wide) {
             (tall, (picture.width.saturating_mul(tall) / picture.height).max(wide))
         } else {
@@ -57,12 +54,12 @@ impl Default for Preparation {
     }
 }
 
-/// Where the middle `len` of `extent` begins; a half goes to the even neighbour, as in Python.
+/// Where the middle `len` of `extent` begins, rounded half to even as in Python.
 fn middle(extent: usize, len: usize) -> usize {
     ((extent - len) as f64 / 2.0).round_ties_even() as usize
 }
 
-/// From pixel after pixel to channel after channel.
+/// Interleaved pixels as one plane for each channel.
 fn planes(rgb: &[u8], image: &mut [u8]) {
     for (channel, plane) in image.chunks_exact_mut(rgb.len() / 3).enumerate() {
         plane.iter_mut().zip(rgb.chunks_exact(3)).for_each(|(value, pixel)| *value = pixel[channel]);

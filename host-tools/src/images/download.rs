@@ -1,4 +1,4 @@
-//! A file from a server, resumed where an earlier try stopped.
+//! Downloads that resume where an earlier attempt stopped.
 
 use std::{
     fs::{self, OpenOptions},
@@ -11,32 +11,32 @@ use anyhow::{Context, Result, bail, ensure};
 use distill_device::Progress;
 use ureq::{Agent, Body, http::StatusCode};
 
-/// More than any file asked for; a server that sends more is not followed.
+/// More than any file we download, so that a server cannot fill the disk.
 const MAX_BYTES: u64 = 1 << 28;
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A download that goes on where an earlier one stopped: what its file holds is not asked for again.
+/// A download into a file, which requests only what the file does not have yet.
 #[derive(Debug)]
 pub struct Download<'a> {
     url: &'a str,
     file: &'a Path,
-    /// Bytes the file keeps.
+    /// Bytes of the file that are kept.
     start: u64,
-    /// What is still to come, if anything is.
+    /// The rest of the file; `None` if it is complete.
     body: Option<Body>,
 }
 
 impl<'a> Download<'a> {
-    /// Asks the server.
+    /// Sends the request.
     ///
     /// # Errors
-    /// It does not answer within 10 seconds, or refuses.
+    /// The server does not answer within 10 seconds, or refuses.
     pub fn start(url: &'a str, file: &'a Path) -> Result<Self> {
         let begun = fs::metadata(file).map_or(0, |file| file.len());
         let agent: Agent = Agent::config_builder()
-            .timeout_connect(Some(PATIENCE))
-            .timeout_recv_response(Some(PATIENCE))
-            .timeout_per_read(Some(PATIENCE))
+            .timeout_connect(Some(TIMEOUT))
+            .timeout_recv_response(Some(TIMEOUT))
+            .timeout_per_read(Some(TIMEOUT))
             .http_status_as_error(false)
             .build()
             .into();
@@ -46,21 +46,21 @@ impl<'a> Download<'a> {
         let (start, is_whole) = match response.status() {
             StatusCode::OK => (0, false),
             StatusCode::PARTIAL_CONTENT => (begun, false),
-            // Nothing is left to ask for: the earlier try ended just before its file was used.
+            // The file is complete: an earlier attempt stopped between download and use.
             StatusCode::RANGE_NOT_SATISFIABLE if begun > 0 => (begun, true),
             status => bail!("cannot download {url}: the server says {status}"),
         };
         Ok(Self { url, file, start, body: (!is_whole).then(|| response.into_body()) })
     }
 
-    /// Brings the rest of the file.
+    /// Downloads the rest of the file.
     ///
     /// # Errors
-    /// The server stops sending, or the file cannot be written; it keeps what came.
+    /// The server stops sending, or the file cannot be written. What has arrived is kept.
     pub fn receive(self) -> Result<()> {
         let Self { url, file, start, body: Some(body) } = self else { return Ok(()) };
         let cannot_write = || format!("cannot write {}", file.display());
-        let broke_off = || format!("the download of {url} broke off: run the command again to go on with it");
+        let broke_off = || format!("the download of {url} broke off: run the command again to resume it");
         let mut output = OpenOptions::new().create(true).append(true).open(file).with_context(cannot_write)?;
         output.set_len(start).with_context(cannot_write)?;
         eprintln!("downloading {url}");

@@ -1,10 +1,10 @@
-//! A folder of pictures, each with its class in a folder's name or in its own.
+//! A folder of pictures whose classes follow from names.
 //!
-//! - Class folders: sub-folders in byte order of their names are the classes 0, 1, …; if the network knows every name as
-//!   one of its classes, those are meant.
+//! - Class folders: the sub-folders are the classes 0, 1, … in byte order of their names, or, if every name is one of the
+//!   network's classes, those classes.
 //! - `<index>_…` files, such as `0007_n01518878.jpg`: the number before the first underscore is the class.
 //!
-//! Images come in byte order of their paths. A picture is decoded when it is asked for, and not kept.
+//! Images are in byte order of their paths. A picture is decoded each time it is read.
 
 use std::{
     borrow::Cow,
@@ -18,13 +18,13 @@ use distill_core::Shape;
 use rayon::prelude::*;
 
 use super::{LabelledImages, Picture, Preparation};
-use crate::network::Network;
+use crate::network::{Network, ending};
 
 const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
 const EXPECTED: &str =
     "expected a sub-folder of .jpg or .png files for each class, or files named by class such as 0007_n01518878.jpg";
 
-/// Pictures on a disk and how a network takes them.
+/// Pictures on a disk, and how they are prepared for a network.
 #[derive(Clone, Debug)]
 pub struct ImageFolder {
     shape: Shape,
@@ -34,10 +34,10 @@ pub struct ImageFolder {
 }
 
 impl ImageFolder {
-    /// Lists the pictures in `folder` and their classes; opens none.
+    /// Lists the pictures in `folder` and their classes, without opening any.
     ///
     /// # Errors
-    /// No pictures, both kinds of names at once, a name that says no class, or a class the network has not.
+    /// No pictures, both kinds of names at once, a name without a class, or a class that the network does not have.
     pub fn open(folder: &Path, network: &Network, preparation: Preparation) -> Result<Self> {
         let shape = network.input();
         ensure!(shape.channels == 3, "the network takes {} channels, pictures have 3", shape.channels);
@@ -88,7 +88,7 @@ impl LabelledImages for ImageFolder {
         let elements = self.shape.elements();
         let mut pixels = vec![0; range.len() * elements];
         let images = pixels.par_chunks_exact_mut(elements).zip(range);
-        // All results before the first error: which one that is must not depend on the threads.
+        // The error must be that of the first image, whichever thread fails first.
         let results: Vec<Result<()>> = images.map(|(image, index)| self.read(index, image)).collect();
         results.into_iter().collect::<Result<()>>()?;
         Ok(Cow::Owned(pixels))
@@ -141,15 +141,13 @@ fn by_class_folder(folder: &Path, names: &[String], network: &Network) -> Result
     Ok(labelled)
 }
 
-/// What a folder holds, by names in byte order. Hidden files and folders are left out.
+/// The names in a folder in byte order, without hidden ones.
 struct Listing {
     folders: Vec<String>,
     pictures: Vec<String>,
 }
 
 impl Listing {
-    /// # Errors
-    /// A folder that cannot be read, or a name that is not UTF-8.
     fn of(folder: &Path) -> Result<Self> {
         let (mut folders, mut pictures, mut others) = (Vec::new(), Vec::new(), Vec::new());
         let context = || format!("cannot read the folder {}", folder.display());
@@ -158,12 +156,12 @@ impl Listing {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
                 bail!("the name of {} is not UTF-8: rename it", path.display());
             };
-            let ending = Path::new(name).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
             if name.starts_with('.') {
                 continue;
-            } else if path.is_dir() {
+            }
+            if path.is_dir() {
                 folders.push(name.to_owned());
-            } else if ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)) {
+            } else if ENDINGS.iter().any(|known| ending(&path).eq_ignore_ascii_case(known)) {
                 pictures.push(name.to_owned());
             } else {
                 others.push(name.to_owned());
@@ -171,7 +169,7 @@ impl Listing {
         }
         if let Some(name) = others.iter().min() {
             let (folder, count) = (folder.display(), others.len());
-            log::warn!("left out {count} files in {folder} that are neither .jpg nor .png, such as {name}");
+            log::warn!("ignored {count} files in {folder} that are neither .jpg nor .png, such as {name}");
         }
         folders.sort_unstable();
         pictures.sort_unstable();

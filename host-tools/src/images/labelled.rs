@@ -1,4 +1,4 @@
-//! Labelled images, and how a network takes them.
+//! Labelled images, and how they become a network's input.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -7,7 +7,7 @@ use distill_core::{Images, Shape};
 
 use crate::network::Network;
 
-/// Images with the class of each, read a batch at a time.
+/// Images and their classes, read a batch at a time.
 pub trait LabelledImages {
     /// Shape of one image.
     fn shape(&self) -> Shape;
@@ -16,13 +16,10 @@ pub trait LabelledImages {
     fn labels(&self) -> &[u16];
 
     /// Images `range`, one after another, each `[C, H, W]`, 0 to 255.
-    ///
-    /// # Errors
-    /// Names the first image that cannot be read.
     fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>>;
 }
 
-/// Images `range`, scaled to 0..1 and normalised as the network wants.
+/// Images `range`, scaled to 0..1 and normalised for the network.
 ///
 /// # Errors
 /// The network takes another shape, or an image cannot be read.

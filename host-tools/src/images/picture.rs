@@ -1,4 +1,4 @@
-//! A JPEG or PNG file becomes pixels.
+//! Decoding of JPEG and PNG files.
 
 use std::{fmt::Display, io::Cursor};
 
@@ -9,16 +9,16 @@ use zune_jpeg::{
     zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
 };
 
-/// Most pixels of a picture that is decoded, so that a few hostile bytes cannot fill the memory.
-pub const MAX_PIXELS: usize = 64 << 20;
+/// Most pixels that are decoded, so that a few hostile bytes cannot fill the memory.
+const MAX_PIXELS: usize = 64 << 20;
 
 const JPEG: &[u8] = b"\xff\xd8\xff";
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// Pixels of one picture, as they lie in its file: an orientation in its EXIF data is not applied.
+/// The pixels of one picture as stored: an orientation in its EXIF data is not applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
-    /// Pixels a row.
+    /// Pixels in a row.
     pub width: usize,
     /// Rows.
     pub height: usize,
@@ -27,10 +27,10 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// Decodes a file, whatever its name ends in. Grey becomes three equal channels, alpha is dropped.
+    /// Decodes a file, recognised by its first bytes. Grey becomes three equal channels, alpha is dropped.
     ///
     /// # Errors
-    /// Neither JPEG nor PNG, damaged or cut off, or of more than [`MAX_PIXELS`].
+    /// Neither JPEG nor PNG, damaged or truncated, or too large.
     pub fn decode(file: &[u8]) -> Result<Self> {
         if file.starts_with(JPEG) {
             Self::decode_jpeg(file).context("this JPEG cannot be decoded")
@@ -42,7 +42,7 @@ impl Picture {
     }
 
     fn decode_jpeg(file: &[u8]) -> Result<Self> {
-        // Strict: what is cut off would come out grey otherwise.
+        // Otherwise the missing part of a truncated file would be grey.
         let options = DecoderOptions::default()
             .set_strict_mode(true)
             .set_max_width(usize::from(u16::MAX))
@@ -74,7 +74,7 @@ impl Picture {
     }
 
     fn new(width: usize, height: usize, rgb: Vec<u8>) -> Result<Self> {
-        ensure!(rgb.len() == 3 * width * height, "it has not as many pixels as it says");
+        ensure!(rgb.len() == 3 * width * height, "it does not have as many pixels as its header says");
         Ok(Self { width, height, rgb })
     }
 }
@@ -88,7 +88,7 @@ fn check_size(width: usize, height: usize) -> Result<()> {
     ensure!(width > 0 && height > 0, "it has no pixels");
     ensure!(
         width.checked_mul(height).is_some_and(|pixels| pixels <= MAX_PIXELS),
-        "it has {width}x{height} pixels, the most decoded are {MAX_PIXELS}"
+        "it has {width}x{height} pixels; at most {MAX_PIXELS} are decoded"
     );
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! The part that is wanted of a picture in another size, with Pillow's arithmetic.
+//! A part of a resized picture, with Pillow's arithmetic.
 //!
-//! The bytes are those of its `Image.resize` where that narrows rows before columns; where it goes the other way, which it
-//! does to save work, they differ by one or two in 255.
+//! The bytes are those of Pillow's `Image.resize` if that resizes horizontally first. To save work it may start vertically;
+//! then values differ by one or two of 255.
 
 use clap::ValueEnum;
 
 /// Fractional bits of a weight: a sum of 8-bit pixels stays inside an `i32` with two bits to spare.
 const WEIGHT_BITS: u32 = 32 - 8 - 2;
 
-/// How a picture that has not the network's size is resampled; both filters widen with the reduction (antialiasing).
+/// How a picture is resampled; both filters widen with the reduction (antialiasing).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Filter {
     /// A triangle over two source pixels.
@@ -18,20 +18,20 @@ pub enum Filter {
     Bicubic,
 }
 
-/// `source` pixels in a row become `target`, of which `len` are wanted from `start` on.
+/// One direction: `source` pixels become `target`, of which `len` from `start` on are computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Axis {
-    /// Pixels there are.
+    /// Pixels of the picture.
     pub source: usize,
-    /// Pixels the whole row would have.
+    /// Pixels of the whole resized picture.
     pub target: usize,
-    /// First pixel that is wanted.
+    /// First pixel computed.
     pub start: usize,
-    /// As many are wanted.
+    /// Number of pixels computed.
     pub len: usize,
 }
 
-/// The wanted part of an RGB picture of `across.source` by `down.source` pixels; rows first, rounded, then columns.
+/// The part that `across` and `down` choose of an RGB picture; resized and rounded horizontally, then vertically.
 pub fn resample(rgb: &[u8], across: Axis, down: Axis, filter: Filter) -> Vec<u8> {
     let (columns, rows) = (taps(across, filter), taps(down, filter));
     let first = rows.iter().map(|row| row.first).min().unwrap_or(0);
@@ -60,7 +60,7 @@ pub fn resample(rgb: &[u8], across: Axis, down: Axis, filter: Filter) -> Vec<u8>
     result
 }
 
-/// A sum begins at one half, so that cutting off its fraction rounds it.
+/// Sums start at one half, so that truncation rounds them.
 const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 
 fn pixel_of(sum: i32) -> u8 {
@@ -70,7 +70,7 @@ fn pixel_of(sum: i32) -> u8 {
 /// The source pixels that make one target pixel.
 struct Taps {
     first: usize,
-    /// Sum to 1 in units of `2^-WEIGHT_BITS`.
+    /// In units of `2^-WEIGHT_BITS`, with a sum of 1.
     weights: Vec<i32>,
 }
 
@@ -79,10 +79,10 @@ fn taps(axis: Axis, filter: Filter) -> Vec<Taps> {
     let widened = scale.max(1.0);
     let support = widened * if filter == Filter::Bilinear { 1.0 } else { 2.0 };
     let one = |target: usize| {
-        let center = (target as f64 + 0.5) * scale;
-        let first = (center - support + 0.5).max(0.0) as usize;
-        let end = ((center + support + 0.5) as usize).min(axis.source);
-        let value = |pixel: usize| response(filter, (pixel as f64 - center + 0.5) / widened);
+        let centre = (target as f64 + 0.5) * scale;
+        let first = (centre - support + 0.5).max(0.0) as usize;
+        let end = ((centre + support + 0.5) as usize).min(axis.source);
+        let value = |pixel: usize| response(filter, (pixel as f64 - centre + 0.5) / widened);
         let sum: f64 = (first..end).map(value).sum();
         let fixed = |pixel| (value(pixel) / sum * f64::from(1 << WEIGHT_BITS)).round() as i32;
         Taps { first, weights: (first..end).map(fixed).collect() }
@@ -90,7 +90,7 @@ fn taps(axis: Axis, filter: Filter) -> Vec<Taps> {
     (axis.start..axis.start + axis.len).map(one).collect()
 }
 
-/// The filter at a distance from its center, in source pixels before it was widened.
+/// The unwidened filter at a distance from its centre, in source pixels.
 fn response(filter: Filter, distance: f64) -> f64 {
     let x = distance.abs();
     match filter {

@@ -32,9 +32,6 @@ impl Graph {
     }
 
     /// Appends an operator; returns the value it computes.
-    ///
-    /// # Errors
-    /// The operator cannot take these values and weights.
     pub fn push(&mut self, name: &str, op: Op, inputs: &[usize], weights: Vec<Weight>) -> Result<usize> {
         let mut shapes = Vec::with_capacity(inputs.len());
         for &value in inputs {

@@ -23,9 +23,6 @@ impl Normalisation {
     }
 
     /// `imagenet`, `cifar10`, `efficientnet-lite`, or `M,M,M/S,S,S`.
-    ///
-    /// # Errors
-    /// Any other text.
     pub fn parse(text: &str) -> Result<Self> {
         match text {
             "imagenet" => Ok(Self::imagenet()),
@@ -41,9 +38,6 @@ impl Normalisation {
     }
 
     /// From a file's entries `mean` and `std`, if it has both.
-    ///
-    /// # Errors
-    /// They are not lists of numbers.
     pub fn from_entries(mean: Option<&str>, std: Option<&str>) -> Result<Option<Self>> {
         let (Some(mean), Some(std)) = (mean, std) else { return Ok(None) };
         Ok(Some(Self { mean: numbers(mean)?, std: numbers(std)? }))

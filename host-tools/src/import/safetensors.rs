@@ -47,9 +47,6 @@ pub fn read(path: &Path) -> Result<Option<Network>> {
 }
 
 /// Reads the bytes of such a file, of this name.
-///
-/// # Errors
-/// As [`read`].
 pub fn decode(bytes: &[u8], name: &str) -> Result<Option<Network>> {
     let mut checkpoint = Checkpoint::from_safetensors(bytes)?;
     let Some(description) = checkpoint.metadata.get(KEY) else { return Ok(None) };

@@ -6,9 +6,6 @@ use distill_core::{Activation, AveragePool, Conv, Op, Pad, Slice, Weight};
 use super::graph::{Graph, GraphNode};
 
 /// The same function with fewer operators.
-///
-/// # Errors
-/// Only a defect of this module.
 pub fn simplify(graph: Graph) -> Result<Graph> {
     let graph = without_identities(without_unread(graph)?)?;
     let readers = graph.readers();

@@ -10,13 +10,13 @@ use crate::{
     network::Network,
 };
 
-/// Images a forward pass where they are small.
+/// Images in a forward pass, if they are small.
 const BATCH: usize = 128;
-/// Most bytes of a forward pass's input, unless a single group takes more.
+/// Most bytes of the input of a forward pass, unless a single group takes more.
 const INPUT_BYTES: usize = 64 << 20;
-/// Images the CPU takes side by side, on one thread.
+/// Images that one thread takes side by side.
 const GROUP: usize = 16;
-/// Largest logits among which the label counts for `top5`.
+/// The label counts for `top5` if its logit is among this many largest.
 const TOP: usize = 5;
 
 /// The object `evaluate --json` prints.
@@ -24,19 +24,19 @@ const TOP: usize = 5;
 pub struct Evaluation {
     /// Percent of images whose largest logit is the label's.
     pub accuracy: f64,
-    /// As many images.
+    /// Number of these images.
     pub correct: usize,
     /// Percent of images whose label is among the five largest logits.
     pub top5: f64,
-    /// As many images.
+    /// Number of these images.
     pub top5_correct: usize,
-    /// Of these.
+    /// Number of images evaluated.
     pub total: usize,
     /// Trained scalars of the network as it is stored.
     pub parameters: usize,
     /// Multiply-accumulates for one image.
     pub macs: u64,
-    /// The class of each image, in order.
+    /// The predicted class of each image, in order.
     #[serde(skip)]
     pub predictions: Vec<u16>,
 }
@@ -44,8 +44,8 @@ pub struct Evaluation {
 /// Evaluates `network` on the first `limit` images.
 ///
 /// # Errors
-/// The images have another shape than the network's input or classes it lacks, one cannot be read, or logits are not
-/// finite.
+/// The images have another shape than the network's input, or classes that it lacks; one cannot be read; or logits are
+/// not finite.
 pub fn evaluate(network: &Network, images: &dyn LabelledImages, limit: usize, device: &Device) -> Result<Evaluation> {
     let total = images.labels().len().min(limit);
     let labels = &images.labels()[..total];
@@ -86,21 +86,21 @@ pub fn evaluate(network: &Network, images: &dyn LabelledImages, limit: usize, de
     })
 }
 
-/// Images a forward pass: a group for each of `threads` where their input stays inside 64 MiB, whole groups, at least
-/// one. No result depends on it.
+/// Images in a forward pass: a group for each thread, as far as the input stays inside 64 MiB, and at least one group. No
+/// result depends on it.
 pub fn batch(input: Shape, threads: usize) -> usize {
     let fitting = INPUT_BYTES / (input.elements() * size_of::<f32>()) / GROUP * GROUP;
     BATCH.max(GROUP * threads).min(fitting).max(GROUP)
 }
 
-/// Logits above the label's; of equals the first is above.
+/// Number of logits above the label's; of equal ones the first is above.
 fn rank(logits: &[f32], label: usize) -> usize {
     let (before, after) = logits.split_at(label);
     before.iter().filter(|&&logit| logit >= logits[label]).count()
         + after.iter().filter(|&&logit| logit > logits[label]).count()
 }
 
-/// Index of the largest value; the first of equals.
+/// Index of the largest value; the first of equal ones.
 fn largest(logits: &[f32]) -> u16 {
     let best = |best: usize, index: usize| if logits[index] > logits[best] { index } else { best };
     (1..logits.len()).fold(0, best) as u16

@@ -1,8 +1,8 @@
-//! Tables of what was measured, filled cell by cell: a report that was cut off goes on where it was.
+//! Tables of measurements, filled cell by cell, so that an interrupted report can be resumed.
 
 mod data_free;
 mod plot;
 mod table;
 
-pub use data_free::{Asked, data_free};
+pub use data_free::{DataFreeOptions, data_free};
 pub use table::DataFree;

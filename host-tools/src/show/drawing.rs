@@ -1,7 +1,7 @@
-//! Pictures of blocks: every operator a box, every block a frame, as SVG or as source for Graphviz.
+//! Pictures of blocks, as SVG or as Graphviz source: a box for each operator, a frame for each block.
 //!
-//! [`Drawing`] is what both show: what a box says, its colour, which edges are shortcuts. The SVG is laid out here
-//! ([`svg`]); a `.dot` file leaves that to its reader ([`dot`]).
+//! A [`Drawing`] is what both formats show: texts, colours, and which edges are shortcuts. The SVG is laid out here
+//! ([`svg`]), a `.dot` file by Graphviz ([`dot`]).
 
 mod dot;
 mod label;
@@ -14,8 +14,9 @@ use anyhow::{Result, bail};
 use distill_core::{Block, Op, Role, inner_nodes};
 
 use super::inspect::{BlockLine, Inspection};
+use crate::network::ending;
 
-/// What a picture is written as.
+/// The format of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Graphviz source.
@@ -25,12 +26,9 @@ pub enum Format {
 }
 
 impl Format {
-    /// By the file's ending.
-    ///
-    /// # Errors
-    /// An unknown ending.
+    /// The format that a file's ending names.
     pub fn of(path: &Path) -> Result<Self> {
-        match path.extension().and_then(|ending| ending.to_str()).unwrap_or_default() {
+        match ending(path) {
             "dot" => Ok(Self::Dot),
             "svg" => Ok(Self::Svg),
             other => bail!("cannot draw {}: unknown ending {other:?} (known: dot, svg)", path.display()),
@@ -38,10 +36,7 @@ impl Format {
     }
 }
 
-/// Draws `blocks`, of which `inspection` is what `inspect` says: the text of a file.
-///
-/// # Errors
-/// None in practice: formatting into memory.
+/// The content of a file that shows `blocks`; `inspection` is of the same blocks.
 pub fn draw(inspection: &Inspection, blocks: &[Block], format: Format) -> Result<String> {
     let drawing = Drawing::new(inspection, blocks);
     let mut text = String::new();
@@ -56,44 +51,44 @@ pub fn draw(inspection: &Inspection, blocks: &[Block], format: Format) -> Result
 struct Drawing<'a> {
     inspection: &'a Inspection,
     blocks: Vec<DrawnBlock<'a>>,
-    /// Whether a block reads what the one before it gives; students stand alone.
+    /// Whether each block reads the output of the one before it; students do not.
     joined: bool,
 }
 
-/// One frame.
+/// A frame.
 struct DrawnBlock<'a> {
     line: &'a BlockLine,
     operators: Vec<Operator<'a>>,
-    /// In the order of the operators they go to.
+    /// In the order of the operators that they lead to.
     edges: Vec<Edge>,
 }
 
-/// One box.
+/// A box.
 struct Operator<'a> {
     /// The teacher's name.
     full_name: &'a str,
-    /// The same without its block's.
+    /// The same without its block's name.
     name: &'a str,
     /// Such as `conv 3x3 /2, 96 groups`.
     kind: String,
-    /// Channels written.
+    /// Number of output channels.
     channels: usize,
     colour: Colour,
-    /// A layer of a neighbourhood whose channels a smaller width takes from.
+    /// Whether a smaller width reduces the channels of this layer.
     inner: bool,
 }
 
 /// An operator reads a value.
 struct Edge {
-    /// 0 for the block's input, `i + 1` for what operator `i` gives.
+    /// 0 for the block's input, `i + 1` for the output of operator `i`.
     from: usize,
     /// The operator.
     to: usize,
-    /// Whether it is part of a residual connection: the shorter way into a sum.
+    /// Whether it is part of a residual connection: the shorter path to a sum.
     shortcut: bool,
 }
 
-/// What a box's colour tells apart.
+/// The kinds of operators that differ in colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Colour {
     Conv,
@@ -105,7 +100,7 @@ enum Colour {
 
 /// Colour of shortcuts.
 const SHORTCUT: &str = "#16a34a";
-/// Colour that marks the layers a smaller width takes from.
+/// Colour of the layers whose channels a smaller width reduces.
 const INNER: &str = "#ea580c";
 
 impl Colour {
@@ -121,26 +116,29 @@ impl Colour {
         }
     }
 
-    fn meaning(self) -> &'static str {
+    fn style(self) -> Style {
         match self {
-            Self::Conv => "convolution",
-            Self::GroupedConv => "grouped convolution",
-            Self::Linear => "linear",
-            Self::BatchNorm => "batch norm",
-            Self::Weightless => "no weights",
+            Self::Conv => Style { meaning: "convolution", class: "c", fill: "#dbeafe", stroke: "#60a5fa" },
+            Self::GroupedConv => {
+                Style { meaning: "grouped convolution", class: "d", fill: "#ccfbf1", stroke: "#2dd4bf" }
+            }
+            Self::Linear => Style { meaning: "linear", class: "l", fill: "#ede9fe", stroke: "#a78bfa" },
+            Self::BatchNorm => Style { meaning: "batch norm", class: "b", fill: "#fef9c3", stroke: "#facc15" },
+            Self::Weightless => Style { meaning: "no weights", class: "p", fill: "#f8fafc", stroke: "#cbd5e1" },
         }
     }
+}
 
-    /// Of the box, and of its outline.
-    fn fill_and_stroke(self) -> [&'static str; 2] {
-        match self {
-            Self::Conv => ["#dbeafe", "#60a5fa"],
-            Self::GroupedConv => ["#ccfbf1", "#2dd4bf"],
-            Self::Linear => ["#ede9fe", "#a78bfa"],
-            Self::BatchNorm => ["#fef9c3", "#facc15"],
-            Self::Weightless => ["#f8fafc", "#cbd5e1"],
-        }
-    }
+/// How a colour is written.
+struct Style {
+    /// In the legend.
+    meaning: &'static str,
+    /// The class in an SVG's style sheet.
+    class: &'static str,
+    /// Of the box.
+    fill: &'static str,
+    /// Of its outline.
+    stroke: &'static str,
 }
 
 impl<'a> Drawing<'a> {
@@ -165,13 +163,13 @@ impl<'a> DrawnBlock<'a> {
         Self { line, operators: operators.collect(), edges: edges(block) }
     }
 
-    /// The lines beside or above its operators, the first its title.
+    /// The lines of text in the frame, first its title.
     fn text(&self) -> Vec<String> {
         let BlockLine { index, name, role, input, output, parameters, macs, .. } = self.line;
         let number = index.map_or_else(String::new, |index| format!("{index} · "));
         let role = format!("{role:?}").to_lowercase();
         let mut lines = vec![format!("{number}{name}")];
-        // A stem is mostly called that.
+        // The role is often the name.
         lines.extend(Some(role).filter(|role| role != name));
         lines.push(format!("{input} → {output}"));
         lines.push(format!("{} parameters", Count(*parameters as u64)));
@@ -180,7 +178,7 @@ impl<'a> DrawnBlock<'a> {
     }
 }
 
-/// Every edge of a block. The longest way into a sum is no shortcut, the other is, with all that leads only there.
+/// The edges of a block. Of the paths into a sum, all but the longest are shortcuts, back to where they branch off.
 fn edges(block: &Block) -> Vec<Edge> {
     let mut depth = vec![0];
     let mut edges = Vec::new();
@@ -192,7 +190,7 @@ fn edges(block: &Block) -> Vec<Edge> {
         edges.extend(node.inputs.iter().enumerate().map(edge));
         depth.push(deepest + 1);
     }
-    // The last operator is read by none of them.
+    // The edges into an operator whose value only shortcuts read are shortcuts too. Nothing reads the last operator.
     for node in (0..block.nodes().len().saturating_sub(1)).rev() {
         if edges.iter().filter(|edge| edge.from == node + 1).all(|edge| edge.shortcut) {
             edges.iter_mut().filter(|edge| edge.to == node).for_each(|edge| edge.shortcut = true);
@@ -201,14 +199,14 @@ fn edges(block: &Block) -> Vec<Edge> {
     edges
 }
 
-/// A number to three digits: `464`, `13.9 k`, `4.72 M`.
+/// A number with three significant digits: `464`, `13.9 k`, `4.72 M`.
 struct Count(u64);
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mut value, mut units) = (self.0 as f64, ["", " k", " M", " G", " T"].iter());
         let mut unit = units.next();
-        // What would be rounded to 1000 is one of the next unit.
+        // 999.5 would be rounded to 1000.
         while value >= 999.5 && units.len() > 0 {
             (value, unit) = (value / 1000.0, units.next());
         }
@@ -218,8 +216,15 @@ impl fmt::Display for Count {
     }
 }
 
-/// A name from a foreign file, without what no text file should hold.
-fn printable(text: &str) -> impl Iterator<Item = char> {
-    let unfit = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
-    text.chars().map(move |c| if unfit(c) { char::REPLACEMENT_CHARACTER } else { c })
+/// A name from the network's file with some characters escaped, and those replaced that no text file should hold.
+fn escaped(text: &str, escape: fn(char) -> Option<&'static str>) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match escape(c) {
+            Some(sequence) => escaped.push_str(sequence),
+            None if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => escaped.push(char::REPLACEMENT_CHARACTER),
+            None => escaped.push(c),
+        }
+    }
+    escaped
 }

@@ -1,27 +1,28 @@
-//! What is in a file of blocks: shapes, parameters, operations, noise sources.
+//! What a file of blocks holds: shapes, parameters, operations, noise sources.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use distill_core::{Block, Calibrated, Contents, Manifest, Role, Shape, inner_channels};
 use distill_device::open_pack;
 use serde::Serialize;
 
+use super::table;
+
 /// The object `inspect --json` prints.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
-    /// The importer's name for the network.
+    /// The network's name.
     pub architecture: String,
-    /// File it came from.
+    /// File that it was imported from.
     pub source: String,
     /// Trained scalars.
     pub parameters: usize,
     /// Multiply-accumulates for one image.
     pub macs: u64,
-    /// Noise sources this network can be distilled with; none for a pack of students.
+    /// Noise sources that the network can be distilled with; empty for a pack of students.
     pub noise: Vec<&'static str>,
-    /// Noise images that it holds.
+    /// The noise images in its pack.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibrated: Option<Calibrated>,
     /// Its blocks, in order.
@@ -31,7 +32,7 @@ pub struct Inspection {
 /// One block.
 #[derive(Debug, Serialize)]
 pub struct BlockLine {
-    /// Number among the network's neighbourhoods, as `--blocks` takes it; stem, head and students have none.
+    /// Number among the network's neighbourhoods, as `--blocks` takes it; `None` for stem, head and students.
     pub index: Option<usize>,
     /// Its name.
     pub name: String,
@@ -41,9 +42,9 @@ pub struct BlockLine {
     pub input: Shape,
     /// Shape of its output.
     pub output: Shape,
-    /// Neighbourhoods inside it that are distilled one by one; 0 where the block is one.
+    /// Parts of it that are distilled one by one; 0 if it is distilled as a whole.
     pub parts: usize,
-    /// Channels that a smaller width takes from, per inner convolution.
+    /// Channels of each inner convolution, which a smaller width reduces.
     pub inner: Vec<usize>,
     /// Trained scalars.
     pub parameters: usize,
@@ -51,17 +52,14 @@ pub struct BlockLine {
     pub macs: u64,
 }
 
-/// Reads any pack, a network's or one of students.
-///
-/// # Errors
-/// The file.
+/// Reads a pack of a network or of students.
 pub fn read_blocks(path: &Path) -> Result<(Manifest, Vec<Block>)> {
     let mut pack = open_pack(path)?;
     let blocks: Result<Vec<Block>, _> = (0..pack.blocks()).map(|index| pack.block(index)).collect();
     Ok((pack.manifest().clone(), blocks.with_context(|| format!("cannot read {}", path.display()))?))
 }
 
-/// Looks at blocks.
+/// Describes blocks.
 pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
     let whole = manifest.contents == Contents::Network;
     let mut number = 0..;
@@ -94,20 +92,18 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
 }
 
 impl Inspection {
-    /// With the noise images of its pack.
+    /// Adds the noise images of its pack.
     pub fn with_calibrated(mut self, calibrated: Option<Calibrated>) -> Self {
         self.noise.extend(calibrated.map(|_| "calibrated"));
         Self { calibrated, ..self }
     }
 
-    /// The table a person reads.
+    /// The table that a person reads.
     pub fn table(&self) -> String {
-        let mut table = Table::new();
-        table.load_preset(UTF8_BORDERS_ONLY);
-        table.set_header(["#", "block", "input", "output", "inner", "parameters", "MACs"]);
-        for block in &self.blocks {
+        let titles = ["#", "block", "input", "output", "inner", "parameters", "MACs"];
+        let row = |block: &BlockLine| {
             let inner: Vec<String> = block.inner.iter().map(usize::to_string).collect();
-            table.add_row([
+            [
                 block.index.map_or_else(String::new, |i| i.to_string()),
                 if block.parts > 0 { format!("{} in {}", block.name, block.parts) } else { block.name.clone() },
                 block.input.to_string(),
@@ -115,14 +111,10 @@ impl Inspection {
                 inner.join(","),
                 block.parameters.to_string(),
                 block.macs.to_string(),
-            ]);
-        }
-        table.add_row(["", "total", "", "", "", &self.parameters.to_string(), &self.macs.to_string()]);
-        for index in [0, 5, 6] {
-            if let Some(column) = table.column_mut(index) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
+            ]
+        };
+        let total = ["", "total", "", "", "", &self.parameters.to_string(), &self.macs.to_string()].map(str::to_owned);
+        let table = table(titles, &[0, 5, 6], self.blocks.iter().map(row).chain([total]));
         let noise = match self.noise.as_slice() {
             [] => "students for this network: recompose them with their teacher".to_owned(),
             sources => format!("noise sources: {}", sources.join(", ")),

@@ -20,9 +20,6 @@ const MAX_EXTENT: usize = 1 << 28;
 const MAX_EXTENT_OF_EMPTY: usize = 1 << 16;
 
 /// A constant as the file holds it; large ones may be in a file of their own in `folder`.
-///
-/// # Errors
-/// A type that is not supported, or another number of values than its shape has.
 pub fn tensor(proto: &TensorProto, folder: &Path) -> Result<Tensor> {
     let name = proto.name.clone().unwrap_or_default();
     let context = || format!("constant {name}");
@@ -79,9 +76,6 @@ fn external_bytes(proto: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
 }
 
 /// The value of a `Constant` operator.
-///
-/// # Errors
-/// A type that is not supported.
 pub fn constant(node: &NodeProto, folder: &Path) -> Result<Tensor> {
     let attribute = node.attribute.first().context("it has no value")?;
     if let Some(proto) = &attribute.t {

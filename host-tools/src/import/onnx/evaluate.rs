@@ -28,9 +28,6 @@ pub struct ConstantOperator<'a> {
 
 impl ConstantOperator<'_> {
     /// The result; `None` for an operator that is not supported here.
-    ///
-    /// # Errors
-    /// The inputs do not fit the operator, or the result has too many elements.
     pub fn evaluate(&self) -> Result<Option<Tensor>> {
         let Self { node, limit, .. } = *self;
         let axis = int(node, "axis").unwrap_or(0);
@@ -46,10 +43,10 @@ impl ConstantOperator<'_> {
             "Slice" => self.slice()?,
             "Transpose" => transpose(self.input(0)?, ints(node, "perm"))?,
             "Expand" => self.expand()?,
-            "Add" => self.combine(Arithmetic::Add)?,
-            "Sub" => self.combine(Arithmetic::Subtract)?,
-            "Mul" => self.combine(Arithmetic::Multiply)?,
-            "Div" => self.combine(Arithmetic::Divide)?,
+            "Add" => self.combine(ADD)?,
+            "Sub" => self.combine(SUBTRACT)?,
+            "Mul" => self.combine(MULTIPLY)?,
+            "Div" => self.combine(DIVIDE)?,
             "Neg" => self.negate()?,
             "Sqrt" => map(self.input(0)?, f32::sqrt),
             "Reciprocal" => map(self.input(0)?, f32::recip),
@@ -113,13 +110,13 @@ impl ConstantOperator<'_> {
         let dims = extents(&to_ints(self.input(1)?), self.limit)?;
         let count = dims.iter().product();
         let ones = Tensor { name: None, dims, values: filled_like(tensor, 1, count) };
-        combine(Arithmetic::Multiply, tensor, &ones, self.limit)
+        combine(MULTIPLY, tensor, &ones, self.limit)
     }
 
     fn negate(&self) -> Result<Tensor> {
         let tensor = self.input(0)?;
         let minus_one = Tensor { name: None, dims: Vec::new(), values: filled_like(tensor, -1, 1) };
-        combine(Arithmetic::Multiply, tensor, &minus_one, self.limit)
+        combine(MULTIPLY, tensor, &minus_one, self.limit)
     }
 
     fn combine(&self, operation: Arithmetic) -> Result<Tensor> {
@@ -175,33 +172,15 @@ impl Cut {
 }
 
 /// An operation on two constants, element by element.
-#[derive(Clone, Copy)]
-enum Arithmetic {
-    Add,
-    Subtract,
-    Multiply,
-    Divide,
+struct Arithmetic {
+    floats: fn(f32, f32) -> f32,
+    ints: fn(i64, i64) -> i64,
 }
 
-impl Arithmetic {
-    fn floats(self, a: f32, b: f32) -> f32 {
-        match self {
-            Self::Add => a + b,
-            Self::Subtract => a - b,
-            Self::Multiply => a * b,
-            Self::Divide => a / b,
-        }
-    }
-
-    fn ints(self, a: i64, b: i64) -> i64 {
-        match self {
-            Self::Add => a.wrapping_add(b),
-            Self::Subtract => a.wrapping_sub(b),
-            Self::Multiply => a.wrapping_mul(b),
-            Self::Divide => a.checked_div(b).unwrap_or(0),
-        }
-    }
-}
+const ADD: Arithmetic = Arithmetic { floats: |a, b| a + b, ints: i64::wrapping_add };
+const SUBTRACT: Arithmetic = Arithmetic { floats: |a, b| a - b, ints: i64::wrapping_sub };
+const MULTIPLY: Arithmetic = Arithmetic { floats: |a, b| a * b, ints: i64::wrapping_mul };
+const DIVIDE: Arithmetic = Arithmetic { floats: |a, b| a / b, ints: |a, b| a.checked_div(b).unwrap_or(0) };
 
 /// Two constants combined with ONNX's broadcasting.
 fn combine(operation: Arithmetic, a: &Tensor, b: &Tensor, limit: usize) -> Result<Tensor> {
@@ -226,10 +205,10 @@ fn combine(operation: Arithmetic, a: &Tensor, b: &Tensor, limit: usize) -> Resul
     };
     let values = match (&a.values, &b.values) {
         (Numbers::Floats(x), Numbers::Floats(y)) => {
-            Numbers::Floats((0..count).map(|i| operation.floats(x[place(a, i)], y[place(b, i)])).collect())
+            Numbers::Floats((0..count).map(|i| (operation.floats)(x[place(a, i)], y[place(b, i)])).collect())
         }
         (Numbers::Ints(x), Numbers::Ints(y)) => {
-            Numbers::Ints((0..count).map(|i| operation.ints(x[place(a, i)], y[place(b, i)])).collect())
+            Numbers::Ints((0..count).map(|i| (operation.ints)(x[place(a, i)], y[place(b, i)])).collect())
         }
         _ => bail!("one constant holds integers, the other floating-point numbers"),
     };
@@ -359,9 +338,6 @@ fn gather(tensor: &Tensor, indices: &Tensor, axis: i64, limit: usize) -> Result<
 }
 
 /// The extents after a reshape: 0 keeps an extent, −1 takes what is left.
-///
-/// # Errors
-/// The number of elements would change.
 pub fn reshaped(dims: &[usize], wanted: &[i64]) -> Result<Vec<usize>> {
     let count: usize = dims.iter().product();
     let mut shape = Vec::with_capacity(wanted.len());

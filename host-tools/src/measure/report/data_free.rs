@@ -1,4 +1,4 @@
-//! Fills the paper's data-free table (Shao et al. 2020, table 3b) by every method there is here.
+//! Fills the paper's data-free table (Shao et al. 2020, table 3b) with our methods and the baselines.
 
 use std::{
     alloc::System,
@@ -20,58 +20,105 @@ use crate::{
     export::recompose,
     images::LabelledImages,
     learn::{
-        Baseline, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate, default_batch,
+        BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate, default_batch,
         finetune_on_noise,
     },
     measure::{evaluate, interface_error},
     network::Network,
 };
 
-/// What a report is asked for.
+/// What a report should hold, and where.
 #[derive(Clone, Debug)]
-pub struct Asked<'a> {
+pub struct DataFreeOptions<'a> {
     /// Teacher pack.
     pub teacher: &'a Path,
     /// Folder for `data-free.md`, `.json` and `.svg`.
     pub folder: &'a Path,
-    /// Folder for packs on the way.
+    /// Folder for intermediate packs.
     pub work: &'a Path,
     /// Bottleneck multipliers.
     pub widths: Vec<Width>,
-    /// How many seeds, from 0.
+    /// Number of seeds, from 0.
     pub seeds: u64,
-    /// The test images' name.
+    /// Name of the test images.
     pub data: &'a str,
-    /// Most of them.
+    /// Most of them to use.
     pub limit: usize,
     /// Which baselines, if any.
     pub baselines: Option<Preset>,
-    /// A share of the usual work, to try it out.
+    /// Share of the usual work, for a trial.
     pub effort: f32,
 }
 
-/// Gradient steps a block on calibrated noise.
+/// Gradient steps per block on calibrated noise.
 const DISTILL_STEPS: usize = 600;
 
-/// Fills the table, writing it to the folder after each student.
+/// Fills the table, and writes it to the folder after each student.
 ///
 /// # Errors
-/// The teacher has no batch norms, a file, or in the folder a report of another teacher, data set or settings.
-pub fn data_free(asked: &Asked<'_>, test: &dyn LabelledImages, heap: &CountingAllocator<System>) -> Result<DataFree> {
-    fs::create_dir_all(asked.folder).with_context(|| format!("cannot make the folder {}", asked.folder.display()))?;
-    let teacher = Network::read_pack(asked.teacher)?;
-    let path = asked.folder.join("data-free.json");
-    let fingerprint = open_pack(asked.teacher)?.fingerprint();
-    let recipes = Recipes { effort: asked.effort, batch: default_batch(asked.teacher)? };
-    let described = recipes.described()?;
+/// A teacher without batch norms, a file, or a report in the folder of another teacher, data set or settings.
+pub fn data_free(
+    options: &DataFreeOptions<'_>,
+    test: &dyn LabelledImages,
+    heap: &CountingAllocator<System>,
+) -> Result<DataFree> {
+    let folder = options.folder;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let teacher = Network::read_pack(options.teacher)?;
+    let recipes = Recipes { effort: options.effort, batch: default_batch(options.teacher)? };
+    let mut report = read_or_start(options, &teacher, test, recipes.described()?)?;
+    report.baselines = report.baselines.or(options.baselines);
+    report.command = command(options, &report)?;
+    // Packs of another teacher or of other settings must not be reused.
+    let key = crc32fast::hash(format!("{} {}", report.teacher, report.recipes).as_bytes());
+    let work = options.work.join(format!("{key:08x}"));
+    for seed in 0..options.seeds {
+        let missing = missing(options, &report, seed);
+        if missing.is_empty() {
+            continue;
+        }
+        let maker = Maker { options, recipes: &recipes, seed, heap, work: &work };
+        let noise = maker.calibrate()?;
+        if !report.noise.iter().any(|noise| noise.seed == seed) {
+            report.noise.push(noise);
+            report.write(folder)?;
+        }
+        for (width, method) in missing {
+            eprintln!("seed {seed}, k {}: {}", width.k(), method.title());
+            let (student, seconds) = maker.make(method, width)?;
+            let evaluation = evaluate(&student, test, options.limit, &Device::Cpu)?;
+            let interface_error = match method.baseline() {
+                Some(_) => None,
+                None => Some(maker.interface_error(&teacher, &student)?),
+            };
+            let (accuracy, parameters, width) = (evaluation.accuracy, evaluation.parameters, width.k());
+            report.cells.push(Cell { method, width, seed, accuracy, interface_error, parameters, seconds });
+            report.write(folder)?;
+        }
+    }
+    report.write(folder)?;
+    Ok(report)
+}
+
+/// The report in the folder, which must be of the same kind, or an empty one.
+fn read_or_start(
+    options: &DataFreeOptions<'_>,
+    teacher: &Network,
+    test: &dyn LabelledImages,
+    recipes: Value,
+) -> Result<DataFree> {
+    let path = options.folder.join("data-free.json");
+    let fingerprint = open_pack(options.teacher)?.fingerprint();
     let labels: Vec<u8> = test.labels().iter().flat_map(|label| label.to_le_bytes()).collect();
     let labels = crc32fast::hash(&labels);
-    let mut report = match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .with_context(|| format!("cannot read {}: name another folder", path.display()))?,
+    let cannot_read = || format!("cannot read {}", path.display());
+    let report: DataFree = match fs::read(&path) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).with_context(|| format!("{}: name another folder", cannot_read()))?
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let evaluation = evaluate(&teacher, test, asked.limit, &Device::Cpu)?;
-            DataFree {
+            let evaluation = evaluate(teacher, test, options.limit, &Device::Cpu)?;
+            return Ok(DataFree {
                 command: String::new(),
                 source: teacher.manifest.source.clone(),
                 teacher: fingerprint,
@@ -79,102 +126,82 @@ pub fn data_free(asked: &Asked<'_>, test: &dyn LabelledImages, heap: &CountingAl
                 teacher_parameters: evaluation.parameters,
                 images: evaluation.total,
                 labels,
-                effort: asked.effort,
-                recipes: described.clone(),
+                effort: options.effort,
+                recipes,
                 baselines: None,
                 noise: Vec::new(),
                 cells: Vec::new(),
-            }
+            });
         }
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Err(error) => return Err(error).with_context(cannot_read),
     };
-    let same = report.teacher == fingerprint
-        && report.labels == labels
-        && report.effort == asked.effort
-        && report.images == asked.limit.min(test.labels().len())
-        && (report.baselines.is_none() || asked.baselines.is_none() || report.baselines == asked.baselines);
+    let same_baselines = match (report.baselines, options.baselines) {
+        (Some(theirs), Some(ours)) => theirs == ours,
+        _ => true,
+    };
     ensure!(
-        same,
+        report.teacher == fingerprint
+            && report.labels == labels
+            && report.effort == options.effort
+            && report.images == options.limit.min(test.labels().len())
+            && same_baselines,
         "{} is of another teacher, effort, data set, number of images or kind of baselines: name another folder",
         path.display()
     );
     ensure!(
-        report.recipes == described,
-        "{} was made by a program of other settings: name another folder",
+        report.recipes == recipes,
+        "{} was made with other settings, or by another version: name another folder",
         path.display()
     );
-    report.baselines = report.baselines.or(asked.baselines);
-    report.command = command(asked, &report)?;
-    // Packs on the way are of this teacher and these settings.
-    let work = asked.work.join(format!("{:08x}", crc32fast::hash(format!("{fingerprint} {described}").as_bytes())));
-    for seed in 0..asked.seeds {
-        let wanted = |method: &Method| asked.baselines.is_some() || !method.is_baseline();
-        let missing = |&(width, method): &(Width, Method)| {
-            !report.cells.iter().any(|c| c.method == method && c.width == width.k() && c.seed == seed)
-        };
-        let students = asked.widths.iter().flat_map(|&width| Method::ALL.map(|method| (width, method)));
-        let missing: Vec<(Width, Method)> = students.filter(|(_, m)| wanted(m)).filter(missing).collect();
-        if missing.is_empty() {
-            continue;
-        }
-        let maker = Maker { asked, recipes: &recipes, seed, heap, work: &work };
-        let noise = maker.calibrate()?;
-        if !report.noise.iter().any(|noise| noise.seed == seed) {
-            report.noise.push(noise);
-            report.write(asked.folder)?;
-        }
-        for (width, method) in missing {
-            eprintln!("seed {seed}, k {}: {}", width.k(), method.title());
-            let (student, seconds) = maker.make(method, width)?;
-            let evaluation = evaluate(&student, test, asked.limit, &Device::Cpu)?;
-            let interface_error = match method.is_baseline() {
-                true => None,
-                false => Some(maker.interface_error(&teacher, &student)?),
-            };
-            let (accuracy, parameters, width) = (evaluation.accuracy, evaluation.parameters, width.k());
-            report.cells.push(Cell { method, width, seed, accuracy, interface_error, parameters, seconds });
-            report.write(asked.folder)?;
-        }
-    }
-    report.write(asked.folder)?;
     Ok(report)
 }
 
-/// The command that makes what is in the report and what is asked for; files by their names, as the folders are this machine's.
-fn command(asked: &Asked<'_>, report: &DataFree) -> Result<String> {
-    let teacher = asked.teacher.file_name().unwrap_or_default().to_string_lossy();
-    let mut widths: Vec<f32> = asked.widths.iter().map(|width| width.k()).chain(report.widths()).collect();
+/// The students of a seed that the report does not have yet.
+fn missing(options: &DataFreeOptions<'_>, report: &DataFree, seed: u64) -> Vec<(Width, Method)> {
+    let is_wanted = |method: &Method| options.baselines.is_some() || method.baseline().is_none();
+    let is_missing = |&(width, method): &(Width, Method)| {
+        !report.cells.iter().any(|cell| cell.method == method && cell.width == width.k() && cell.seed == seed)
+    };
+    let methods = || Method::ALL.into_iter().filter(is_wanted);
+    let students = options.widths.iter().flat_map(|&width| methods().map(move |method| (width, method)));
+    students.filter(is_missing).collect()
+}
+
+/// The command that makes the whole report. It names files without their folders, which are those of one machine.
+fn command(options: &DataFreeOptions<'_>, report: &DataFree) -> Result<String> {
+    let teacher = options.teacher.file_name().unwrap_or_default().to_string_lossy();
+    let mut widths: Vec<f32> = options.widths.iter().map(|width| width.k()).chain(report.widths()).collect();
     widths.sort_by(|a, b| b.total_cmp(a));
     widths.dedup();
     let widths: Vec<String> = widths.iter().map(f32::to_string).collect();
-    let seeds = report.cells.iter().map(|cell| cell.seed + 1).fold(asked.seeds, u64::max);
+    let seeds = report.cells.iter().map(|cell| cell.seed + 1).fold(options.seeds, u64::max);
     let mut command = format!(
         "distill report data-free {teacher} -o {} --data {} --widths {} --seeds {seeds}",
-        asked.folder.display(),
-        asked.data,
+        options.folder.display(),
+        options.data,
         widths.join(",")
     );
     if let Some(preset) = report.baselines.and_then(|preset| preset.to_possible_value()) {
         write!(command, " --baselines {}", preset.get_name())?;
     }
-    if asked.effort != 1.0 {
-        write!(command, " --effort {}", asked.effort)?;
+    if options.effort != 1.0 {
+        write!(command, " --effort {}", options.effort)?;
     }
-    if asked.limit != usize::MAX {
-        write!(command, " --limit {}", asked.limit)?;
+    if options.limit != usize::MAX {
+        write!(command, " --limit {}", options.limit)?;
     }
     Ok(command)
 }
 
-/// What each method does, at a share of the usual work.
+/// The settings of each method, at a share of the usual work.
 struct Recipes {
     effort: f32,
-    /// Images that are calibrated together.
+    /// Images in a batch of the calibration.
     batch: usize,
 }
 
 impl Recipes {
-    /// A share of the usual steps or images, at least one.
+    /// A share of the usual number of steps or images, at least one.
     fn share(&self, usual: usize) -> usize {
         ((usual as f32 * self.effort) as usize).max(1)
     }
@@ -207,7 +234,7 @@ impl Recipes {
         Tuning { seed, ..Tuning::new(self.share(Tuning::STEPS)) }
     }
 
-    /// All of them: a report goes on with the same only.
+    /// All settings: a report can only be continued with the same ones.
     fn described(&self) -> Result<Value> {
         let whole = Width::new(1.0)?;
         let of = |method| self.settings(method, whole, 0);
@@ -226,16 +253,16 @@ impl Recipes {
 
 /// Makes the students of one seed.
 struct Maker<'a> {
-    asked: &'a Asked<'a>,
+    options: &'a DataFreeOptions<'a>,
     recipes: &'a Recipes,
     seed: u64,
     heap: &'a CountingAllocator<System>,
-    /// Folder for packs on the way.
+    /// Folder for intermediate packs.
     work: &'a Path,
 }
 
 impl Maker<'_> {
-    /// The teacher's pack with noise images of the seed.
+    /// The teacher pack with the noise images of the seed.
     fn calibrated(&self) -> PathBuf {
         self.work.join(format!("teacher-{}.ndp", self.seed))
     }
@@ -243,50 +270,46 @@ impl Maker<'_> {
     fn calibrate(&self) -> Result<Calibrated> {
         fs::create_dir_all(self.work).with_context(|| format!("cannot make the folder {}", self.work.display()))?;
         let (calibration, images) = (self.recipes.calibration(self.seed), self.recipes.images());
-        let outcome = calibrate(self.asked.teacher, &self.calibrated(), &calibration, images)?;
+        let outcome = calibrate(self.options.teacher, &self.calibrated(), &calibration, images)?;
         let seconds = (outcome.found == 0).then_some(outcome.seconds);
         Ok(Calibrated { seed: self.seed, images: outcome.images, mismatch: outcome.mismatch, seconds })
     }
 
+    /// A student, and the seconds that it took from its teacher pack, or from the student that is fine-tuned.
     fn make(&self, method: Method, width: Width) -> Result<(Network, f64)> {
+        let (calibrated, seed) = (self.calibrated(), self.seed);
+        let distilled = self.pack(Method::Distilled, width);
+        if method == Method::FineTuned && open_pack(&distilled).is_err() {
+            self.make(Method::Distilled, width)?;
+        }
         let start = Instant::now();
-        let student = match method {
-            Method::GnKd | Method::Zskd => {
-                let method = if method == Method::GnKd { Baseline::GnKd } else { Baseline::Zskd };
-                let preset = self.asked.baselines.unwrap_or(Preset::Short);
-                baseline(self.asked.teacher, method, preset, width, self.seed)?
+        let student = match (method, method.baseline()) {
+            (_, Some(method)) => {
+                let preset = self.options.baselines.unwrap_or(Preset::Short);
+                baseline(self.options.teacher, BaselineOptions { method, preset, width, seed })?
             }
-            Method::FineTuned => {
-                let distilled = self.pack(Method::Distilled, width);
-                if open_pack(&distilled).is_err() {
-                    self.make(Method::Distilled, width)?;
-                }
-                return self.finetuned(&recompose(&self.calibrated(), &[distilled])?);
+            (Method::FineTuned, _) => {
+                let (student, tuning) = (recompose(&calibrated, &[distilled])?, self.recipes.tuning(seed));
+                finetune_on_noise(&calibrated, &student, NoiseSource::Calibrated, &tuning)?.0
             }
             _ => {
-                let (teacher, student) = (self.calibrated(), self.pack(method, width));
-                let job = Job { teacher: &teacher, student: &student, resume: false };
-                run_job(job, &self.recipes.settings(method, width, self.seed), &Device::Cpu, self.heap)?;
-                recompose(&teacher, &[student])?
+                let student = self.pack(method, width);
+                let job = Job { teacher: &calibrated, student: &student, resume: false };
+                run_job(job, &self.recipes.settings(method, width, seed), &Device::Cpu, self.heap)?;
+                recompose(&calibrated, &[student])?
             }
         };
         Ok((student, start.elapsed().as_secs_f64()))
     }
 
-    /// Where the students of a method lie.
+    /// The student pack of a method.
     fn pack(&self, method: Method, width: Width) -> PathBuf {
         self.work.join(format!("{method:?}-{}-{}.ndp", width.k(), self.seed))
     }
 
-    fn finetuned(&self, student: &Network) -> Result<(Network, f64)> {
-        let start = Instant::now();
-        let tuning = self.recipes.tuning(self.seed);
-        let (network, _) = finetune_on_noise(&self.calibrated(), student, NoiseSource::Calibrated, &tuning)?;
-        Ok((network, start.elapsed().as_secs_f64()))
-    }
-
     fn interface_error(&self, teacher: &Network, student: &Network) -> Result<f64> {
-        let noise = open_pack(&self.calibrated())?.noise_images()?.context("the teacher's noise images are gone")?;
+        let noise =
+            open_pack(&self.calibrated())?.noise_images()?.context("the teacher pack has lost its noise images")?;
         interface_error(teacher, student, &noise)
     }
 }

@@ -1,4 +1,4 @@
-//! What a report holds, and its table as people read it.
+//! The content of a report, and its table in Markdown.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::plot::{Curve, plot};
-use crate::learn::Preset;
+use crate::learn::{Baseline, Preset};
 
 /// A column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ pub enum Method {
     Solved,
     /// Calibrated noise, solve, gradient steps.
     Distilled,
-    /// And the whole network fine-tuned on it.
+    /// The same, then the whole network fine-tuned on that noise.
     FineTuned,
     /// Knowledge distillation on noise images.
     GnKd,
@@ -34,12 +34,16 @@ impl Method {
     pub(super) const ALL: [Self; 7] =
         [Self::Standard, Self::Propagated, Self::Solved, Self::Distilled, Self::FineTuned, Self::GnKd, Self::Zskd];
 
-    /// Whether it is somebody else's.
-    pub(super) fn is_baseline(self) -> bool {
-        matches!(self, Self::GnKd | Self::Zskd)
+    /// The baseline that it is, if any.
+    pub(super) fn baseline(self) -> Option<Baseline> {
+        match self {
+            Self::GnKd => Some(Baseline::GnKd),
+            Self::Zskd => Some(Baseline::Zskd),
+            _ => None,
+        }
     }
 
-    /// What it is called in the table.
+    /// Its name in the table.
     pub fn title(self) -> &'static str {
         match self {
             Self::Standard => "standard noise, steps",
@@ -64,11 +68,11 @@ pub struct Cell {
     pub seed: u64,
     /// Percent of the test images.
     pub accuracy: f64,
-    /// Mean relative error of its blocks on calibrated noise; a student that learned end to end has none.
+    /// Mean relative error of its blocks on calibrated noise; `None` for a student trained end to end.
     pub interface_error: Option<f64>,
     /// Trained scalars.
     pub parameters: usize,
-    /// Wall time to make it from what it begins with: the teacher's pack, or the student it fine-tunes.
+    /// Wall time of the method's last step: from the teacher pack, or from the student that is fine-tuned.
     pub seconds: f64,
 }
 
@@ -77,28 +81,28 @@ pub struct Cell {
 pub struct Calibrated {
     /// Seed.
     pub seed: u64,
-    /// How many.
+    /// Number of images.
     pub images: usize,
-    /// What is left of the mismatch.
+    /// The remaining mismatch of the statistics.
     pub mismatch: f32,
-    /// Wall time; none if some had been made before.
+    /// Wall time; `None` if some were made by an earlier run.
     pub seconds: Option<f64>,
 }
 
-/// Everything the report knows: `data-free.json`.
+/// The content of `data-free.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DataFree {
-    /// The command that makes it.
+    /// The command that makes the report.
     pub command: String,
-    /// File the teacher came from.
+    /// File that the teacher was imported from.
     pub source: String,
     /// Fingerprint of the teacher's pack.
     pub teacher: u32,
-    /// Percent of the test images that the teacher has right.
+    /// Percent of the test images that the teacher classifies correctly.
     pub teacher_accuracy: f64,
     /// The teacher's trained scalars.
     pub teacher_parameters: usize,
-    /// Test images.
+    /// Number of test images.
     pub images: usize,
     /// Checksum of the labels of the data set.
     pub labels: u32,
@@ -110,47 +114,53 @@ pub struct DataFree {
     pub baselines: Option<Preset>,
     /// Calibrated noise, by seed.
     pub noise: Vec<Calibrated>,
-    /// Students, in the order they were made.
+    /// Students, in the order in which they were made.
     pub cells: Vec<Cell>,
 }
 
-/// The paper's table 3b: k, CE (with data), G-ND, G-ND+FT, GN-KD, ZSKD.
-const PAPER: [(f32, [f64; 5]); 4] = [
-    (1.0, [91.60, 91.51, 91.51, 16.00, 21.50]),
-    (0.9, [91.31, 88.78, 88.78, 12.97, 22.77]),
-    (0.75, [90.89, 80.64, 83.74, 13.00, 21.54]),
-    (0.5, [90.17, 53.40, 54.83, 12.74, 22.17]),
-];
-
-fn paper(k: f32) -> Option<[f64; 5]> {
-    PAPER.iter().find(|(width, _)| *width == k).map(|&(_, row)| row)
+/// A row of the paper's table 3b: accuracies in percent, `ce` with data.
+struct PaperRow {
+    k: f32,
+    ce: f64,
+    g_nd: f64,
+    g_nd_ft: f64,
+    gn_kd: f64,
+    zskd: f64,
 }
 
-/// Accuracies, interface errors and seconds of one method and width over the seeds.
-struct Spread<'a>(Vec<&'a Cell>);
+const PAPER: [PaperRow; 4] = [
+    PaperRow { k: 1.0, ce: 91.60, g_nd: 91.51, g_nd_ft: 91.51, gn_kd: 16.00, zskd: 21.50 },
+    PaperRow { k: 0.9, ce: 91.31, g_nd: 88.78, g_nd_ft: 88.78, gn_kd: 12.97, zskd: 22.77 },
+    PaperRow { k: 0.75, ce: 90.89, g_nd: 80.64, g_nd_ft: 83.74, gn_kd: 13.00, zskd: 21.54 },
+    PaperRow { k: 0.5, ce: 90.17, g_nd: 53.40, g_nd_ft: 54.83, gn_kd: 12.74, zskd: 22.17 },
+];
 
-impl Spread<'_> {
-    /// Mean, and the largest distance from it.
-    fn of(&self, value: impl Fn(&Cell) -> Option<f64>) -> Option<(f64, f64)> {
-        let values: Option<Vec<f64>> = self.0.iter().map(|cell| value(cell)).collect();
-        let values = values.filter(|values| !values.is_empty())?;
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        Some((mean, values.iter().map(|value| (value - mean).abs()).fold(0.0, f64::max)))
+fn paper(k: f32) -> Option<&'static PaperRow> {
+    PAPER.iter().find(|row| row.k == k)
+}
+
+/// The students of one method and width, one for each seed.
+struct Seeds<'a>(Vec<&'a Cell>);
+
+impl Seeds<'_> {
+    fn mean(&self, value: impl Fn(&Cell) -> Option<f64>) -> Option<f64> {
+        let values: Vec<f64> = self.0.iter().map(|cell| value(cell)).collect::<Option<_>>()?;
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
 }
 
 impl DataFree {
     /// Mean accuracy of each method at each width, largest first, and the paper's best without data.
     fn curves(&self) -> Vec<Curve> {
-        let curve = |method: Method| -> Curve {
-            let mean = |k: f32| Some((k, self.spread(method, k).of(|cell| Some(cell.accuracy))?.0));
-            (method.title(), self.widths().into_iter().filter_map(mean).collect())
+        let curve = |method: Method| {
+            let mean = |k: f32| Some((k, self.seeds(method, k).mean(|cell| Some(cell.accuracy))?));
+            Curve { title: method.title(), points: self.widths().into_iter().filter_map(mean).collect() }
         };
-        let paper = self.widths().into_iter().filter_map(|k| Some((k, paper(k)?[2]))).collect();
-        Method::ALL.into_iter().map(curve).chain([("paper, G-ND+FT", paper)]).collect()
+        let paper = self.widths().into_iter().filter_map(|k| Some((k, paper(k)?.g_nd_ft))).collect();
+        Method::ALL.into_iter().map(curve).chain([Curve { title: "paper, G-ND+FT", points: paper }]).collect()
     }
 
-    /// Widths of its students, largest first.
+    /// Widths of the students, largest first.
     pub(super) fn widths(&self) -> Vec<f32> {
         let mut widths: Vec<f32> = self.cells.iter().map(|cell| cell.width).collect();
         widths.sort_by(|a, b| b.total_cmp(a));
@@ -158,8 +168,8 @@ impl DataFree {
         widths
     }
 
-    fn spread(&self, method: Method, k: f32) -> Spread<'_> {
-        Spread(self.cells.iter().filter(|cell| cell.method == method && cell.width == k).collect())
+    fn seeds(&self, method: Method, k: f32) -> Seeds<'_> {
+        Seeds(self.cells.iter().filter(|cell| cell.method == method && cell.width == k).collect())
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
@@ -168,10 +178,7 @@ impl DataFree {
         write_file(&folder.join("data-free.svg"), plot(self.curves())?.as_bytes())
     }
 
-    /// The table that a person reads.
-    ///
-    /// # Errors
-    /// None in practice.
+    /// The report in Markdown.
     pub fn markdown(&self) -> Result<String> {
         let mut text = String::new();
         writeln!(text, "# Distillation without data\n\nMade by `{}`.\n", self.command)?;
@@ -189,9 +196,8 @@ impl DataFree {
         self.table(&mut text)?;
         text.push_str("\n## The paper, its own teacher (Shao et al. 2020, table 3b; CE sees the data)\n\n");
         text.push_str("| k | CE | G-ND | G-ND+FT | GN-KD | ZSKD |\n|---|---|---|---|---|---|\n");
-        for (k, row) in PAPER {
-            let row: Vec<String> = row.iter().map(|accuracy| format!("{accuracy:.2}")).collect();
-            writeln!(text, "| {k} | {} |", row.join(" | "))?;
+        for PaperRow { k, ce, g_nd, g_nd_ft, gn_kd, zskd } in PAPER {
+            writeln!(text, "| {k} | {ce:.2} | {g_nd:.2} | {g_nd_ft:.2} | {gn_kd:.2} | {zskd:.2} |")?;
         }
         text.push_str("\n## Noise images\n\n| seed | images | mismatch left | seconds |\n|---|---|---|---|\n");
         for Calibrated { seed, images, mismatch, seconds } in &self.noise {
@@ -210,18 +216,19 @@ impl DataFree {
         for k in self.widths() {
             let parameters = self.cells.iter().find(|cell| cell.width == k);
             write!(text, "| {k} | {} |", parameters.map_or(0, |cell| cell.parameters))?;
-            text.push_str(&paper(k).map_or_else(|| " |".to_owned(), |row| format!(" {:.2} |", row[1])));
+            text.push_str(&paper(k).map_or_else(|| " |".to_owned(), |row| format!(" {:.2} |", row.g_nd)));
             for &method in &methods {
-                let spread = self.spread(method, k);
-                let Some((accuracy, most)) = spread.of(|cell| Some(cell.accuracy)) else {
+                let seeds = self.seeds(method, k);
+                let Some(accuracy) = seeds.mean(|cell| Some(cell.accuracy)) else {
                     text.push_str(" |");
                     continue;
                 };
-                write!(text, " {accuracy:.2} ± {most:.2} ({})", spread.0.len())?;
-                if let Some((error, _)) = spread.of(|cell| cell.interface_error) {
+                let distance = seeds.0.iter().map(|cell| (cell.accuracy - accuracy).abs()).fold(0.0, f64::max);
+                write!(text, " {accuracy:.2} ± {distance:.2} ({})", seeds.0.len())?;
+                if let Some(error) = seeds.mean(|cell| cell.interface_error) {
                     write!(text, ", error {error:.3}")?;
                 }
-                let seconds = spread.of(|cell| Some(cell.seconds)).map_or(0.0, |(mean, _)| mean);
+                let seconds = seeds.mean(|cell| Some(cell.seconds)).unwrap_or(0.0);
                 write!(text, ", {seconds:.0} s |")?;
             }
             text.push('\n');

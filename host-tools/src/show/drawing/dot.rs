@@ -1,8 +1,8 @@
-//! A picture as source for Graphviz: `dot -Tpdf network.dot -o network.pdf`.
+//! A picture as Graphviz source: `dot -Tpdf network.dot -o network.pdf`.
 
 use std::fmt::{self, Write};
 
-use super::{Drawing, DrawnBlock, INNER, SHORTCUT, printable};
+use super::{Drawing, DrawnBlock, INNER, SHORTCUT, Style};
 
 /// Writes the source.
 pub(super) fn write(out: &mut String, drawing: &Drawing<'_>) -> fmt::Result {
@@ -28,7 +28,7 @@ pub(super) fn write(out: &mut String, drawing: &Drawing<'_>) -> fmt::Result {
     writeln!(out, "}}")
 }
 
-/// A block: `b3v0` is its input, `b3v1` what its first operator gives.
+/// A block: `b3v0` is its input, `b3v1` the output of its first operator.
 fn cluster(out: &mut String, number: usize, block: &DrawnBlock<'_>) -> fmt::Result {
     let text = block.text().iter().map(|line| escaped(line)).collect::<Vec<_>>().join("\\l");
     writeln!(out, "  subgraph cluster_{number} {{")?;
@@ -36,7 +36,7 @@ fn cluster(out: &mut String, number: usize, block: &DrawnBlock<'_>) -> fmt::Resu
     writeln!(out, "    b{number}v0 [shape=point, width=0.08, label=\"\"];")?;
     for (index, operator) in block.operators.iter().enumerate() {
         let label = [operator.name, &operator.kind].map(escaped).join("\\n");
-        let [fill, stroke] = operator.colour.fill_and_stroke();
+        let Style { fill, stroke, .. } = operator.colour.style();
         let (stroke, width) = if operator.inner { (INNER, 2) } else { (stroke, 1) };
         writeln!(
             out,
@@ -57,16 +57,12 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", escaped(text))
 }
 
-/// Inside quotes, Graphviz reads backslashes and HTML's entities.
+/// In quotes, Graphviz interprets backslashes and HTML entities.
 fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for c in printable(text) {
-        match c {
-            '"' => escaped.push_str("\\\""),
-            '\\' => escaped.push_str("\\\\"),
-            '&' => escaped.push_str("&amp;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
+    super::escaped(text, |c| match c {
+        '"' => Some("\\\""),
+        '\\' => Some("\\\\"),
+        '&' => Some("&amp;"),
+        _ => None,
+    })
 }

@@ -1,10 +1,10 @@
-//! What an operator is, in a few words.
+//! Short descriptions of operators.
 
 use distill_core::{Activation, Block, Op, Pad, Slice, Window};
 
 const AXES: [&str; 3] = ["channels", "rows", "columns"];
 
-/// Such as `conv 3x3 /2, 96 groups`: what tells operator `index` from others of its kind.
+/// A description such as `conv 3x3 /2, 96 groups` of operator `index`.
 pub(super) fn kind(block: &Block, index: usize) -> String {
     match &block.nodes()[index].op {
         Op::Conv(conv) => {
@@ -72,7 +72,7 @@ fn places(slice: &Slice) -> String {
     (0..3).filter(cut).map(text).collect::<Vec<_>>().join(", ")
 }
 
-/// Each axis that grows: `channels 8+8`.
+/// Each axis that is padded: `channels 8+8`.
 fn zeros(Pad { before, after }: &Pad) -> String {
     let grows = |axis: &usize| (before[*axis], after[*axis]) != (0, 0);
     let text = |axis: usize| format!("{} {}+{}", AXES[axis], before[axis], after[axis]);

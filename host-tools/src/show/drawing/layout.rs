@@ -1,8 +1,8 @@
-//! Where the boxes of a block stand: in rows by depth, branches side by side.
+//! The layout of a block: rows by depth, branches side by side.
 //!
-//! What merely follows a layer (a batch norm, an activation, a pool: no layer, and the only reader of its one value) is
-//! stacked under it. Stacks stand in rows and lanes; the longest path takes the first lane. Links run down a lane where it
-//! is free, else down a track at the right edge.
+//! An operator that merely follows a layer (a batch norm, an activation or a pool that alone reads the layer's value) is
+//! stacked under it. Stacks are in rows and lanes, the longest path in the first lane. A link runs down a free lane, or else
+//! down a track at the right edge.
 
 use std::collections::BTreeSet;
 
@@ -10,60 +10,64 @@ use super::{Colour, DrawnBlock, Edge};
 
 /// Height of a box.
 pub(super) const BOX: i32 = 20;
-/// Between two rows, and above the first and below the last.
+/// Space between two rows, above the first and below the last.
 const GAP: i32 = 18;
-/// Between two lanes, and between what stands at the left, right and in between.
+/// Space between text, lanes and tracks.
 const MARGIN: i32 = 14;
-/// Between two tracks.
+/// Distance between two tracks.
 const TRACK: i32 = 10;
 
+/// x and y.
 pub(super) type Point = (i32, i32);
 
-/// Extents that all blocks of a picture share.
+/// Widths that all blocks of a picture share.
 #[derive(Clone, Copy)]
 pub(super) struct Widths {
-    /// Of the text at the left.
+    /// The text at the left.
     pub text: i32,
-    /// Of a box.
+    /// A box.
     pub boxes: i32,
 }
 
-/// A block laid out; its upper left corner is the origin.
+/// The layout of a block; its upper left corner is the origin.
 pub(super) struct Layout {
     pub width: i32,
     pub height: i32,
-    /// Corner of each operator's box.
+    /// x of the block's input and output.
+    pub axis: i32,
+    /// Upper left corner of each operator's box.
     pub corners: Vec<Point>,
-    /// Each link's corners and whether it is a shortcut.
-    pub links: Vec<(Vec<Point>, bool)>,
-    /// The way out of the block.
+    /// Lines between the boxes.
+    pub routes: Vec<Route>,
+    /// The line to the block's output.
     pub exit: Vec<Point>,
 }
 
-/// Operators right under each other.
+/// A line between two boxes.
+pub(super) struct Route {
+    pub corners: Vec<Point>,
+    pub shortcut: bool,
+}
+
+/// Operators directly under each other.
 struct Stack {
     operators: Vec<usize>,
     row: usize,
     lane: usize,
 }
 
-/// From a stack, or from the block's input, to a stack.
+/// A connection from a stack, or from the block's input, to a stack.
 struct Link {
     from: Option<usize>,
     to: usize,
     shortcut: bool,
 }
 
-/// Where a path through a block runs straight down.
-pub(super) fn axis(widths: Widths) -> i32 {
-    lane_left(widths, 0) + widths.boxes / 2
-}
-
 fn lane_left(widths: Widths, lane: usize) -> i32 {
     2 * MARGIN + widths.text + lane as i32 * (widths.boxes + MARGIN)
 }
 
-/// Lays a block out that is at least `least_height` high.
+/// Lays out a block, with at least this height.
 pub(super) fn layout(block: &DrawnBlock<'_>, widths: Widths, least_height: i32) -> Layout {
     let (mut stacks, links) = stack(block);
     let taken = assign_lanes(&mut stacks, &links);
@@ -77,10 +81,12 @@ pub(super) fn layout(block: &DrawnBlock<'_>, widths: Widths, least_height: i32) 
     let lanes = 1 + stacks.iter().map(|stack| stack.lane).max().unwrap_or_default();
     let mut router =
         Router { widths, taken, tops, stacks: &stacks, track_ends: Vec::new(), right: lane_left(widths, lanes) };
-    let mut routes: Vec<(Vec<Point>, bool)> = links.iter().map(|link| (router.route(link), link.shortcut)).collect();
-    // Shortcuts lie on top.
-    routes.sort_by_key(|(_, shortcut)| *shortcut);
-    let ((x, y), axis) = (stacks.last().map_or((axis(widths), 0), |last| router.bottom(last)), axis(widths));
+    let mut routes: Vec<Route> =
+        links.iter().map(|link| Route { corners: router.route(link), shortcut: link.shortcut }).collect();
+    // Shortcuts are drawn last, on top.
+    routes.sort_by_key(|route| route.shortcut);
+    let axis = router.centre(0);
+    let (x, y) = stacks.last().map_or((axis, 0), |last| router.bottom(last));
     let exit = vec![(x, y), (x, y + GAP / 2), (axis, y + GAP / 2), (axis, height)];
     let tracks = router.track_ends.len() as i32;
     let mut corners = vec![(0, 0); block.operators.len()];
@@ -90,7 +96,7 @@ pub(super) fn layout(block: &DrawnBlock<'_>, widths: Widths, least_height: i32) 
             corners[operator] = (left, top + place * BOX);
         }
     }
-    Layout { width: router.right + tracks * TRACK, height, corners, links: routes, exit }
+    Layout { width: router.right + tracks * TRACK, height, axis, corners, routes, exit }
 }
 
 fn stack(block: &DrawnBlock<'_>) -> (Vec<Stack>, Vec<Link>) {
@@ -118,7 +124,7 @@ fn stack(block: &DrawnBlock<'_>) -> (Vec<Stack>, Vec<Link>) {
     (stacks, links)
 }
 
-/// Gives each stack a lane; what comes back are the rows and lanes taken.
+/// Gives each stack a lane; returns the occupied rows and lanes.
 fn assign_lanes(stacks: &mut [Stack], links: &[Link]) -> BTreeSet<(usize, usize)> {
     let leaves = |stack: usize| links.iter().filter(move |link| link.from == Some(stack));
     let beside = |&stack: &usize| leaves(stack).next().is_some() && leaves(stack).all(|link| link.shortcut);
@@ -139,16 +145,16 @@ fn assign_lanes(stacks: &mut [Stack], links: &[Link]) -> BTreeSet<(usize, usize)
     taken
 }
 
-/// Finds ways between stacks that cross no box.
+/// Finds lines between stacks that cross no box.
 struct Router<'a> {
     widths: Widths,
     taken: BTreeSet<(usize, usize)>,
-    /// Where each row begins; one more for the end of the last.
+    /// Top of each row, and the end of the last.
     tops: Vec<i32>,
     stacks: &'a [Stack],
-    /// The row in which each track is left.
+    /// The row in which the last link on each track leaves it.
     track_ends: Vec<usize>,
-    /// Where the tracks begin.
+    /// x of the first track.
     right: i32,
 }
 
@@ -170,7 +176,7 @@ impl Router<'_> {
         let to = &self.stacks[link.to];
         let from = link.from.map(|from| &self.stacks[from]);
         let (lane, start) = from.map_or((0, (self.centre(0), 0)), |from| (from.lane, self.bottom(from)));
-        // The first row below where it starts, and the middle of the gap above that.
+        // The first row below the start, and the middle of the gap above it.
         let below = from.map_or(0, |from| from.row + 1);
         let gap = self.tops[below] - GAP / 2;
         let (centre, top) = (self.centre(to.lane), self.tops[to.row]);
@@ -179,7 +185,7 @@ impl Router<'_> {
         if lane == to.lane && self.free(lane, below..to.row) {
             return vec![start, (centre, top)];
         }
-        // Down its own lane and in at the side.
+        // Down its own lane, and in from the side.
         let between = || (lane.min(to.lane) + 1)..lane.max(to.lane);
         if lane != to.lane
             && from.is_some()
@@ -188,7 +194,7 @@ impl Router<'_> {
         {
             return vec![start, (start.0, middle), (if lane > to.lane { right } else { left }, middle)];
         }
-        // Across, and down the other's lane.
+        // Across, then down the other lane.
         if self.free(to.lane, below..to.row) {
             return vec![start, (start.0, gap), (centre, gap), (centre, top)];
         }

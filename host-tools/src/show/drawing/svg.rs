@@ -1,46 +1,47 @@
-//! A picture as SVG: blocks under each other, in as many columns as make it fit a screen.
+//! A picture as SVG: blocks under each other, in columns that make it fit a screen.
 
 use std::fmt::{self, Write};
 
 use distill_core::Role;
 
 use super::{
-    Colour, Count, Drawing, DrawnBlock, INNER, Operator, SHORTCUT,
-    layout::{self, BOX, Layout, Point, Widths, layout},
-    printable,
+    Colour, Count, Drawing, DrawnBlock, INNER, Operator, SHORTCUT, Style,
+    layout::{BOX, Layout, Point, Route, Widths, layout},
 };
 
-/// Between two blocks of a column.
+/// Space between two blocks of a column.
 const BETWEEN: i32 = 34;
-/// Between two columns, and around everything.
+/// Space between two columns, and around the picture.
 const MARGIN: i32 = 28;
-/// Height of title and legend.
+/// Height of the title and the legend.
 const HEADER: i32 = 104;
 /// Height of a line of text.
 const LINE: i32 = 16;
-/// Width over height that the columns are chosen for.
+/// Aspect ratio that the columns approach.
 const ASPECT: f32 = 1.4;
-/// Most characters of a name and of a kind; what is longer is cut.
-const LONGEST: [usize; 2] = [22, 28];
+/// Most columns of an operator's name; the rest is cut off.
+const LONGEST_NAME: usize = 22;
+/// The same for an operator's kind, and for a line of a block's text.
+const LONGEST_LINE: usize = 28;
 
-/// Styles; the fonts are those of every system, with characters at most 0.61 em wide.
+/// Styles. Every system has one of the fonts; their characters are at most 0.61 em wide.
 const STYLE: &str = "text{font:11px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;fill:#475569}\
 .t{font-weight:bold;fill:#0f172a}.h{font-size:16px}.e{text-anchor:end}\
 .i{font-weight:bold;fill:#c2410c}path{fill:none;stroke:#64748b;stroke-width:1.3;marker-end:url(#a)}\
 .s{stroke-width:2;marker-end:url(#s)}.w{stroke:#475569;stroke-width:4;marker-end:url(#w)}\
 .o{marker-end:none}.f{fill:#fff;stroke:#94a3b8}.g{fill:#f1f5f9;stroke:#94a3b8}";
 
-/// Columns that `text` takes; beyond Latin, Greek and Cyrillic a character may be two wide.
+/// Columns of a text; beyond Latin, Greek and Cyrillic a character may take two.
 fn columns(text: &str) -> usize {
     text.chars().map(|c| 1 + usize::from(c > '\u{2fff}')).sum()
 }
 
-/// Pixels that so many columns take, at 11 px.
+/// Width of this many columns at 11 px.
 fn pixels(columns: usize) -> i32 {
     (columns as i32 * 67 + 9) / 10
 }
 
-/// The end of a name that is too long tells more than its beginning.
+/// A text without its beginning if it is too long: the end of a name is more specific.
 fn cut(text: &str, longest: usize) -> String {
     let mut rest = text;
     while columns(rest) > longest - usize::from(rest.len() < text.len()) {
@@ -51,7 +52,7 @@ fn cut(text: &str, longest: usize) -> String {
     if rest.len() < text.len() { format!("…{rest}") } else { text.to_owned() }
 }
 
-/// Widths of a box's three texts.
+/// Columns of the three texts in a box.
 struct Fields {
     name: usize,
     kind: usize,
@@ -59,9 +60,27 @@ struct Fields {
 }
 
 impl Fields {
-    /// Of the box.
+    /// Width of the box.
     fn width(&self) -> i32 {
         pixels(self.name + self.kind + self.channels + 5) + 10
+    }
+}
+
+/// A block in its place.
+struct Placed<'a> {
+    block: &'a DrawnBlock<'a>,
+    layout: Layout,
+    /// Upper left.
+    corner: Point,
+}
+
+impl Placed<'_> {
+    fn entry(&self) -> Point {
+        (self.corner.0 + self.layout.axis, self.corner.1)
+    }
+
+    fn exit(&self) -> Point {
+        (self.corner.0 + self.layout.axis, self.corner.1 + self.layout.height)
     }
 }
 
@@ -71,26 +90,40 @@ pub(super) fn write(out: &mut String, drawing: &Drawing<'_>) -> fmt::Result {
     let widest =
         |text: &dyn Fn(&Operator<'_>) -> String| operators().map(|o| columns(&text(o))).max().unwrap_or_default();
     let fields = Fields {
-        name: widest(&|operator| cut(operator.name, LONGEST[0])),
-        kind: widest(&|operator| cut(&operator.kind, LONGEST[1])),
+        name: widest(&|operator| cut(operator.name, LONGEST_NAME)),
+        kind: widest(&|operator| cut(&operator.kind, LONGEST_LINE)),
         channels: widest(&|operator| operator.channels.to_string()),
     };
-    let texts =
-        drawing.blocks.iter().flat_map(|block| block.text().into_iter().map(|line| columns(&cut(&line, LONGEST[1]))));
+    let texts = drawing.blocks.iter().flat_map(DrawnBlock::text).map(|line| columns(&cut(&line, LONGEST_LINE)));
     let widths = Widths { text: pixels(1 + texts.max().unwrap_or_default()), boxes: fields.width() };
     let layouts: Vec<Layout> = drawing.blocks.iter().map(|block| layout(block, widths, 6 * LINE)).collect();
-    let places = places(&layouts);
-    let right = places.iter().zip(&layouts).map(|((x, _), layout)| x + layout.width).max().unwrap_or_default();
-    let bottom = places.iter().zip(&layouts).map(|((_, y), layout)| y + layout.height).max().unwrap_or_default();
+    let corners = corners(&layouts);
+    let blocks = drawing.blocks.iter().zip(layouts).zip(corners);
+    let placed: Vec<Placed<'_>> = blocks.map(|((block, layout), corner)| Placed { block, layout, corner }).collect();
+    let right = placed.iter().map(|placed| placed.corner.0 + placed.layout.width).max().unwrap_or_default();
+    let bottom = placed.iter().map(|placed| placed.exit().1).max().unwrap_or_default();
     let (width, height) = ((right + MARGIN).max(620), bottom + BETWEEN + MARGIN);
     writeln!(
         out,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">"
     )?;
+    definitions(out)?;
+    writeln!(out, "<rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>")?;
+    header(out, drawing)?;
+    for placed in &placed {
+        frame(out, placed, &fields)?;
+    }
+    if drawing.joined {
+        boundaries(out, &placed)?;
+    }
+    writeln!(out, "</svg>")
+}
+
+/// Styles and arrow heads.
+fn definitions(out: &mut String) -> fmt::Result {
     writeln!(out, "<style>{STYLE}.s{{stroke:{SHORTCUT}}}")?;
-    for colour in Colour::ALL {
-        let [fill, stroke] = colour.fill_and_stroke();
-        writeln!(out, ".{}{{fill:{fill};stroke:{stroke}}}", class(colour))?;
+    for Style { class, fill, stroke, .. } in Colour::ALL.map(Colour::style) {
+        writeln!(out, ".{class}{{fill:{fill};stroke:{stroke}}}")?;
     }
     writeln!(out, ".n{{stroke:{INNER};stroke-width:2}}</style>\n<defs>")?;
     for (id, size, fill) in [("a", 7, "#64748b"), ("s", 8, SHORTCUT), ("w", 14, "#475569")] {
@@ -100,24 +133,11 @@ pub(super) fn write(out: &mut String, drawing: &Drawing<'_>) -> fmt::Result {
              markerUnits=\"userSpaceOnUse\" orient=\"auto\"><polygon points=\"0,0.5 8,4 0,7.5\" fill=\"{fill}\"/></marker>"
         )?;
     }
-    writeln!(out, "</defs>\n<rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>")?;
-    header(out, drawing)?;
-    for ((block, layout), &place) in drawing.blocks.iter().zip(&layouts).zip(&places) {
-        frame(out, block, layout, place, &fields)?;
-    }
-    let ends: Vec<[Point; 2]> = places
-        .iter()
-        .zip(&layouts)
-        .map(|(&(x, y), layout)| [(x + layout::axis(widths), y), (x + layout::axis(widths), y + layout.height)])
-        .collect();
-    if drawing.joined {
-        boundaries(out, drawing, &places, &ends)?;
-    }
-    writeln!(out, "</svg>")
+    writeln!(out, "</defs>")
 }
 
-/// Corners of the blocks.
-fn places(layouts: &[Layout]) -> Vec<Point> {
+/// Upper left corner of each block.
+fn corners(layouts: &[Layout]) -> Vec<Point> {
     let width = layouts.iter().map(|layout| layout.width).max().unwrap_or_default() + 2 * MARGIN;
     let total: i32 = layouts.iter().map(|layout| layout.height + BETWEEN).sum();
     let columns = (ASPECT * total as f32 / width as f32).sqrt().round().max(1.0) as i32;
@@ -135,16 +155,6 @@ fn places(layouts: &[Layout]) -> Vec<Point> {
     layouts.iter().map(&mut place).collect()
 }
 
-fn class(colour: Colour) -> &'static str {
-    match colour {
-        Colour::Conv => "c",
-        Colour::GroupedConv => "d",
-        Colour::Linear => "l",
-        Colour::BatchNorm => "b",
-        Colour::Weightless => "p",
-    }
-}
-
 /// Title and legend.
 fn header(out: &mut String, drawing: &Drawing<'_>) -> fmt::Result {
     let inspection = drawing.inspection;
@@ -157,8 +167,8 @@ fn header(out: &mut String, drawing: &Drawing<'_>) -> fmt::Result {
     let drawn =
         |colour: &Colour| drawing.blocks.iter().any(|block| block.operators.iter().any(|o| o.colour == *colour));
     for colour in Colour::ALL.into_iter().filter(drawn) {
-        let meaning = colour.meaning();
-        writeln!(out, "<rect x=\"{x}\" y=\"68\" width=\"14\" height=\"12\" class=\"{}\"/>", class(colour))?;
+        let Style { meaning, class, .. } = colour.style();
+        writeln!(out, "<rect x=\"{x}\" y=\"68\" width=\"14\" height=\"12\" class=\"{class}\"/>")?;
         writeln!(out, "<text x=\"{}\" y=\"78\">{meaning}</text>", x + 19)?;
         x += 36 + pixels(columns(meaning));
     }
@@ -170,24 +180,25 @@ fn header(out: &mut String, drawing: &Drawing<'_>) -> fmt::Result {
 }
 
 /// A block.
-fn frame(out: &mut String, block: &DrawnBlock<'_>, layout: &Layout, (x, y): Point, fields: &Fields) -> fmt::Result {
+fn frame(out: &mut String, placed: &Placed<'_>, fields: &Fields) -> fmt::Result {
+    let Placed { block, layout, corner: (x, y) } = placed;
     let Layout { width, height, .. } = layout;
     let class_of_frame = if block.line.role == Role::Neighbourhood { "f" } else { "g" };
     writeln!(out, "<g transform=\"translate({x} {y})\">")?;
     writeln!(out, "<rect width=\"{width}\" height=\"{height}\" rx=\"8\" class=\"{class_of_frame}\"/>")?;
     for (line, text) in (0..).zip(block.text()) {
         let (y, class) = (22 + line * LINE, if line == 0 { " class=\"t\"" } else { "" });
-        writeln!(out, "<text x=\"14\" y=\"{y}\"{class}>{}</text>", escaped(&cut(&text, LONGEST[1])))?;
+        writeln!(out, "<text x=\"14\" y=\"{y}\"{class}>{}</text>", escaped(&cut(&text, LONGEST_LINE)))?;
     }
-    for (link, shortcut) in &layout.links {
+    for Route { corners, shortcut } in &layout.routes {
         let class = if *shortcut { " class=\"s\"" } else { "" };
-        writeln!(out, "<path{class} d=\"{}\"/>", path(link))?;
+        writeln!(out, "<path{class} d=\"{}\"/>", path(corners))?;
     }
     writeln!(out, "<path class=\"o\" d=\"{}\"/>", path(&layout.exit))?;
     let inside = fields.width();
     let kind_at = 8 + pixels(fields.name + 2);
     let mut boxes: Vec<(&Operator<'_>, &Point)> = block.operators.iter().zip(&layout.corners).collect();
-    // No neighbour covers a marked outline.
+    // Marked boxes come last, so that no neighbour covers their outline.
     boxes.sort_by_key(|(operator, _)| operator.inner);
     for (operator, &(x, y)) in boxes {
         let (mark, channels) = if operator.inner { (" n", "e i") } else { ("", "e") };
@@ -198,11 +209,11 @@ fn frame(out: &mut String, block: &DrawnBlock<'_>, layout: &Layout, (x, y): Poin
              <text x=\"{}\" y=\"{baseline}\" class=\"t\">{}</text><text x=\"{}\" y=\"{baseline}\">{}</text>\
              <text x=\"{}\" y=\"{baseline}\" class=\"{channels}\">{}</text></g>",
             escaped(operator.full_name),
-            class(operator.colour),
+            operator.colour.style().class,
             x + 8,
-            escaped(&cut(operator.name, LONGEST[0])),
+            escaped(&cut(operator.name, LONGEST_NAME)),
             x + kind_at,
-            escaped(&cut(&operator.kind, LONGEST[1])),
+            escaped(&cut(&operator.kind, LONGEST_LINE)),
             x + inside - 8,
             operator.channels,
         )?;
@@ -210,34 +221,32 @@ fn frame(out: &mut String, block: &DrawnBlock<'_>, layout: &Layout, (x, y): Poin
     writeln!(out, "</g>")
 }
 
-/// Thick edges into, between and out of blocks, with the shapes that cross there.
-fn boundaries(out: &mut String, drawing: &Drawing<'_>, places: &[Point], ends: &[[Point; 2]]) -> fmt::Result {
+/// Thick edges into, between and out of the blocks, with the shapes of their values.
+fn boundaries(out: &mut String, blocks: &[Placed<'_>]) -> fmt::Result {
     let mut edge = |corners: &[Point], shape: &dyn fmt::Display| -> fmt::Result {
         let (x, y) = corners.last().copied().unwrap_or_default();
         writeln!(out, "<path class=\"w\" d=\"{}\"/>", path(corners))?;
         writeln!(out, "<text x=\"{}\" y=\"{}\" class=\"t\">{shape}</text>", x + 12, y - BETWEEN / 2 + 4)
     };
-    for (index, (block, &[(x, y), (_, bottom)])) in drawing.blocks.iter().zip(ends).enumerate() {
-        let before = index.checked_sub(1).map(|before| ends[before][1]);
-        match before {
-            Some((last_x, last_y)) if last_x != x => {
-                let (under, between, over) = (last_y + BETWEEN / 2, places[index].0 - MARGIN, y - BETWEEN / 2);
-                edge(
-                    &[(last_x, last_y), (last_x, under), (between, under), (between, over), (x, over), (x, y)],
-                    &block.line.input,
-                )?;
+    let mut before: Option<Point> = None;
+    for placed in blocks {
+        let (x, y) = placed.entry();
+        let corners = match before {
+            None => vec![(x, y - BETWEEN), (x, y)],
+            Some((before_x, before_y)) if before_x != x => {
+                let (under, between, over) = (before_y + BETWEEN / 2, placed.corner.0 - MARGIN, y - BETWEEN / 2);
+                vec![(before_x, before_y), (before_x, under), (between, under), (between, over), (x, over), (x, y)]
             }
-            Some(last) => edge(&[last, (x, y)], &block.line.input)?,
-            None => edge(&[(x, y - BETWEEN), (x, y)], &block.line.input)?,
-        }
-        if index + 1 == ends.len() {
-            edge(&[(x, bottom), (x, bottom + BETWEEN)], &block.line.output)?;
-        }
+            Some(before) => vec![before, (x, y)],
+        };
+        edge(&corners, &placed.block.line.input)?;
+        before = Some(placed.exit());
     }
-    Ok(())
+    let (Some(last), Some((x, y))) = (blocks.last(), before) else { return Ok(()) };
+    edge(&[(x, y), (x, y + BETWEEN)], &last.block.line.output)
 }
 
-/// A line along these corners, rounded.
+/// A line along these corners, which are rounded.
 fn path(corners: &[Point]) -> String {
     let mut corners = corners.to_vec();
     corners.dedup();
@@ -261,15 +270,11 @@ fn path(corners: &[Point]) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for c in printable(text) {
-        match c {
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '&' => escaped.push_str("&amp;"),
-            '"' => escaped.push_str("&quot;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
+    super::escaped(text, |c| match c {
+        '<' => Some("&lt;"),
+        '>' => Some("&gt;"),
+        '&' => Some("&amp;"),
+        '"' => Some("&quot;"),
+        _ => None,
+    })
 }
