@@ -1,4 +1,8 @@
-//! Networks out, as files that people can run. What is written is read again first, and must compute the same.
+//! Networks as files that other runtimes open. A file is read back before it is written, and must compute the same.
+
+mod onnx;
+mod recompose;
+mod safetensors;
 
 use std::path::Path;
 
@@ -6,30 +10,30 @@ use anyhow::{Result, bail, ensure};
 use distill_core::{Chain, Device, Encoding, Images, Purpose, Stream};
 use distill_device::write_file;
 
+pub use self::recompose::recompose;
 use crate::{
-    import::{ImportOptions, onnx_network},
-    network::Network,
-    onnx, safetensors_file,
+    import::{self, ImportOptions, onnx_network},
+    network::{Network, ending, file_name},
 };
 
-/// Largest difference between our forward pass and that of the file, relative to the largest logit.
+/// Largest allowed difference between the logits of the network and of its file, relative to the largest logit.
 const TOLERANCE: f32 = 1e-4;
 /// Noise images on which they are compared.
 const COMPARED: usize = 2;
 
-/// Writes a network by the file's ending, all or not at all: `.ndp`, `.safetensors` or `.onnx`. Returns the largest
-/// difference between the network's logits on noise and those of the file read again, relative to the largest of them; a
-/// pack holds the weights to the bit and is not read.
+/// Writes a network as `.ndp`, `.safetensors` or `.onnx`, by the path's ending. If that fails, an existing file is unchanged.
+/// Returns the largest difference between the logits of the network and of its file on noise, relative to the largest
+/// logit; it is 0 for a pack, which stores the weights exactly.
 ///
 /// # Errors
-/// The file, an unknown ending, or a file that computes something else.
+/// The file, an unknown ending, or a file that would compute something else.
 pub fn export(network: &Network, path: &Path) -> Result<f32> {
-    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let (bytes, again) = match path.extension().and_then(|ending| ending.to_str()).unwrap_or_default() {
+    let name = file_name(path);
+    let (bytes, again) = match ending(path) {
         "ndp" => return network.write_pack(path, Encoding::F32).map(|()| 0.0),
         "safetensors" => {
-            let bytes = safetensors_file::encode(network)?;
-            let again = safetensors_file::decode(&bytes, &name)?;
+            let bytes = safetensors::encode(network)?;
+            let again = import::safetensors::decode(&bytes, &name)?;
             (bytes, again)
         }
         "onnx" => {
@@ -50,12 +54,9 @@ pub fn export(network: &Network, path: &Path) -> Result<f32> {
     Ok(difference)
 }
 
-/// Whether [`export`] knows the file's ending.
-///
-/// # Errors
-/// It does not.
+/// Checks that [`export`] can write files of this ending.
 pub fn check_ending(path: &Path) -> Result<()> {
-    match path.extension().and_then(|ending| ending.to_str()).unwrap_or_default() {
+    match ending(path) {
         "ndp" | "safetensors" | "onnx" => Ok(()),
         other => bail!("cannot write {}: unknown ending {other:?} (known: ndp, safetensors, onnx)", path.display()),
     }
@@ -74,7 +75,7 @@ fn difference(network: &Network, again: &Network) -> f32 {
         return f32::INFINITY;
     }
     let scale = ours.iter().fold(f32::MIN_POSITIVE, |most, value| most.max(value.abs()));
-    // What is not a number is no agreement.
+    // NaN must not count as agreement.
     ours.iter().zip(&theirs).fold(0.0, |most: f32, (a, b)| {
         let here = (a - b).abs() / scale;
         if here <= most { most } else { here }

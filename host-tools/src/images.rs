@@ -1,40 +1,42 @@
-//! Labelled images, and how a network takes them.
+//! Labelled images to measure networks on: CIFAR-10, or folders of pictures.
 
-use std::{borrow::Cow, ops::Range};
+pub mod cifar10;
+mod crop;
+mod download;
+mod fetch;
+mod folder;
+mod labelled;
+mod picture;
+mod resample;
 
-use anyhow::{Result, ensure};
-use distill_core::{Images, Shape};
+use std::{fs, path::Path};
 
+use anyhow::{Context, Result};
+
+pub use self::{
+    crop::{CROP_FRACTION, Preparation},
+    download::Download,
+    fetch::{Fetched, cifar10_folder, fetch_cifar10},
+    folder::ImageFolder,
+    labelled::{LabelledImages, normalised},
+    picture::Picture,
+    resample::Filter,
+};
 use crate::network::Network;
 
-/// Images with the class of each, read a batch at a time.
-pub trait LabelledImages {
-    /// Shape of one image.
-    fn shape(&self) -> Shape;
-
-    /// Index of each image's class.
-    fn labels(&self) -> &[u16];
-
-    /// Images `range`, one after another, each `[C, H, W]`, 0 to 255.
-    ///
-    /// # Errors
-    /// Names the first image that cannot be read.
-    fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>>;
-}
-
-/// Images `range`, scaled to 0..1 and normalised as the network wants.
-///
-/// # Errors
-/// The network takes another shape, or an image cannot be read.
-pub fn normalised(network: &Network, images: &dyn LabelledImages, range: Range<usize>) -> Result<Images> {
-    let shape = images.shape();
-    ensure!(network.input() == shape, "the network takes images of {}, these are {shape}", network.input());
-    let pixels = images.pixels(range)?;
-    let mut values = Vec::with_capacity(pixels.len());
-    for (index, plane) in pixels.chunks_exact(shape.height * shape.width).enumerate() {
-        let channel = index % shape.channels;
-        let (mean, std) = (network.manifest.mean[channel], network.manifest.std[channel]);
-        values.extend(plane.iter().map(|&pixel| (f32::from(pixel) / 255.0 - mean) / std));
+/// The images that `data` names: `cifar10` (already fetched), `builtin` (its first 1,000 test images), or a folder of
+/// CIFAR-10's binary files or of pictures for `network` (see [`ImageFolder`]).
+pub fn open(data: &str, network: &Network, preparation: Preparation) -> Result<Box<dyn LabelledImages>> {
+    match data {
+        "cifar10" => return Ok(Box::new(cifar10::read_test(&cifar10_folder()?)?)),
+        "builtin" => return Ok(Box::new(cifar10::builtin_test_images()?)),
+        _ => {}
     }
-    Ok(Images::from_values(&values, shape))
+    let folder = Path::new(data);
+    let hint = "name a folder of pictures, or get CIFAR-10 with `distill data fetch cifar10`";
+    fs::read_dir(folder).with_context(|| format!("cannot open the folder {data}: {hint}"))?;
+    if cifar10::test_file(folder).is_some() {
+        return Ok(Box::new(cifar10::read_test(folder)?));
+    }
+    Ok(Box::new(ImageFolder::open(folder, network, preparation)?))
 }

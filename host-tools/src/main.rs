@@ -1,4 +1,4 @@
-//! `distill`: the program that prepares teachers and puts students together.
+//! `distill`: imports teachers, and exports and measures their students.
 
 mod cli;
 

@@ -1,4 +1,4 @@
-//! A whole network in memory: blocks in order, and what a forward pass needs beside them.
+//! A whole network in memory: its blocks in order, and what a forward pass needs to know of its inputs.
 
 use std::path::Path;
 
@@ -16,10 +16,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// Checks that each block takes what the one before it gives.
+    /// A network of these blocks.
     ///
     /// # Errors
-    /// Names the first pair that does not fit.
+    /// No blocks, a block that does not take what the one before it gives, or a normalisation that does not fit.
     pub fn new(manifest: Manifest, blocks: Vec<Block>) -> Result<Self> {
         ensure!(!blocks.is_empty(), "a network needs at least one block");
         for pair in blocks.windows(2) {
@@ -38,14 +38,14 @@ impl Network {
             manifest.mean.len(),
             manifest.std.len()
         );
-        ensure!(manifest.normalises(channels), "a mean is not finite, or a standard deviation not positive");
+        ensure!(manifest.normalises(channels), "a mean is not finite, or a standard deviation is not positive");
         Ok(Self { manifest, blocks })
     }
 
-    /// Reads every block of a pack that holds a whole network.
+    /// Reads a pack that holds a whole network.
     ///
     /// # Errors
-    /// The file, or a pack of single neighbourhoods.
+    /// The file, or a pack of students.
     pub fn read_pack(path: &Path) -> Result<Self> {
         let mut pack = open_pack(path)?;
         let context = || format!("cannot read {}", path.display());
@@ -56,10 +56,7 @@ impl Network {
         Self::new(pack.manifest().clone(), blocks.with_context(context)?).with_context(context)
     }
 
-    /// Writes the network as a pack, all or not at all.
-    ///
-    /// # Errors
-    /// The file.
+    /// Writes the network as a pack. If that fails, an existing file is unchanged.
     pub fn write_pack(&self, path: &Path, encoding: Encoding) -> Result<()> {
         let mut file = NewFile::create(path)?;
         let write = |file: &mut NewFile| -> Result<(), PackError<std::io::Error>> {
@@ -78,21 +75,18 @@ impl Network {
         self.blocks[0].input()
     }
 
-    /// Values the network gives for one image: a logit for each class.
+    /// Number of values that the network gives for one image: a logit for each class.
     pub fn logits(&self) -> usize {
         self.blocks[self.blocks.len() - 1].output().elements()
     }
 
-    /// Fails unless the network gives a number for each class and nothing else.
-    ///
-    /// # Errors
-    /// Names what it gives.
+    /// Checks that the output is one number for each class.
     pub fn check_classifies(&self) -> Result<()> {
         let output = self.blocks[self.blocks.len() - 1].output();
         ensure!(
             output.elements() == output.channels,
-            "the network gives {output} for an image, not a number for each class: distil it with `--noise propagated` or \
-             `--noise standard`, which do not ask what it says"
+            "the network gives {output} for an image, not one number for each class: distil it with `--noise propagated` or \
+             `--noise standard`, which do not need classes"
         );
         Ok(())
     }
@@ -107,17 +101,24 @@ impl Network {
         self.blocks.iter().map(Block::macs).sum()
     }
 
-    /// Position of neighbourhood `number` among the blocks.
+    /// The neighbourhoods, each with its position among the blocks.
     pub fn neighbourhoods(&self) -> impl Iterator<Item = (usize, &Block)> {
         self.blocks.iter().enumerate().filter(|(_, block)| block.role() == Role::Neighbourhood)
     }
 
-    /// The network with every batch norm folded into its convolution: the same function, fewer passes.
-    ///
-    /// # Errors
-    /// Only a defect of the fold.
+    /// The same function with every batch norm folded into the convolution before it.
     pub fn folded(&self) -> Result<Self> {
         let blocks: Result<Vec<Block>, _> = self.blocks.iter().map(fold_batch_norms).collect();
         Ok(Self { manifest: self.manifest.clone(), blocks: blocks? })
     }
+}
+
+/// A path's ending, without its dot.
+pub fn ending(path: &Path) -> &str {
+    path.extension().and_then(|ending| ending.to_str()).unwrap_or_default()
+}
+
+/// A path's last part, as packs name the file that a network came from.
+pub fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -1,4 +1,4 @@
-//! The whole loop on a built-in teacher and built-in test images: a first look in a minute.
+//! From teacher to students on built-in data, as a first look.
 
 use std::{
     alloc::System,
@@ -6,21 +6,24 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use distill_core::{CountingAllocator, Device, Encoding, Settings, Width};
 use distill_device::{Job, run_job};
 use serde::Serialize;
 
 use crate::{
-    checkpoint::Checkpoint, cifar10, evaluate::evaluate, export::export, images::LabelledImages, import,
-    network::Network, recompose::recompose,
+    export::{export, recompose},
+    images::{LabelledImages, cifar10},
+    import::{self, Checkpoint},
+    measure::{Evaluation, evaluate},
+    network::Network,
+    show::table,
 };
 
 /// A ResNet-20 this project trained on CIFAR-10's training images, in half precision.
 const TEACHER: &[u8] = include_bytes!("../assets/resnet20-teacher-f16.safetensors");
 const TEACHER_NAME: &str = "resnet20-teacher-f16.safetensors";
 
-/// Widths of the students, and their gradient steps a block: the solve is enough for wide ones.
+/// Widths of the students, and their gradient steps per block: for wide ones the solve is enough.
 const STUDENTS: [(f32, usize); 3] = [(0.9, 0), (0.75, 0), (0.5, 50)];
 
 /// The object `quickstart --json` prints.
@@ -28,13 +31,13 @@ const STUDENTS: [(f32, usize); 3] = [(0.9, 0), (0.75, 0), (0.5, 50)];
 pub struct Quickstart {
     /// The teacher, then the students.
     pub networks: Vec<Line>,
-    /// Test images the accuracies are over.
+    /// Number of test images.
     pub images: usize,
-    /// What was written.
+    /// The files written.
     pub files: Vec<PathBuf>,
 }
 
-/// One network of the table.
+/// A row of the table.
 #[derive(Debug, Serialize)]
 pub struct Line {
     /// Bottleneck multiplier; 1 is the teacher.
@@ -45,18 +48,21 @@ pub struct Line {
     pub parameters: usize,
     /// Multiply-accumulates for one image.
     pub macs: u64,
-    /// Mean over the blocks of `‖S_i(a) − T_i(a)‖ / ‖T_i(a)‖`; the teacher has none.
+    /// Mean over the blocks of `‖S_i(a) − T_i(a)‖ / ‖T_i(a)‖`; `None` for the teacher, as below.
     pub relative_error: Option<f64>,
-    /// Time to distil; the teacher has none.
+    /// Time to distil.
     pub seconds: Option<f64>,
-    /// Most heap in use while distilling, in bytes; the teacher has none.
+    /// Most heap in use while distilling.
     pub peak_bytes: Option<usize>,
 }
 
+impl Line {
+    fn new(k: f32, &Evaluation { accuracy, parameters, macs, .. }: &Evaluation) -> Self {
+        Self { k, accuracy, parameters, macs, relative_error: None, seconds: None, peak_bytes: None }
+    }
+}
+
 /// The built-in teacher.
-///
-/// # Errors
-/// Only a damaged build.
 pub fn builtin_teacher() -> Result<Network> {
     let checkpoint = Checkpoint::from_safetensors(TEACHER)?;
     import::network(checkpoint, &import::ImportOptions::default(), (TEACHER_NAME, TEACHER))
@@ -64,9 +70,6 @@ pub fn builtin_teacher() -> Result<Network> {
 }
 
 /// Distils the built-in teacher at three widths into `folder`.
-///
-/// # Errors
-/// The folder cannot be written.
 pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<System>) -> Result<Quickstart> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let images = cifar10::builtin_test_images()?;
@@ -75,16 +78,7 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
     let teacher_path = folder.join("teacher.ndp");
     teacher.write_pack(&teacher_path, Encoding::F32)?;
     eprintln!("teacher: {}, evaluated on {all} CIFAR-10 test images", teacher.manifest.architecture);
-    let evaluation = evaluate(&teacher, &images, all, device)?;
-    let mut networks = vec![Line {
-        k: 1.0,
-        accuracy: evaluation.accuracy,
-        parameters: evaluation.parameters,
-        macs: evaluation.macs,
-        relative_error: None,
-        seconds: None,
-        peak_bytes: None,
-    }];
+    let mut networks = vec![Line::new(1.0, &evaluate(&teacher, &images, all, device)?)];
     let mut files = vec![teacher_path.clone()];
     for (k, steps) in STUDENTS {
         eprintln!(
@@ -95,7 +89,7 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
         let job = Job { teacher: &teacher_path, student: &pack, resume: false };
         let outcome = run_job(job, &Settings::new(Width::new(k)?, steps), device, heap)?;
         let student = recompose(&teacher_path, std::slice::from_ref(&pack))?;
-        let evaluation = evaluate(&student, &images, all, device)?;
+        let line = Line::new(k, &evaluate(&student, &images, all, device)?);
         let whole = folder.join(format!("student-{k}.ndp"));
         let model = folder.join(format!("student-{k}.onnx"));
         student.write_pack(&whole, Encoding::F32)?;
@@ -103,13 +97,10 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
         files.extend([pack, whole, model]);
         let errors = outcome.blocks.iter().map(|block| block.report.relative_error);
         networks.push(Line {
-            k,
-            accuracy: evaluation.accuracy,
-            parameters: evaluation.parameters,
-            macs: evaluation.macs,
             relative_error: Some(errors.sum::<f64>() / outcome.blocks.len() as f64),
             seconds: Some(outcome.seconds),
             peak_bytes: Some(outcome.peak_bytes),
+            ..line
         });
     }
     Ok(Quickstart { networks, images: all, files })
@@ -118,12 +109,10 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
 impl Quickstart {
     /// The table and the list of files that a person reads.
     pub fn table(&self) -> String {
-        let mut table = Table::new();
-        table.load_preset(UTF8_BORDERS_ONLY);
-        table.set_header(["network", "accuracy %", "parameters", "MACs", "block error", "seconds", "peak heap MiB"]);
+        let titles = ["network", "accuracy %", "parameters", "MACs", "block error", "seconds", "peak heap MiB"];
         let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-        for line in &self.networks {
-            table.add_row([
+        let row = |line: &Line| {
+            [
                 if line.seconds.is_none() { "teacher".to_owned() } else { format!("student k {}", line.k) },
                 format!("{:.1}", line.accuracy),
                 line.parameters.to_string(),
@@ -131,9 +120,9 @@ impl Quickstart {
                 or_dash(line.relative_error.map(|e| format!("{e:.3}"))),
                 or_dash(line.seconds.map(|s| format!("{s:.1}"))),
                 or_dash(line.peak_bytes.map(|b| format!("{:.1}", b as f64 / f64::from(1 << 20)))),
-            ]);
-        }
-        table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+            ]
+        };
+        let table = table(titles, &[1, 2, 3, 4, 5, 6], self.networks.iter().map(row));
         let files: Vec<String> = self.files.iter().map(|file| format!("  {}", file.display())).collect();
         format!(
             "{table}\naccuracy on {} CIFAR-10 test images; no image was used to distil\nwritten:\n{}",

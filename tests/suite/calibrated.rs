@@ -7,7 +7,7 @@ use distill_core::{
     Noise, NoiseImages, Op, Pack, PackError, PackWriter, Pull, Purpose, Role, Selection, Settings, Shape, Slice,
     Stream, Tuning, Width, finetune, fold_batch_norms, learn, run,
 };
-use distill_host::{baseline::untaught, interface::interface_error, network::Network};
+use distill_host::{learn::untaught, measure::interface_error, network::Network};
 use distill_tests::{SAME, gaussian, manifest, pack, teacher};
 
 use crate::naive;

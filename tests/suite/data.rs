@@ -10,10 +10,12 @@ use std::{
 
 use distill_core::Device;
 use distill_host::{
-    cifar10::{FILE_BYTES, FILES, builtin_test_images, read_test, records_from_png_rows},
-    download::Download,
-    evaluate::evaluate,
-    fetch::fetch_cifar10,
+    images::{
+        Download,
+        cifar10::{FILE_BYTES, FILES, builtin_test_images, read_test, records_from_png_rows},
+        fetch_cifar10,
+    },
+    measure::evaluate,
     quickstart::builtin_teacher,
 };
 

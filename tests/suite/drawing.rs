@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use distill_core::{Block, BlockBuilder, Contents, Conv, Manifest, Op, Purpose, Role, Shape, Stream, inner_nodes};
-use distill_host::{
-    drawing::{Format, draw},
-    inspect::inspect,
-};
+use distill_host::show::{Format, draw, inspect};
 use distill_tests::{gaussian, manifest, teacher};
 
 fn drawn(blocks: &[Block], format: Format) -> String {

@@ -7,13 +7,10 @@ use std::{
 
 use distill_core::{Contents, Device, Encoding, Manifest, Noise, Pack, PackWriter, Purpose, Stream, run};
 use distill_host::{
-    export::export,
-    import::{ImportOptions, import},
+    export::{export, recompose},
+    import::{ImportOptions, Split, import, safetensors},
     network::Network,
     quickstart::builtin_teacher,
-    recompose::recompose,
-    safetensors_file,
-    split::Split,
 };
 use tempfile::TempDir;
 
@@ -85,7 +82,7 @@ fn safetensors_hold_the_whole_network() {
     let path = folder.path().join("network.safetensors");
     let network = builtin_teacher().unwrap();
     export(&network, &path).unwrap();
-    let read = safetensors_file::read(&path).unwrap().unwrap();
+    let read = safetensors::read(&path).unwrap().unwrap();
     assert_eq!(read.blocks, network.blocks);
     assert_eq!(read.manifest.mean, network.manifest.mean);
     assert_eq!(read.manifest.classes, network.manifest.classes);
@@ -113,7 +110,7 @@ fn safetensors_whose_description_lies_are_refused() {
         let mut changed = bytes.clone();
         changed[at..at + to.len()].copy_from_slice(to.as_bytes());
         fs::write(&path, &changed).unwrap();
-        assert!(safetensors_file::read(&path).is_err(), "{from} became {to}");
+        assert!(safetensors::read(&path).is_err(), "{from} became {to}");
     }
 }
 

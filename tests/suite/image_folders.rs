@@ -4,16 +4,12 @@ use std::{fs, path::Path};
 
 use distill_core::{Device, Shape};
 use distill_host::{
-    cifar10::builtin_test_images,
-    crop::{CROP_FRACTION, Preparation},
-    data,
-    evaluate::{batch, evaluate},
-    image_folder::ImageFolder,
-    images::LabelledImages,
+    images::{
+        self, CROP_FRACTION, Filter, ImageFolder, LabelledImages, Picture, Preparation, cifar10::builtin_test_images,
+    },
+    measure::{batch, evaluate},
     network::Network,
-    picture::Picture,
     quickstart::builtin_teacher,
-    resample::Filter,
 };
 use png::{BitDepth, ColorType};
 use tempfile::TempDir;
@@ -102,7 +98,7 @@ fn what_names_no_class_of_the_network_is_refused() {
 fn a_folder_is_told_by_what_it_holds() {
     let network = builtin_teacher().unwrap();
     let total = |folder: &TempDir| {
-        let images = data::open(folder.path().to_str().unwrap(), &network, Preparation::default());
+        let images = images::open(folder.path().to_str().unwrap(), &network, Preparation::default());
         images.map(|images| images.labels().len()).map_err(|error| format!("{error:#}"))
     };
     assert_eq!(total(&folder_of(&["cat/1.png"])), Ok(1));

@@ -4,10 +4,8 @@ use std::{fs, path::Path};
 
 use distill_core::{Chain, Device, Images};
 use distill_host::{
-    checkpoint::{Checkpoint, TensorValues},
-    import::{ImportOptions, import, network},
+    import::{Checkpoint, ImportOptions, Normalisation, TensorValues, import, network},
     network::Network,
-    normalisation::Normalisation,
     quickstart::builtin_teacher,
 };
 

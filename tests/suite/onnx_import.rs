@@ -6,9 +6,8 @@ use std::{fs, path::Path};
 use distill_core::{Chain, Device, Images, Role, Width, fold_batch_norms, shrink};
 use distill_host::{
     export::export,
-    import::{ImportOptions, import},
+    import::{ImportOptions, Split, import},
     network::Network,
-    split::Split,
 };
 use serde_json::Value;
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/onnx");

@@ -7,9 +7,8 @@ use distill_core::{
     Recipe, Settings, Statistics, Stream, Width, fold_batch_norms, replace_activations, run, without_layers,
 };
 use distill_host::{
-    import::{ImportOptions, import},
+    import::{ImportOptions, Split, import},
     network::Network,
-    split::Split,
 };
 
 /// A network of bottlenecks, the first with a convolution in its shortcut.

@@ -4,8 +4,7 @@ use std::{fs, path::PathBuf};
 
 use distill_core::{Chain, Device, Images, Shape};
 use distill_host::{
-    checkpoint::Checkpoint,
-    import::{ImportOptions, import, network},
+    import::{Checkpoint, ImportOptions, import, network},
     network::Network,
 };
 

@@ -1,0 +1,165 @@
+//! The commands that make noise, and train whole students on it: `calibrate`, `finetune` and `baseline`.
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use distill_core::{Calibration, Pull, Start, Training, Tuning, Width};
+use distill_device::print;
+use distill_host::{
+    export::export,
+    learn::{
+        Baseline, BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate,
+        default_batch, finetune_on_noise, read_student,
+    },
+};
+use serde_json::json;
+
+use super::networks::check_output;
+
+#[derive(Args)]
+pub struct CalibrateArgs {
+    /// Teacher pack, whose batch norms are not folded
+    teacher: PathBuf,
+    /// Pack to write: the teacher with the images. Images of the same calibration that it already holds are kept
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Number of images, rounded up to whole batches
+    #[arg(long, default_value_t = CALIBRATED_IMAGES, value_name = "N")]
+    images: usize,
+    /// Images whose statistics are matched together [default: 128, or fewer if they are large]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Gradient steps on the pixels of a batch
+    #[arg(long, default_value_t = CALIBRATION_STEPS, value_name = "N")]
+    steps: usize,
+    /// Weight of the difference between neighbouring pixels
+    #[arg(long, default_value_t = Pull::calibration(0).smoothness, value_name = "W")]
+    smoothness: f32,
+    /// Weight of the cross-entropy with a random class for each image
+    #[arg(long, default_value_t = Pull::calibration(0).classes, value_name = "W")]
+    classes: f32,
+    /// What the images start from
+    #[arg(long, value_enum, default_value_t = StartName::Octaves)]
+    start: StartName,
+    /// Seed of all random numbers
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+}
+
+/// `--start`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StartName {
+    /// N(0,1) in every pixel
+    White,
+    /// Noise of every octave, with a spectrum as steep as natural images' (1/f)
+    Octaves,
+}
+
+pub fn calibrate_teacher(json: bool, args: &CalibrateArgs) -> Result<()> {
+    let start = match args.start {
+        StartName::White => Start::White,
+        StartName::Octaves => Start::Octaves,
+    };
+    let &CalibrateArgs { batch, steps, smoothness, classes, seed, .. } = args;
+    let pull = Pull { smoothness, classes, ..Pull::calibration(steps) };
+    let batch = batch.map_or_else(|| default_batch(&args.teacher), Ok)?;
+    let calibration = Calibration { batch, start, seed, pull };
+    let outcome = calibrate(&args.teacher, &args.output, &calibration, args.images)?;
+    print(json, &outcome, || {
+        format!(
+            "{} images in {:.0} s, mismatch of the statistics {before}{:.3}: {output}\n\
+             Next: distill-device run {output} -o blocks.ndp --noise calibrated",
+            outcome.images,
+            outcome.seconds,
+            outcome.mismatch,
+            before = outcome.mismatch_before.map_or(String::new(), |before| format!("{before:.1} -> ")),
+            output = args.output.display(),
+        )
+    })
+}
+
+#[derive(Args)]
+pub struct FinetuneArgs {
+    /// Teacher pack
+    teacher: PathBuf,
+    /// A recomposed student (.ndp), or student packs of the teacher
+    #[arg(required = true)]
+    students: Vec<PathBuf>,
+    /// File to write: .ndp, .safetensors or .onnx
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// The images to train on
+    #[arg(long, value_enum, default_value_t = NoiseSource::Calibrated)]
+    noise: NoiseSource,
+    /// Gradient steps
+    #[arg(long, default_value_t = Tuning::STEPS, value_name = "N")]
+    steps: usize,
+    /// Images per step
+    #[arg(long, default_value_t = Tuning::new(0).training.batch, value_name = "N")]
+    batch: usize,
+    /// Peak learning rate of Adam, which follows a cosine to zero
+    #[arg(long, default_value_t = Tuning::new(0).training.rate, value_name = "RATE")]
+    rate: f32,
+    /// Divides the logits before the softmaxes are compared
+    #[arg(long, default_value_t = Tuning::new(0).temperature, value_name = "T")]
+    temperature: f32,
+    /// Weight of the relative error of each block's output
+    #[arg(long, default_value_t = Tuning::new(0).features, value_name = "W")]
+    features: f32,
+    /// Seed of all random numbers
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+}
+
+pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
+    let FinetuneArgs { teacher, students, output, .. } = args;
+    check_output(output, students.iter().chain([teacher]))?;
+    let student = read_student(teacher, students)?;
+    let training = Training { batch: args.batch, rate: args.rate, ..Tuning::new(args.steps).training };
+    let tuning = Tuning { training, temperature: args.temperature, features: args.features, seed: args.seed };
+    let start = Instant::now();
+    let (network, loss) = finetune_on_noise(teacher, &student, args.noise, &tuning)?;
+    export(&network, output)?;
+    let (parameters, seconds) = (network.parameters(), start.elapsed().as_secs_f64());
+    let summary = json!({"file": output, "parameters": parameters, "loss": loss, "seconds": seconds});
+    print(json, &summary, || match loss {
+        Some(loss) => {
+            format!("{} steps in {seconds:.0} s, last cross-entropy {loss:.4}: {}", args.steps, output.display())
+        }
+        None => format!("nothing to train: {}", output.display()),
+    })
+}
+
+#[derive(Args)]
+pub struct BaselineArgs {
+    /// How the student is trained
+    #[arg(value_enum)]
+    method: Baseline,
+    /// Teacher pack
+    teacher: PathBuf,
+    /// File to write: .ndp, .safetensors or .onnx
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Share of the inner channels that each block keeps
+    #[arg(long, default_value_t = 0.5, value_name = "K")]
+    width: f32,
+    /// How much work goes into it
+    #[arg(long, value_enum, default_value_t = Preset::Short)]
+    preset: Preset,
+    /// Seed of all random numbers
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+}
+
+pub fn baseline_student(json: bool, args: &BaselineArgs) -> Result<()> {
+    let &BaselineArgs { method, preset, width, seed, .. } = args;
+    check_output(&args.output, [&args.teacher].into_iter())?;
+    let start = Instant::now();
+    let options = BaselineOptions { method, preset, width: Width::new(width)?, seed };
+    let network = baseline(&args.teacher, options)?;
+    export(&network, &args.output)?;
+    let (parameters, seconds) = (network.parameters(), start.elapsed().as_secs_f64());
+    let summary = json!({"file": args.output, "parameters": parameters, "seconds": seconds});
+    print(json, &summary, || format!("{parameters} parameters, {seconds:.0} s: {}", args.output.display()))
+}

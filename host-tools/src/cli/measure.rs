@@ -1,0 +1,159 @@
+//! The commands that measure networks, and fetch the images for it: `data fetch`, `evaluate` and `report`.
+
+use std::{alloc::System, fmt::Write as _, num::NonZeroUsize, path::PathBuf};
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, Subcommand};
+use distill_core::{CountingAllocator, Device, Manifest, Width};
+use distill_device::{print, write_file};
+use distill_host::{
+    images::{self, CROP_FRACTION, Filter, Preparation, cifar10_folder, fetch_cifar10},
+    import::Normalisation,
+    learn::Preset,
+    measure::{DataFreeOptions, Evaluation, data_free, evaluate},
+    network::Network,
+};
+
+use super::networks::read_network;
+
+#[derive(Subcommand)]
+pub enum DataCommand {
+    /// Download and verify a data set
+    #[command(after_help = "Example:\n  distill data fetch cifar10")]
+    Fetch(FetchArgs),
+}
+
+#[derive(Args)]
+pub struct FetchArgs {
+    /// The data set: cifar10
+    name: String,
+    /// Folder to put it in [default: the user's cache folder]
+    #[arg(long, value_name = "D")]
+    dir: Option<PathBuf>,
+    /// Archive to take it from instead: a URL or a path
+    #[arg(long, value_name = "SOURCE")]
+    from: Option<String>,
+}
+
+pub fn fetch_data(json: bool, FetchArgs { name, dir, from }: &FetchArgs) -> Result<()> {
+    if name != "cifar10" {
+        bail!("unknown data set {name} (known: cifar10)");
+    }
+    let dir = dir.clone().map_or_else(cifar10_folder, Ok)?;
+    let fetched = fetch_cifar10(&dir, from.as_deref())?;
+    print(json, &fetched, || match &fetched.source {
+        Some(source) => format!("CIFAR-10 from {source} is in {}", dir.display()),
+        None => format!("CIFAR-10 is already in {}", dir.display()),
+    })
+}
+
+#[derive(Args)]
+pub struct EvaluateArgs {
+    /// .ndp, or .safetensors written by recompose
+    file: PathBuf,
+    /// cifar10 (fetched before), builtin (its first 1,000 test images), or a folder
+    ///
+    /// A folder holds CIFAR-10's binary files; or a sub-folder of .jpg and .png files for each class (in byte order of
+    /// their names, unless every name is one of the network's classes); or files named by class, such as
+    /// 0007_n01518878.jpg. An orientation in their EXIF data is ignored.
+    #[arg(long, value_name = "DATA")]
+    data: String,
+    /// Share of a picture's shorter side that is used; a picture of the network's own size is used whole
+    #[arg(long, value_name = "F", default_value_t = CROP_FRACTION)]
+    crop_fraction: f64,
+    /// How pictures of another size are resampled
+    #[arg(long, value_enum, value_name = "FILTER", default_value_t)]
+    filter: Filter,
+    /// How pixels in 0..1 are normalised: imagenet, cifar10, efficientnet-lite or M,M,M/S,S,S [default: as the network says]
+    #[arg(long, value_name = "N")]
+    normalise: Option<String>,
+    /// Only the first N images
+    #[arg(long, value_name = "N")]
+    limit: Option<NonZeroUsize>,
+    /// Also write the predicted class of each image, one per line
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
+}
+
+pub fn evaluate_file(json: bool, args: &EvaluateArgs) -> Result<()> {
+    let mut network = read_network(&args.file)?;
+    if let Some(text) = &args.normalise {
+        let Normalisation { mean, std } = Normalisation::parse(text)?;
+        network = Network::new(Manifest { mean, std, ..network.manifest }, network.blocks)?;
+    }
+    let preparation = Preparation::new(args.crop_fraction, args.filter)?;
+    let images = images::open(&args.data, &network, preparation)?;
+    let evaluation = evaluate(&network, &*images, args.limit.map_or(usize::MAX, NonZeroUsize::get), &Device::Cpu)?;
+    if let Some(path) = &args.predictions {
+        let mut lines = String::new();
+        evaluation.predictions.iter().try_for_each(|class| writeln!(lines, "{class}"))?;
+        write_file(path, lines.as_bytes())?;
+    }
+    print(json, &evaluation, || {
+        let Evaluation { accuracy, correct, top5, top5_correct, total, parameters, macs, .. } = evaluation;
+        // With ten classes or fewer, top-5 says little.
+        let top5 = if network.logits() > 10 { format!(", top-5 {top5:.2} % ({top5_correct})") } else { String::new() };
+        format!("accuracy {accuracy:.2} % ({correct} of {total}){top5}, {parameters} parameters, {macs} MACs")
+    })
+}
+
+#[derive(Subcommand)]
+pub enum ReportCommand {
+    /// Accuracy of every method without data, at several widths: Markdown, JSON and a plot, updated after each student
+    #[command(
+        name = "data-free",
+        after_help = "Example:\n  distill report data-free teacher.ndp -o docs/results --data cifar10"
+    )]
+    DataFree(DataFreeArgs),
+}
+
+#[derive(Args)]
+pub struct DataFreeArgs {
+    /// Teacher pack, whose batch norms are not folded
+    teacher: PathBuf,
+    /// Folder to write to; a report that is already there is completed
+    #[arg(short, long, value_name = "FOLDER")]
+    output: PathBuf,
+    /// Test images, as `distill evaluate` takes them
+    #[arg(long, value_name = "DATA", default_value = "cifar10")]
+    data: String,
+    /// Folder for intermediate packs
+    #[arg(long, value_name = "FOLDER", default_value = "distill-report")]
+    work: PathBuf,
+    /// Bottleneck multipliers
+    #[arg(long, value_delimiter = ',', default_value = "1,0.9,0.75,0.5", value_name = "LIST")]
+    widths: Vec<f32>,
+    /// Number of seeds, from 0
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    seeds: u64,
+    /// Only the first N test images
+    #[arg(long, value_name = "N")]
+    limit: Option<NonZeroUsize>,
+    /// Add baselines, and how much work goes into them [default: no baselines]
+    #[arg(long, value_enum, value_name = "PRESET")]
+    baselines: Option<Preset>,
+    /// Share of the usual images and steps, for a trial; it does not affect baselines
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    effort: f32,
+}
+
+pub fn report_data_free(json: bool, args: &DataFreeArgs, heap: &CountingAllocator<System>) -> Result<()> {
+    let widths = args.widths.iter().map(|&k| Width::new(k)).collect::<Result<_, _>>()?;
+    ensure!(args.effort > 0.0 && args.effort <= 1.0, "the effort must be above 0 and at most 1");
+    let options = DataFreeOptions {
+        teacher: &args.teacher,
+        folder: &args.output,
+        work: &args.work,
+        widths,
+        seeds: args.seeds,
+        data: &args.data,
+        limit: args.limit.map_or(usize::MAX, NonZeroUsize::get),
+        baselines: args.baselines,
+        effort: args.effort,
+    };
+    let teacher = Network::read_pack(&args.teacher)?;
+    let test = images::open(&args.data, &teacher, Preparation::default())?;
+    let report = data_free(&options, &*test, heap)?;
+    let text = report.markdown()?;
+    print(json, &report, || text)
+}

@@ -1,0 +1,172 @@
+//! The commands that read and write networks: `import`, `inspect` and `recompose`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use distill_core::{Encoding, Shape};
+use distill_device::{WorkOptions, check_distinct, open_pack, print, write_file};
+use distill_host::{
+    export::{self, recompose},
+    import::{ImportOptions, Normalisation, Split, import, safetensors},
+    network::{Network, ending},
+    show::{Format, Inspection, PlanTable, draw, inspect, read_blocks},
+};
+use serde::Serialize;
+use serde_json::json;
+
+#[derive(Args)]
+pub struct ImportArgs {
+    /// .onnx, .th, .pth, .pt or .safetensors
+    file: PathBuf,
+    /// Architecture that the tensors must have, such as resnet20 [default: recognised by their names]
+    #[arg(long, value_name = "A")]
+    arch: Option<String>,
+    /// How pixels in 0..1 are normalised: imagenet, cifar10, efficientnet-lite or M,M,M/S,S,S [default: as the file or its
+    /// architecture says, else imagenet]
+    #[arg(long, value_name = "N")]
+    normalise: Option<String>,
+    /// Shape of an image, such as 3x224x224 [default: as the file says, or usual for its architecture]
+    #[arg(long, value_name = "CxHxW")]
+    input: Option<String>,
+    /// Size of a neighbourhood: unit, layer or a number of layers
+    #[arg(long, value_name = "S", default_value_t = Split::Unit)]
+    split: Split,
+    /// Store the weights in half precision
+    #[arg(long)]
+    half: bool,
+    /// Teacher pack to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+pub fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
+    check_distinct(&args.output, [args.file.as_path()])?;
+    let options = ImportOptions {
+        normalisation: args.normalise.as_deref().map(Normalisation::parse).transpose()?,
+        architecture: args.arch.clone(),
+        input: args.input.as_deref().map(image_shape).transpose()?,
+        split: args.split,
+    };
+    let network = import(&args.file, &options)?;
+    network.write_pack(&args.output, if args.half { Encoding::F16 } else { Encoding::F32 })?;
+    let inspection = inspect(&network.manifest, &network.blocks);
+    print(json, &inspection, || {
+        format!(
+            "{}: {} blocks to distil, {} parameters, {} MACs, mean {:?}, deviation {:?}\nwritten: {}",
+            inspection.architecture,
+            network.neighbourhoods().count(),
+            inspection.parameters,
+            inspection.macs,
+            network.manifest.mean,
+            network.manifest.std,
+            args.output.display()
+        )
+    })
+}
+
+/// `3x224x224`.
+fn image_shape(text: &str) -> Result<Shape> {
+    let extents: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
+    match extents.as_deref() {
+        Ok(&[channels, height, width]) => Ok(Shape::new(channels, height, width)),
+        _ => bail!("{text} is not the shape of an image, such as 3x224x224"),
+    }
+}
+
+#[derive(Args)]
+#[command(mut_group("WorkOptions", |options| options.requires("budget")))]
+pub struct InspectArgs {
+    /// .ndp, .onnx, or .safetensors written by recompose
+    file: PathBuf,
+    /// Also draw the blocks: .svg, or .dot for Graphviz
+    #[arg(long, value_name = "PICTURE", conflicts_with = "budget")]
+    draw: Option<PathBuf>,
+    /// With a budget: how a run with these options would stay inside it
+    #[command(flatten)]
+    work: WorkOptions,
+}
+
+/// The object `inspect --json` prints.
+#[derive(Serialize)]
+struct DrawnInspection<'a> {
+    #[serde(flatten)]
+    inspection: &'a Inspection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    picture: Option<&'a Path>,
+}
+
+pub fn inspect_file(json: bool, InspectArgs { file, draw: picture, work }: &InspectArgs) -> Result<()> {
+    let is_pack = ending(file) == "ndp";
+    if work.budget.is_some() {
+        ensure!(is_pack, "cannot plan a run over {}: a run takes a teacher pack (.ndp)", file.display());
+        let plan = PlanTable::new(file, &work.settings()?)?;
+        return print(json, &plan, || plan.table());
+    }
+    let picture = picture.as_deref();
+    let format = picture.map(Format::of).transpose()?;
+    picture.map_or(Ok(()), |picture| check_distinct(picture, [file.as_path()]))?;
+    let (inspection, blocks) = if is_pack {
+        let (manifest, blocks) = read_blocks(file)?;
+        (inspect(&manifest, &blocks).with_calibrated(open_pack(file)?.calibrated().copied()), blocks)
+    } else {
+        let Network { manifest, blocks } = read_network(file)?;
+        (inspect(&manifest, &blocks), blocks)
+    };
+    if let (Some(path), Some(format)) = (picture, format) {
+        write_file(path, draw(&inspection, &blocks, format)?.as_bytes())?;
+    }
+    let summary = DrawnInspection { inspection: &inspection, picture };
+    print(json, &summary, || match picture {
+        Some(path) => format!("{}\ndrawn: {}", inspection.table(), path.display()),
+        None => inspection.table(),
+    })
+}
+
+#[derive(Args)]
+pub struct RecomposeArgs {
+    /// Teacher pack
+    teacher: PathBuf,
+    /// Student packs of that teacher; a later one takes precedence
+    #[arg(required = true)]
+    students: Vec<PathBuf>,
+    /// File to write: .ndp, .safetensors or .onnx
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+pub fn recompose_files(json: bool, RecomposeArgs { teacher, students, output }: &RecomposeArgs) -> Result<()> {
+    check_output(output, students.iter().chain([teacher]))?;
+    let network = recompose(teacher, students)?;
+    let difference = export::export(&network, output)?;
+    let (parameters, macs) = (network.parameters(), network.macs());
+    let summary = json!({"file": output, "parameters": parameters, "macs": macs, "largest_difference": difference});
+    print(json, &summary, || {
+        let check = match ending(output) {
+            "ndp" => String::new(),
+            _ => format!("\nread back, its logits differ by at most {difference:.1e} of the largest"),
+        };
+        format!("{parameters} parameters, {macs} MACs: {}{check}", output.display())
+    })
+}
+
+/// Checks before any work that a network can be written to `output` without replacing what it is made from.
+pub fn check_output<'a>(output: &Path, inputs: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
+    check_distinct(output, inputs.map(PathBuf::as_path))?;
+    export::check_ending(output)
+}
+
+/// Reads a network that needs no options.
+pub fn read_network(path: &Path) -> Result<Network> {
+    match ending(path) {
+        "safetensors" => safetensors::read(path)?.with_context(|| {
+            format!("{} does not describe its blocks: turn it into a pack with `distill import`", path.display())
+        }),
+        "ndp" => Network::read_pack(path),
+        "onnx" => import(path, &ImportOptions::default()),
+        other => bail!(
+            "cannot read {}: unknown ending {other:?} (known: ndp, onnx, and safetensors written by recompose)",
+            path.display()
+        ),
+    }
+}

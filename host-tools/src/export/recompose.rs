@@ -1,0 +1,42 @@
+//! A teacher with students in the place of its blocks.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use distill_core::Contents;
+use distill_device::open_pack;
+
+use crate::network::Network;
+
+/// The teacher with each block replaced by its student, if there is one; a later pack takes precedence over an earlier one.
+///
+/// # Errors
+/// A pack without students of this teacher, or a student that does not fit its place.
+pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
+    let mut network = Network::read_pack(teacher)?;
+    let fingerprint = open_pack(teacher)?.fingerprint();
+    for path in students {
+        let cannot = || format!("cannot recompose {}", path.display());
+        let mut pack = open_pack(path)?;
+        match pack.manifest().contents {
+            Contents::Neighbourhoods { teacher } if teacher == fingerprint => {}
+            Contents::Neighbourhoods { .. } => bail!("{}: it was distilled from another teacher pack", cannot()),
+            Contents::Network => bail!("{}: it holds a whole network, not students", cannot()),
+        }
+        for index in 0..pack.blocks() {
+            let position = pack.position(index);
+            let block = pack.block(index).with_context(cannot)?;
+            let Some(place) = network.blocks.get_mut(position) else {
+                bail!("{}: the teacher has no block at position {position}", path.display());
+            };
+            ensure!(
+                block.input() == place.input() && block.output() == place.output(),
+                "{}: block {} does not fit its place",
+                path.display(),
+                block.name()
+            );
+            *place = block;
+        }
+    }
+    Ok(network)
+}

@@ -1,0 +1,152 @@
+//! CIFAR-10 in its authors' binary files: records of a label and three planes of 32×32 pixels (Krizhevsky 2009).
+
+use std::{
+    borrow::Cow,
+    fs,
+    io::Cursor,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use distill_core::Shape;
+use png::{BitDepth, ColorType, Decoder, Info};
+
+use super::LabelledImages;
+
+/// Names of the classes, in the order of the labels.
+pub const CLASSES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// The training files, then the test file.
+pub const FILES: [&str; 6] = [
+    "data_batch_1.bin",
+    "data_batch_2.bin",
+    "data_batch_3.bin",
+    "data_batch_4.bin",
+    "data_batch_5.bin",
+    "test_batch.bin",
+];
+const TEST_FILE: &str = FILES[5];
+
+/// Images in each file.
+pub const IMAGES_PER_FILE: usize = 10_000;
+const SHAPE: Shape = Shape { channels: 3, height: 32, width: 32 };
+const PIXELS: usize = 3 * 32 * 32;
+const RECORD: usize = 1 + PIXELS;
+/// Length of each file in bytes.
+pub const FILE_BYTES: usize = IMAGES_PER_FILE * RECORD;
+
+/// The first 1,000 test images as a sheet of 40 × 25, with the labels in a text chunk; see `assets/README.md`.
+const BUILTIN_SHEET: &[u8] = include_bytes!("../../assets/cifar10-test-1000.png");
+const SHEET_COLUMNS: usize = 40;
+const SHEET_ROWS: usize = 25;
+
+/// Images and the class of each, in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestImages {
+    /// All images one after another, each `[C, H, W]`, 0 to 255.
+    pub pixels: Vec<u8>,
+    /// Index of each image's class.
+    pub labels: Vec<u16>,
+}
+
+impl LabelledImages for TestImages {
+    fn shape(&self) -> Shape {
+        SHAPE
+    }
+
+    fn labels(&self) -> &[u16] {
+        &self.labels
+    }
+
+    fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        Ok(Cow::Borrowed(&self.pixels[range.start * PIXELS..range.end * PIXELS]))
+    }
+}
+
+/// The file of test images in `folder`, or in its sub-folder `cifar-10-batches-bin`, the name in the authors' archive.
+pub fn test_file(folder: &Path) -> Option<PathBuf> {
+    ["cifar-10-batches-bin", ""].map(|inner| folder.join(inner).join(TEST_FILE)).into_iter().find(|path| path.exists())
+}
+
+/// The 10,000 test images in that file.
+///
+/// # Errors
+/// The file is missing, has another length, or holds a label that is not a class.
+pub fn read_test(folder: &Path) -> Result<TestImages> {
+    let path = test_file(folder).unwrap_or_else(|| folder.join(TEST_FILE));
+    let file = fs::File::open(&path).with_context(|| {
+        format!(
+            "cannot open {}: get CIFAR-10 with `distill data fetch cifar10`, or name a folder that has it",
+            path.display()
+        )
+    })?;
+    let length = file.metadata()?.len();
+    ensure!(
+        length == FILE_BYTES as u64,
+        "{} is not CIFAR-10's test file: {length} bytes, expected {FILE_BYTES}",
+        path.display()
+    );
+    images(&fs::read(&path)?).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The first 1,000 test images, built in.
+pub fn builtin_test_images() -> Result<TestImages> {
+    let (columns, rows) = (32 * SHEET_COLUMNS, 32 * SHEET_ROWS);
+    let (rgb, info) = decode_rgb(BUILTIN_SHEET, columns, rows).context("the built-in images")?;
+    let text = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == "labels");
+    let labels = text.context("the built-in images have no labels")?.text.bytes().map(|digit| digit.wrapping_sub(b'0'));
+    let mut records = Vec::with_capacity(SHEET_COLUMNS * SHEET_ROWS * RECORD);
+    for (image, label) in labels.take(SHEET_COLUMNS * SHEET_ROWS).enumerate() {
+        let (top, left) = (32 * (image / SHEET_COLUMNS), 32 * (image % SHEET_COLUMNS));
+        push_record(&mut records, label, &rgb, |y, x| (top + y) * columns + left + x);
+    }
+    images(&records)
+}
+
+/// The content of one binary file, from a PNG whose row `i` is image `i` (1,024 RGB pixels, row by row).
+pub fn records_from_png_rows(png: &[u8], labels: &[u8]) -> Result<Vec<u8>> {
+    ensure!(labels.len() == IMAGES_PER_FILE, "{} labels for {IMAGES_PER_FILE} images", labels.len());
+    let (rgb, _) = decode_rgb(png, 32 * 32, IMAGES_PER_FILE)?;
+    let mut records = Vec::with_capacity(FILE_BYTES);
+    for (image, &label) in labels.iter().enumerate() {
+        push_record(&mut records, label, &rgb, |y, x| 32 * (32 * image + y) + x);
+    }
+    Ok(records)
+}
+
+fn images(records: &[u8]) -> Result<TestImages> {
+    let mut pixels = Vec::with_capacity(records.len());
+    let mut labels = Vec::with_capacity(records.len() / RECORD);
+    for record in records.chunks_exact(RECORD) {
+        let label = u16::from(record[0]);
+        if usize::from(label) >= CLASSES.len() {
+            bail!("image {} has label {label}, there are {} classes", labels.len(), CLASSES.len());
+        }
+        labels.push(label);
+        pixels.extend_from_slice(&record[1..]);
+    }
+    Ok(TestImages { pixels, labels })
+}
+
+/// Appends one image; `pixel(y, x)` is the index of its pixel in `rgb`.
+fn push_record(records: &mut Vec<u8>, label: u8, rgb: &[u8], pixel: impl Fn(usize, usize) -> usize) {
+    records.push(label);
+    for channel in 0..3 {
+        for y in 0..32 {
+            records.extend((0..32).map(|x| rgb[3 * pixel(y, x) + channel]));
+        }
+    }
+}
+
+/// The interleaved 8-bit RGB pixels of a PNG that must have this size, and its header.
+fn decode_rgb(png: &[u8], width: usize, height: usize) -> Result<(Vec<u8>, Info<'static>)> {
+    let mut reader = Decoder::new(Cursor::new(png)).read_info()?;
+    let found = (reader.info().width as usize, reader.info().height as usize, reader.output_color_type());
+    let expected = (width, height, (ColorType::Rgb, BitDepth::Eight));
+    ensure!(found == expected, "the PNG is {found:?}, expected {expected:?}");
+    let mut rgb = vec![0; 3 * width * height];
+    reader.next_frame(&mut rgb)?;
+    Ok((rgb, reader.info().clone()))
+}

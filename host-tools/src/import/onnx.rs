@@ -1,0 +1,14 @@
+//! Networks from `.onnx` files: operators that exporters write become ours, shape arithmetic is computed while reading.
+
+mod attributes;
+mod constants;
+mod evaluate;
+mod names;
+mod read;
+
+pub use self::read::read;
+
+/// Keys of the model's metadata.
+pub(crate) const MEAN: &str = "mean";
+pub(crate) const STD: &str = "std";
+pub(crate) const CLASSES: &str = "classes";

@@ -1,0 +1,11 @@
+//! Training of whole students without data: the noise, fine-tuning on it, and the baselines.
+
+mod baseline;
+mod calibrate;
+mod finetune;
+
+pub use self::{
+    baseline::{Baseline, BaselineOptions, Preset, baseline, untaught},
+    calibrate::{CALIBRATED_IMAGES, CALIBRATION_STEPS, Outcome, calibrate, default_batch},
+    finetune::{NoiseSource, finetune_on_noise, read_student},
+};

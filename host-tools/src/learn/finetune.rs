@@ -1,0 +1,106 @@
+//! Fine-tuning of a whole student on noise, with its teacher as the target.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Error, Result, ensure};
+use clap::ValueEnum;
+use distill_core::{Block, BlockError, Contents, Lessons, MAX_INPUTS, MEASURED_INPUTS, NoiseImages, Tuning, finetune};
+use distill_device::{Progress, open_pack};
+
+use crate::{export::recompose, network::Network};
+
+/// Steps between two log messages.
+const LOG_INTERVAL: u64 = 100;
+
+/// Where the images of a fine-tune come from: never from a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NoiseSource {
+    /// N(0,1) in every pixel, new for every step (the paper)
+    Standard,
+    /// The noise images that `distill calibrate` put into the teacher pack
+    Calibrated,
+}
+
+/// The student to fine-tune: the network in a recomposed pack, or the teacher with the students of other packs.
+pub fn read_student(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
+    match students {
+        [whole] if open_pack(whole)?.manifest().contents == Contents::Network => Network::read_pack(whole),
+        _ => recompose(teacher, students),
+    }
+}
+
+/// `student` fine-tuned on noise, and the mean cross-entropy of the last step; `None` if there was nothing to train.
+///
+/// # Errors
+/// A number out of range, a teacher that does not classify or has no noise images, a student of other shapes, or training
+/// that diverges.
+pub fn finetune_on_noise(
+    teacher: &Path,
+    student: &Network,
+    source: NoiseSource,
+    tuning: &Tuning,
+) -> Result<(Network, Option<f32>)> {
+    check(tuning)?;
+    let network = Network::read_pack(teacher)?;
+    network.check_classifies()?;
+    check_shapes(&network, student, tuning)?;
+    let images = match source {
+        NoiseSource::Standard => None,
+        NoiseSource::Calibrated => Some(noise_images(teacher)?),
+    };
+    let pixels = network.manifest.pixels();
+    let lessons = images.as_ref().map_or(Lessons::White, |images| Lessons::Images {
+        images,
+        pixels: &pixels,
+        seen: images.len() - MEASURED_INPUTS,
+    });
+    let mut progress = Progress::new("fine-tuning", Some(tuning.training.steps as u64), "{pos}/{len} steps")?;
+    let (mut step, mut last) = (0, None);
+    let blocks = finetune(&network.blocks, &student.blocks, lessons, tuning, |loss| {
+        if step % LOG_INTERVAL == 0 {
+            log::info!("step {step}: cross-entropy {loss:.6}");
+        }
+        (step, last) = (step + 1, Some(loss));
+        progress.set(step);
+    });
+    let blocks = blocks.map_err(|error| match error {
+        BlockError::WeightValue { .. } => {
+            Error::new(error).context("the student's weights are no longer finite: try a lower --rate")
+        }
+        _ => error.into(),
+    })?;
+    Ok((Network::new(student.manifest.clone(), blocks)?, last))
+}
+
+fn check(tuning: &Tuning) -> Result<()> {
+    let Tuning { training, temperature, features, .. } = tuning;
+    ensure!((1..=MAX_INPUTS).contains(&training.batch), "the batch must be from 1 to {MAX_INPUTS}");
+    ensure!(training.rate.is_finite() && training.rate > 0.0, "the learning rate must be a number above 0");
+    ensure!(temperature.is_finite() && *temperature > 0.0, "the temperature must be a number above 0");
+    ensure!(features.is_finite() && *features >= 0.0, "the weight of the features must be a number of at least 0");
+    Ok(())
+}
+
+fn check_shapes(teacher: &Network, student: &Network, tuning: &Tuning) -> Result<()> {
+    let shapes = |network: &Network| (network.input(), network.logits());
+    ensure!(shapes(student) == shapes(teacher), "the student's input or output shape is not the teacher's");
+    let outputs = |network: &Network| network.blocks.iter().map(Block::output).collect::<Vec<_>>();
+    ensure!(
+        tuning.features == 0.0 || outputs(student) == outputs(teacher),
+        "the student's blocks are not the teacher's, so their outputs cannot be compared: use --features 0"
+    );
+    Ok(())
+}
+
+/// The calibrated images in a teacher's pack: more than are kept for measuring.
+fn noise_images(teacher: &Path) -> Result<NoiseImages> {
+    let missing = || format!("{} holds no calibrated noise: make it with `distill calibrate`", teacher.display());
+    let images = open_pack(teacher)?.noise_images()?.with_context(missing)?;
+    ensure!(
+        images.len() > MEASURED_INPUTS,
+        "{} holds only {} noise images, and {MEASURED_INPUTS} are kept for measuring: make more with `distill calibrate`",
+        teacher.display(),
+        images.len()
+    );
+    Ok(images)
+}

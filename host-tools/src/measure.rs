@@ -1,0 +1,11 @@
+//! How good a student is: its accuracy on labelled images, its error block by block, and reports of both.
+
+mod evaluate;
+mod interface;
+mod report;
+
+pub use self::{
+    evaluate::{Evaluation, batch, evaluate},
+    interface::interface_error,
+    report::{DataFree, DataFreeOptions, data_free},
+};

@@ -1,0 +1,315 @@
+//! Fills the paper's data-free table (Shao et al. 2020, table 3b) with our methods and the baselines.
+
+use std::{
+    alloc::System,
+    fmt::Write as _,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use distill_core::{Calibration, CountingAllocator, Device, NOISE_BATCH, Noise, Settings, Tuning, Width};
+use distill_device::{Job, open_pack, run_job};
+use serde_json::{Value, json};
+
+use super::table::{Calibrated, Cell, DataFree, Method};
+use crate::{
+    export::recompose,
+    images::LabelledImages,
+    learn::{
+        BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate, default_batch,
+        finetune_on_noise,
+    },
+    measure::{evaluate, interface_error},
+    network::Network,
+};
+
+/// What a report should hold, and where.
+#[derive(Clone, Debug)]
+pub struct DataFreeOptions<'a> {
+    /// Teacher pack.
+    pub teacher: &'a Path,
+    /// Folder for `data-free.md`, `.json` and `.svg`.
+    pub folder: &'a Path,
+    /// Folder for intermediate packs.
+    pub work: &'a Path,
+    /// Bottleneck multipliers.
+    pub widths: Vec<Width>,
+    /// Number of seeds, from 0.
+    pub seeds: u64,
+    /// Name of the test images.
+    pub data: &'a str,
+    /// Most of them to use.
+    pub limit: usize,
+    /// Which baselines, if any.
+    pub baselines: Option<Preset>,
+    /// Share of the usual work, for a trial.
+    pub effort: f32,
+}
+
+/// Gradient steps per block on calibrated noise.
+const DISTILL_STEPS: usize = 600;
+
+/// Fills the table, and writes it to the folder after each student.
+///
+/// # Errors
+/// A teacher without batch norms, a file, or a report in the folder of another teacher, data set or settings.
+pub fn data_free(
+    options: &DataFreeOptions<'_>,
+    test: &dyn LabelledImages,
+    heap: &CountingAllocator<System>,
+) -> Result<DataFree> {
+    let folder = options.folder;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let teacher = Network::read_pack(options.teacher)?;
+    let recipes = Recipes { effort: options.effort, batch: default_batch(options.teacher)? };
+    let mut report = read_or_start(options, &teacher, test, recipes.described()?)?;
+    report.baselines = report.baselines.or(options.baselines);
+    report.command = command(options, &report)?;
+    // Packs of another teacher or of other settings must not be reused.
+    let key = crc32fast::hash(format!("{} {}", report.teacher, report.recipes).as_bytes());
+    let work = options.work.join(format!("{key:08x}"));
+    for seed in 0..options.seeds {
+        let missing = missing(options, &report, seed);
+        if missing.is_empty() {
+            continue;
+        }
+        let maker = Maker { options, recipes: &recipes, seed, heap, work: &work };
+        let noise = maker.calibrate()?;
+        if !report.noise.iter().any(|noise| noise.seed == seed) {
+            report.noise.push(noise);
+            report.write(folder)?;
+        }
+        for (width, method) in missing {
+            eprintln!("seed {seed}, k {}: {}", width.k(), method.title());
+            let (student, seconds) = maker.make(method, width)?;
+            let evaluation = evaluate(&student, test, options.limit, &Device::Cpu)?;
+            let interface_error = match method.baseline() {
+                Some(_) => None,
+                None => Some(maker.interface_error(&teacher, &student)?),
+            };
+            let (accuracy, parameters, width) = (evaluation.accuracy, evaluation.parameters, width.k());
+            report.cells.push(Cell { method, width, seed, accuracy, interface_error, parameters, seconds });
+            report.write(folder)?;
+        }
+    }
+    report.write(folder)?;
+    Ok(report)
+}
+
+/// The report in the folder, which must be of the same kind, or an empty one.
+fn read_or_start(
+    options: &DataFreeOptions<'_>,
+    teacher: &Network,
+    test: &dyn LabelledImages,
+    recipes: Value,
+) -> Result<DataFree> {
+    let path = options.folder.join("data-free.json");
+    let fingerprint = open_pack(options.teacher)?.fingerprint();
+    let labels: Vec<u8> = test.labels().iter().flat_map(|label| label.to_le_bytes()).collect();
+    let labels = crc32fast::hash(&labels);
+    let cannot_read = || format!("cannot read {}", path.display());
+    let report: DataFree = match fs::read(&path) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).with_context(|| format!("{}: name another folder", cannot_read()))?
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let evaluation = evaluate(teacher, test, options.limit, &Device::Cpu)?;
+            return Ok(DataFree {
+                command: String::new(),
+                source: teacher.manifest.source.clone(),
+                teacher: fingerprint,
+                teacher_accuracy: evaluation.accuracy,
+                teacher_parameters: evaluation.parameters,
+                images: evaluation.total,
+                labels,
+                effort: options.effort,
+                recipes,
+                baselines: None,
+                noise: Vec::new(),
+                cells: Vec::new(),
+            });
+        }
+        Err(error) => return Err(error).with_context(cannot_read),
+    };
+    let same_baselines = match (report.baselines, options.baselines) {
+        (Some(theirs), Some(ours)) => theirs == ours,
+        _ => true,
+    };
+    ensure!(
+        report.teacher == fingerprint
+            && report.labels == labels
+            && report.effort == options.effort
+            && report.images == options.limit.min(test.labels().len())
+            && same_baselines,
+        "{} is of another teacher, effort, data set, number of images or kind of baselines: name another folder",
+        path.display()
+    );
+    ensure!(
+        report.recipes == recipes,
+        "{} was made with other settings, or by another version: name another folder",
+        path.display()
+    );
+    Ok(report)
+}
+
+/// The students of a seed that the report does not have yet.
+fn missing(options: &DataFreeOptions<'_>, report: &DataFree, seed: u64) -> Vec<(Width, Method)> {
+    let is_wanted = |method: &Method| options.baselines.is_some() || method.baseline().is_none();
+    let is_missing = |&(width, method): &(Width, Method)| {
+        !report.cells.iter().any(|cell| cell.method == method && cell.width == width.k() && cell.seed == seed)
+    };
+    let methods = || Method::ALL.into_iter().filter(is_wanted);
+    let students = options.widths.iter().flat_map(|&width| methods().map(move |method| (width, method)));
+    students.filter(is_missing).collect()
+}
+
+/// The command that makes the whole report. It names files without their folders, which are those of one machine.
+fn command(options: &DataFreeOptions<'_>, report: &DataFree) -> Result<String> {
+    let teacher = options.teacher.file_name().unwrap_or_default().to_string_lossy();
+    let mut widths: Vec<f32> = options.widths.iter().map(|width| width.k()).chain(report.widths()).collect();
+    widths.sort_by(|a, b| b.total_cmp(a));
+    widths.dedup();
+    let widths: Vec<String> = widths.iter().map(f32::to_string).collect();
+    let seeds = report.cells.iter().map(|cell| cell.seed + 1).fold(options.seeds, u64::max);
+    let mut command = format!(
+        "distill report data-free {teacher} -o {} --data {} --widths {} --seeds {seeds}",
+        options.folder.display(),
+        options.data,
+        widths.join(",")
+    );
+    if let Some(preset) = report.baselines.and_then(|preset| preset.to_possible_value()) {
+        write!(command, " --baselines {}", preset.get_name())?;
+    }
+    if options.effort != 1.0 {
+        write!(command, " --effort {}", options.effort)?;
+    }
+    if options.limit != usize::MAX {
+        write!(command, " --limit {}", options.limit)?;
+    }
+    Ok(command)
+}
+
+/// The settings of each method, at a share of the usual work.
+struct Recipes {
+    effort: f32,
+    /// Images in a batch of the calibration.
+    batch: usize,
+}
+
+impl Recipes {
+    /// A share of the usual number of steps or images, at least one.
+    fn share(&self, usual: usize) -> usize {
+        ((usual as f32 * self.effort) as usize).max(1)
+    }
+
+    fn calibration(&self, seed: u64) -> Calibration {
+        Calibration { batch: self.batch, ..Calibration::new(self.share(CALIBRATION_STEPS), seed) }
+    }
+
+    fn images(&self) -> usize {
+        self.share(CALIBRATED_IMAGES).max(256)
+    }
+
+    fn settings(&self, method: Method, width: Width, seed: u64) -> Settings {
+        let mut settings = match method {
+            Method::Solved => Settings::calibrated(width, 0),
+            Method::Distilled => Settings::calibrated(width, self.share(DISTILL_STEPS)),
+            _ => Settings::new(width, self.share(150)),
+        };
+        if method == Method::Standard {
+            settings.noise = Noise::Standard;
+            settings.recipe.solve_inputs = 0;
+            settings.recipe.training.rate = 3e-3;
+        }
+        settings.images = self.share(settings.images).max(NOISE_BATCH);
+        settings.recipe.solve_inputs = settings.recipe.solve_inputs.min(settings.images);
+        Settings { seed, ..settings }
+    }
+
+    fn tuning(&self, seed: u64) -> Tuning {
+        Tuning { seed, ..Tuning::new(self.share(Tuning::STEPS)) }
+    }
+
+    /// All settings: a report can only be continued with the same ones.
+    fn described(&self) -> Result<Value> {
+        let whole = Width::new(1.0)?;
+        let of = |method| self.settings(method, whole, 0);
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "images": self.images(),
+            "calibration": self.calibration(0),
+            "standard": of(Method::Standard),
+            "propagated": of(Method::Propagated),
+            "solved": of(Method::Solved),
+            "distilled": of(Method::Distilled),
+            "fine-tuned": self.tuning(0),
+        }))
+    }
+}
+
+/// Makes the students of one seed.
+struct Maker<'a> {
+    options: &'a DataFreeOptions<'a>,
+    recipes: &'a Recipes,
+    seed: u64,
+    heap: &'a CountingAllocator<System>,
+    /// Folder for intermediate packs.
+    work: &'a Path,
+}
+
+impl Maker<'_> {
+    /// The teacher pack with the noise images of the seed.
+    fn calibrated(&self) -> PathBuf {
+        self.work.join(format!("teacher-{}.ndp", self.seed))
+    }
+
+    fn calibrate(&self) -> Result<Calibrated> {
+        fs::create_dir_all(self.work).with_context(|| format!("cannot make the folder {}", self.work.display()))?;
+        let (calibration, images) = (self.recipes.calibration(self.seed), self.recipes.images());
+        let outcome = calibrate(self.options.teacher, &self.calibrated(), &calibration, images)?;
+        let seconds = (outcome.found == 0).then_some(outcome.seconds);
+        Ok(Calibrated { seed: self.seed, images: outcome.images, mismatch: outcome.mismatch, seconds })
+    }
+
+    /// A student, and the seconds that it took from its teacher pack, or from the student that is fine-tuned.
+    fn make(&self, method: Method, width: Width) -> Result<(Network, f64)> {
+        let (calibrated, seed) = (self.calibrated(), self.seed);
+        let distilled = self.pack(Method::Distilled, width);
+        if method == Method::FineTuned && open_pack(&distilled).is_err() {
+            self.make(Method::Distilled, width)?;
+        }
+        let start = Instant::now();
+        let student = match (method, method.baseline()) {
+            (_, Some(method)) => {
+                let preset = self.options.baselines.unwrap_or(Preset::Short);
+                baseline(self.options.teacher, BaselineOptions { method, preset, width, seed })?
+            }
+            (Method::FineTuned, _) => {
+                let (student, tuning) = (recompose(&calibrated, &[distilled])?, self.recipes.tuning(seed));
+                finetune_on_noise(&calibrated, &student, NoiseSource::Calibrated, &tuning)?.0
+            }
+            _ => {
+                let student = self.pack(method, width);
+                let job = Job { teacher: &calibrated, student: &student, resume: false };
+                run_job(job, &self.recipes.settings(method, width, seed), &Device::Cpu, self.heap)?;
+                recompose(&calibrated, &[student])?
+            }
+        };
+        Ok((student, start.elapsed().as_secs_f64()))
+    }
+
+    /// The student pack of a method.
+    fn pack(&self, method: Method, width: Width) -> PathBuf {
+        self.work.join(format!("{method:?}-{}-{}.ndp", width.k(), self.seed))
+    }
+
+    fn interface_error(&self, teacher: &Network, student: &Network) -> Result<f64> {
+        let noise =
+            open_pack(&self.calibrated())?.noise_images()?.context("the teacher pack has lost its noise images")?;
+        interface_error(teacher, student, &noise)
+    }
+}

@@ -1,0 +1,13 @@
+//! What a file of blocks holds, and the memory that a run over it needs, as tables and pictures.
+
+mod drawing;
+mod inspect;
+mod plan_table;
+mod table;
+
+pub use self::{
+    drawing::{Format, draw},
+    inspect::{Inspection, inspect, read_blocks},
+    plan_table::PlanTable,
+    table::table,
+};

@@ -1,0 +1,127 @@
+//! What a file of blocks holds: shapes, parameters, operations, noise sources.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use distill_core::{Block, Calibrated, Contents, Manifest, Role, Shape, inner_channels};
+use distill_device::open_pack;
+use serde::Serialize;
+
+use super::table;
+
+/// The object `inspect --json` prints.
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    /// The network's name.
+    pub architecture: String,
+    /// File that it was imported from.
+    pub source: String,
+    /// Trained scalars.
+    pub parameters: usize,
+    /// Multiply-accumulates for one image.
+    pub macs: u64,
+    /// Noise sources that the network can be distilled with; empty for a pack of students.
+    pub noise: Vec<&'static str>,
+    /// The noise images in its pack.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibrated: Option<Calibrated>,
+    /// Its blocks, in order.
+    pub blocks: Vec<BlockLine>,
+}
+
+/// One block.
+#[derive(Debug, Serialize)]
+pub struct BlockLine {
+    /// Number among the network's neighbourhoods, as `--blocks` takes it; `None` for stem, head and students.
+    pub index: Option<usize>,
+    /// Its name.
+    pub name: String,
+    /// Stem, neighbourhood or head.
+    pub role: Role,
+    /// Shape of its input.
+    pub input: Shape,
+    /// Shape of its output.
+    pub output: Shape,
+    /// Parts of it that are distilled one by one; 0 if it is distilled as a whole.
+    pub parts: usize,
+    /// Channels of each inner convolution, which a smaller width reduces.
+    pub inner: Vec<usize>,
+    /// Trained scalars.
+    pub parameters: usize,
+    /// Multiply-accumulates for one image.
+    pub macs: u64,
+}
+
+/// Reads a pack of a network or of students.
+pub fn read_blocks(path: &Path) -> Result<(Manifest, Vec<Block>)> {
+    let mut pack = open_pack(path)?;
+    let blocks: Result<Vec<Block>, _> = (0..pack.blocks()).map(|index| pack.block(index)).collect();
+    Ok((pack.manifest().clone(), blocks.with_context(|| format!("cannot read {}", path.display()))?))
+}
+
+/// Describes blocks.
+pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
+    let whole = manifest.contents == Contents::Network;
+    let mut number = 0..;
+    let line = |block: &Block| BlockLine {
+        index: (whole && block.role() == Role::Neighbourhood).then(|| number.next()).flatten(),
+        name: block.name().to_owned(),
+        role: block.role(),
+        input: block.input(),
+        output: block.output(),
+        parts: block.parts().len(),
+        inner: inner_channels(block),
+        parameters: block.parameters(),
+        macs: block.macs(),
+    };
+    let mut neighbourhoods = blocks.iter().filter(|block| block.role() == Role::Neighbourhood);
+    let noise = match (whole, neighbourhoods.all(Block::has_statistics)) {
+        (true, true) => vec!["standard", "propagated"],
+        (true, false) => vec!["standard"],
+        (false, _) => Vec::new(),
+    };
+    Inspection {
+        architecture: manifest.architecture.clone(),
+        source: manifest.source.clone(),
+        parameters: blocks.iter().map(Block::parameters).sum(),
+        macs: blocks.iter().map(Block::macs).sum(),
+        noise,
+        calibrated: None,
+        blocks: blocks.iter().map(line).collect(),
+    }
+}
+
+impl Inspection {
+    /// Adds the noise images of its pack.
+    pub fn with_calibrated(mut self, calibrated: Option<Calibrated>) -> Self {
+        self.noise.extend(calibrated.map(|_| "calibrated"));
+        Self { calibrated, ..self }
+    }
+
+    /// The table that a person reads.
+    pub fn table(&self) -> String {
+        let titles = ["#", "block", "input", "output", "inner", "parameters", "MACs"];
+        let row = |block: &BlockLine| {
+            let inner: Vec<String> = block.inner.iter().map(usize::to_string).collect();
+            [
+                block.index.map_or_else(String::new, |i| i.to_string()),
+                if block.parts > 0 { format!("{} in {}", block.name, block.parts) } else { block.name.clone() },
+                block.input.to_string(),
+                block.output.to_string(),
+                inner.join(","),
+                block.parameters.to_string(),
+                block.macs.to_string(),
+            ]
+        };
+        let total = ["", "total", "", "", "", &self.parameters.to_string(), &self.macs.to_string()].map(str::to_owned);
+        let table = table(titles, &[0, 5, 6], self.blocks.iter().map(row).chain([total]));
+        let noise = match self.noise.as_slice() {
+            [] => "students for this network: recompose them with their teacher".to_owned(),
+            sources => format!("noise sources: {}", sources.join(", ")),
+        };
+        let images = self.calibrated.map_or_else(String::new, |Calibrated { images, mismatch, .. }| {
+            format!(" ({images} images, mismatch {mismatch:.3})")
+        });
+        format!("{} from {}\n{table}\n{noise}{images}", self.architecture, self.source)
+    }
+}
