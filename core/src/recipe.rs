@@ -186,6 +186,16 @@ pub enum SourceKind {
     Calibrated,
 }
 
+impl fmt::Display for SourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Standard => "standard",
+            Self::Propagated => "propagated",
+            Self::Calibrated => "calibrated",
+        })
+    }
+}
+
 impl SourceKind {
     /// Whether activations of the teacher are kept in a cache.
     pub fn is_cached(self) -> bool {

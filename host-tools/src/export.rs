@@ -7,7 +7,7 @@ mod safetensors;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
-use distill_core::{Chain, Device, Encoding, Images, Purpose, Stream};
+use distill_core::{Batch, Chain, Device, Encoding, Purpose, Stream};
 use distill_device::write_file;
 
 pub use self::recompose::recompose;
@@ -65,9 +65,9 @@ pub fn check_ending(path: &Path) -> Result<()> {
 /// `max |a − b| / max |a|` over the logits of noise images.
 fn difference(network: &Network, again: &Network) -> f32 {
     let images = Stream::new(0, Purpose::Measure, 0).images(COMPARED, network.input());
-    let images = Images::from_values(&images, network.input());
+    let images = Batch::from_values(&images, network.input());
     let [ours, theirs] = [network, again].map(|network| {
-        let mut logits = Images::zeros(network.input(), 0);
+        let mut logits = Batch::new(&Device::Cpu);
         Chain::new(&network.blocks, &Device::Cpu).forward(&images, &mut logits);
         logits.to_values()
     });

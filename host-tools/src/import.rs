@@ -120,6 +120,7 @@ impl Description {
             classes: self.classes,
             source: source.to_owned(),
             source_sha256: Sha256::digest(bytes).into(),
+            made_from: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use distill_core::{CountingAllocator, Device, Encoding, Settings, Width};
+use distill_core::{CountingAllocator, Device, Encoding, Settings, SourceKind, Width};
 use distill_device::{Job, run_job};
 use serde::Serialize;
 
@@ -86,7 +86,7 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
             if steps > 0 { ", gradient steps" } else { "" }
         );
         let pack = folder.join(format!("student-{k}-blocks.ndp"));
-        let job = Job { teacher: &teacher_path, student: &pack, resume: false };
+        let job = Job { teacher: &teacher_path, student: &pack, source: SourceKind::Propagated, resume: false };
         let outcome = run_job(job, &Settings::new(Width::new(k)?, steps), device, heap)?;
         let student = recompose(&teacher_path, std::slice::from_ref(&pack))?;
         let line = Line::new(k, &evaluate(&student, &images, all, device)?);

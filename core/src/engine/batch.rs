@@ -188,7 +188,7 @@ impl Batch {
     }
 
     /// Adds the difference of these outputs from their targets to `sums`.
-    pub(crate) fn add_difference(&self, target: &Self, sums: &mut Difference) {
+    pub fn add_difference(&self, target: &Self, sums: &mut Difference) {
         match (&self.0, &target.0) {
             (On::Cpu(groups), On::Cpu(target)) => groups.add_difference(target, sums),
             #[cfg(feature = "burn")]

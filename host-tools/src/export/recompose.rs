@@ -23,6 +23,7 @@ pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
             Contents::Neighbourhoods { .. } => bail!("{}: it was distilled from another teacher pack", cannot()),
             Contents::Network => bail!("{}: it holds a whole network, not students", cannot()),
         }
+        network.manifest.made_from = network.manifest.made_from.max(pack.manifest().made_from);
         for index in 0..pack.blocks() {
             let position = pack.position(index);
             let block = pack.block(index).with_context(cannot)?;

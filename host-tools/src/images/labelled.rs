@@ -3,7 +3,7 @@
 use std::{borrow::Cow, ops::Range};
 
 use anyhow::{Result, ensure};
-use distill_core::{Images, Shape};
+use distill_core::{Batch, Shape};
 
 use crate::network::Network;
 
@@ -23,7 +23,7 @@ pub trait LabelledImages {
 ///
 /// # Errors
 /// The network takes another shape, or an image cannot be read.
-pub fn normalised(network: &Network, images: &dyn LabelledImages, range: Range<usize>) -> Result<Images> {
+pub fn normalised(network: &Network, images: &dyn LabelledImages, range: Range<usize>) -> Result<Batch> {
     let shape = images.shape();
     ensure!(network.input() == shape, "the network takes images of {}, these are {shape}", network.input());
     let pixels = images.pixels(range)?;
@@ -33,5 +33,5 @@ pub fn normalised(network: &Network, images: &dyn LabelledImages, range: Range<u
         let (mean, std) = (network.manifest.mean[channel], network.manifest.std[channel]);
         values.extend(plane.iter().map(|&pixel| (f32::from(pixel) / 255.0 - mean) / std));
     }
-    Ok(Images::from_values(&values, shape))
+    Ok(Batch::from_values(&values, shape))
 }

@@ -7,7 +7,7 @@
 use std::{collections::HashSet, fmt, ops::Range, str::FromStr};
 
 use anyhow::{Context, Result, bail, ensure};
-use distill_core::{Block, BlockBuilder, MAX_NODES, Op, Parts, Role};
+use distill_core::{Block, BlockBuilder, MAX_NODES, Op, Part, Parts, Role};
 
 use super::graph::{Graph, GraphNode};
 
@@ -218,12 +218,12 @@ fn parts(block: &Block, layers: usize) -> Parts {
             taken += usize::from(is_layer(value));
             let ends = branch.get(place + 1).is_none_or(|&next| is_layer(next));
             let enough = taken == layers || place + 1 == branch.len();
-            if taken > 0 && enough && ends && parts.push([start as u8, value as u8]).is_ok() {
+            if taken > 0 && enough && ends && parts.push(Part { from: start as u8, to: value as u8 }).is_ok() {
                 (start, taken) = (value, 0);
             }
         }
     }
-    parts.sort_unstable_by_key(|part| part[1]);
+    parts.sort_unstable_by_key(|part| part.to);
     parts
 }
 

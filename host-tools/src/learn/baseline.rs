@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use distill_core::{
-    Block, Calibration, Calibrator, Lessons, NoiseImages, Op, Pull, Purpose, Schedule, Start, Stream, Training, Tuning,
-    Update, Width, learn, shrink,
+    Block, Calibration, Calibrator, Engine, Lessons, Manifest, NoiseImages, Op, Pull, Purpose, Schedule, SourceKind,
+    Start, Stream, Training, Tuning, Update, Width, learn, shrink,
 };
 use distill_device::Progress;
 use serde::{Deserialize, Serialize};
@@ -102,11 +102,13 @@ pub fn baseline(path: &Path, options: BaselineOptions) -> Result<Network> {
     let tuning = Tuning { seed, ..preset.tuning(method) };
     let mut progress = Progress::new("training", Some(tuning.training.steps as u64), "{pos}/{len} steps")?;
     let mut step = 0;
-    let blocks = learn(&teacher.blocks, &student, lessons, &tuning, |_| {
+    let blocks = learn(&teacher.blocks, student, lessons, &tuning, &Engine::default(), |_| {
         step += 1;
         progress.set(step);
     });
-    Network::new(teacher.manifest, blocks.context("the student's weights are no longer finite")?)
+    let source = if images.is_some() { SourceKind::Calibrated } else { SourceKind::Propagated };
+    let manifest = Manifest { made_from: Some(source), ..teacher.manifest };
+    Network::new(manifest, blocks.context("try the other preset")?)
 }
 
 /// A randomly initialised student: the teacher's blocks at `width`, kernels as in He et al. 2015, batch norms at their start.

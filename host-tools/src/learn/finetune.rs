@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::ValueEnum;
-use distill_core::{Block, BlockError, Contents, Lessons, MAX_INPUTS, MEASURED_INPUTS, NoiseImages, Tuning, finetune};
+use distill_core::{
+    Block, Contents, DistillError, Lessons, MAX_INPUTS, MEASURED_INPUTS, Manifest, NoiseImages, SourceKind, Tuning,
+    finetune,
+};
 use distill_device::{Progress, open_pack};
 
 use crate::{export::recompose, network::Network};
@@ -19,6 +22,15 @@ pub enum NoiseSource {
     Standard,
     /// The noise images that `distill calibrate` put into the teacher pack
     Calibrated,
+}
+
+impl NoiseSource {
+    fn kind(self) -> SourceKind {
+        match self {
+            Self::Standard => SourceKind::Standard,
+            Self::Calibrated => SourceKind::Calibrated,
+        }
+    }
 }
 
 /// The student to fine-tune: the network in a recomposed pack, or the teacher with the students of other packs.
@@ -64,12 +76,11 @@ pub fn finetune_on_noise(
         progress.set(step);
     });
     let blocks = blocks.map_err(|error| match error {
-        BlockError::WeightValue { .. } => {
-            Error::new(error).context("the student's weights are no longer finite: try a lower --rate")
-        }
+        DistillError::Diverged { .. } => anyhow!("{error}: try a lower --rate"),
         _ => error.into(),
     })?;
-    Ok((Network::new(student.manifest.clone(), blocks)?, last))
+    let made_from = student.manifest.made_from.max(Some(source.kind()));
+    Ok((Network::new(Manifest { made_from, ..student.manifest.clone() }, blocks)?, last))
 }
 
 fn check(tuning: &Tuning) -> Result<()> {

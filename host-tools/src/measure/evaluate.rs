@@ -1,7 +1,7 @@
 //! Accuracy on labelled images: evaluation mode, running statistics, every image once.
 
 use anyhow::{Result, bail, ensure};
-use distill_core::{Chain, Device, Images, Shape};
+use distill_core::{Batch, Chain, Device, Shape};
 use distill_device::Progress;
 use serde::Serialize;
 
@@ -56,13 +56,13 @@ pub fn evaluate(network: &Network, images: &dyn LabelledImages, limit: usize, de
     let batch = batch(network.input(), rayon::current_num_threads());
     let folded = network.folded()?;
     let mut chain = Chain::new(&folded.blocks, device);
-    let mut logits = Images::zeros(network.input(), 0);
+    let mut logits = Batch::new(device);
     let mut progress = Progress::new("evaluating", Some(total as u64), "{pos}/{len} images")?;
     let mut predictions = Vec::with_capacity(total);
     let (mut correct, mut top5_correct) = (0, 0);
     for start in (0..total).step_by(batch) {
         let end = total.min(start + batch);
-        chain.forward(&normalised(network, images, start..end)?, &mut logits);
+        chain.forward(&normalised(network, images, start..end)?.to_device(device), &mut logits);
         let values = logits.to_values();
         ensure!(values.iter().all(|value| value.is_finite()), "the network gives logits that are not finite");
         for (logits, &label) in values.chunks_exact(classes).zip(&labels[start..end]) {

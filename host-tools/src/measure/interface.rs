@@ -1,7 +1,9 @@
 //! How well each block of a student reproduces the teacher's.
 
 use anyhow::{Result, ensure};
-use distill_core::{Device, DeviceBlock, Images, MEASURED_INPUTS, NoiseImages, Role, Statistics, fold_batch_norms};
+use distill_core::{
+    Batch, Device, DeviceBlock, Difference, MEASURED_INPUTS, NoiseImages, Role, Statistics, fold_batch_norms,
+};
 
 use crate::network::Network;
 
@@ -16,18 +18,16 @@ pub fn interface_error(teacher: &Network, student: &Network, noise: &NoiseImages
     let mut input = noise.images(noise.len().saturating_sub(MEASURED_INPUTS)..noise.len(), &pixels);
     let (mut sum, mut count) = (0.0, 0);
     for (theirs, ours) in teacher.blocks.iter().zip(&student.blocks) {
-        let run = |block| -> Result<Images> {
+        let run = |block| -> Result<Batch> {
             let block = DeviceBlock::new(&fold_batch_norms(block)?, &Device::Cpu);
             Ok(block.forward(&input, Statistics::Running))
         };
         let target = run(theirs)?;
         if theirs.role() == Role::Neighbourhood {
             ensure!(theirs.input() == ours.input(), "block {} takes another shape than the teacher's", ours.name());
-            let (target, output) = (target.to_values(), run(ours)?.to_values());
-            let square =
-                |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
-            let error = square(&mut target.iter().zip(&output).map(|(t, s)| s - t));
-            sum += (error / square(&mut target.iter().copied()).max(f64::MIN_POSITIVE)).sqrt();
+            let mut difference = Difference::default();
+            run(ours)?.add_difference(&target, &mut difference);
+            sum += difference.relative_error();
             count += 1;
         }
         input = target;

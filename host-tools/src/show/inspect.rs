@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use distill_core::{Block, Calibrated, Contents, Manifest, Role, Shape, inner_channels};
+use distill_core::{Block, Calibrated, Contents, Manifest, Role, Shape, SourceKind, inner_channels};
 use distill_device::open_pack;
 use serde::Serialize;
 
@@ -25,6 +25,9 @@ pub struct Inspection {
     /// The noise images in its pack.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibrated: Option<Calibrated>,
+    /// What its students were made from; `None` for a teacher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_from: Option<SourceKind>,
     /// Its blocks, in order.
     pub blocks: Vec<BlockLine>,
 }
@@ -87,6 +90,7 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         macs: blocks.iter().map(Block::macs).sum(),
         noise,
         calibrated: None,
+        made_from: manifest.made_from,
         blocks: blocks.iter().map(line).collect(),
     }
 }
@@ -122,6 +126,11 @@ impl Inspection {
         let images = self.calibrated.map_or_else(String::new, |Calibrated { images, mismatch, .. }| {
             format!(" ({images} images, mismatch {mismatch:.3})")
         });
-        format!("{} from {}\n{table}\n{noise}{images}", self.architecture, self.source)
+        let made = match self.made_from {
+            Some(source) if source.is_without_data() => format!("\nmade without data, from {source} noise"),
+            Some(source) => format!("\nmade from {source}"),
+            None => String::new(),
+        };
+        format!("{} from {}\n{table}\n{noise}{images}{made}", self.architecture, self.source)
     }
 }

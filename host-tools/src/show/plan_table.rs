@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
-use distill_core::{BlockPlan, Budget, Device, Settings, plan};
-use distill_device::{open_pack, program_bytes};
+use distill_core::{BlockPlan, Budget, Device, Run, Scratch, Settings, SourceKind, plan};
+use distill_device::{Advised, open_pack, open_source, program_bytes};
 use serde::Serialize;
 
 use super::table;
@@ -45,12 +45,15 @@ impl PlanTable {
     ///
     /// # Errors
     /// The file, or a budget that is too small.
-    pub fn new(path: &Path, settings: &Settings) -> Result<Self> {
-        let mut pack = open_pack(path)?;
-        let budget = Budget { used: program_bytes(&pack), ..settings.budget };
+    pub fn new(path: &Path, source: SourceKind, settings: &Settings) -> Result<Self> {
+        let (mut teacher, mut source) = (open_pack(path)?, open_source(source, path)?);
+        let budget = Budget { used: program_bytes(&teacher), ..settings.budget };
         let settings = &Settings { budget, ..settings.clone() };
         let context = || format!("cannot plan a run over {}", path.display());
-        let plan = plan(&mut pack, settings, &Device::Cpu, true).with_context(context)?;
+        // Only that there is a storage counts.
+        let scratch = Some(Box::<Vec<u8>>::default() as Box<dyn Scratch>);
+        let mut run = Run { teacher: &mut teacher, source: &mut *source, scratch, settings, device: &Device::Cpu };
+        let plan = plan(&mut run).map_err(Advised::advised).with_context(context)?;
         let line = |block: &BlockPlan| PlanLine {
             index: block.number,
             name: block.name.clone(),

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use distill_core::{Calibration, CountingAllocator, Device, NOISE_BATCH, Noise, Settings, Tuning, Width};
+use distill_core::{Calibration, CountingAllocator, Device, NOISE_BATCH, Settings, Tuning, Width};
 use distill_device::{Job, open_pack, run_job};
 use serde_json::{Value, json};
 
@@ -221,12 +221,10 @@ impl Recipes {
             _ => Settings::new(width, self.share(150)),
         };
         if method == Method::Standard {
-            settings.noise = Noise::Standard;
-            settings.recipe.solve_inputs = 0;
+            settings.recipe.solve = false;
             settings.recipe.training.rate = 3e-3;
         }
-        settings.images = self.share(settings.images).max(NOISE_BATCH);
-        settings.recipe.solve_inputs = settings.recipe.solve_inputs.min(settings.images);
+        settings.recipe.images = self.share(settings.recipe.images).max(NOISE_BATCH);
         Settings { seed, ..settings }
     }
 
@@ -294,7 +292,7 @@ impl Maker<'_> {
             }
             _ => {
                 let student = self.pack(method, width);
-                let job = Job { teacher: &calibrated, student: &student, resume: false };
+                let job = Job { teacher: &calibrated, student: &student, source: method.source(), resume: false };
                 run_job(job, &self.recipes.settings(method, width, seed), &Device::Cpu, self.heap)?;
                 recompose(&calibrated, &[student])?
             }

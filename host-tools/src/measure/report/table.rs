@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, path::Path};
 
 use anyhow::Result;
+use distill_core::SourceKind;
 use distill_device::write_file;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -40,6 +41,15 @@ impl Method {
             Self::GnKd => Some(Baseline::GnKd),
             Self::Zskd => Some(Baseline::Zskd),
             _ => None,
+        }
+    }
+
+    /// What its neighbourhoods are distilled from.
+    pub(super) fn source(self) -> SourceKind {
+        match self {
+            Self::Standard => SourceKind::Standard,
+            Self::Propagated => SourceKind::Propagated,
+            _ => SourceKind::Calibrated,
         }
     }
 
