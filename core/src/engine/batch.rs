@@ -102,12 +102,12 @@ impl Batch {
         }
     }
 
-    /// The device of Burn's that it lies on.
+    /// The batch on one of Burn's devices, if it lies there.
     #[cfg(feature = "burn")]
-    pub(crate) fn burn_device(&self) -> Option<burn::tensor::Device> {
-        match &self.0 {
+    pub(crate) fn burn_mut(&mut self) -> Option<&mut BurnBatch> {
+        match &mut self.0 {
             On::Cpu(_) => None,
-            On::Burn(batch) => Some(batch.device()),
+            On::Burn(batch) => Some(batch),
         }
     }
 
