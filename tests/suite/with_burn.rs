@@ -2,7 +2,8 @@
 
 use distill_core::{
     Batch, Block, Classes, Device, DeviceBlock, Engine, Goal, Goals, Learners, Pack, Purpose, Run, Schedule, Shape,
-    SourceKind, Statistics, Stream, Trainer, Training, Update, WhiteNoise, Width, fold_batch_norms, one_hot, run, shrink,
+    SourceKind, Statistics, Stream, Trainer, Training, Update, WhiteNoise, Width, fold_batch_norms, one_hot, run,
+    shrink,
 };
 
 use crate::{
@@ -27,8 +28,8 @@ fn noise(shape: Shape, device: &Device) -> Batch {
 fn forward_passes_agree_in_both_statistics() {
     for block in teacher().iter().chain([&pre_activation()]) {
         for statistics in [Statistics::Running, Statistics::Current] {
-            let [ours, burns] =
-                devices().map(|device| DeviceBlock::new(block, &device).forward(&noise(block.input(), &device), statistics));
+            let [ours, burns] = devices()
+                .map(|device| DeviceBlock::new(block, &device).forward(&noise(block.input(), &device), statistics));
             let error = relative_error(&widen(&ours.to_values()), &widen(&burns.to_values()));
             assert!(error <= 1e-5, "{} {statistics:?}: {error}", block.name());
         }
@@ -138,13 +139,8 @@ fn whole_runs_agree() {
         settings.recipe.training = Training { steps: 3, batch: 40, ..TRAINING };
         let [ours, burns] = devices().map(|device| {
             let mut teacher = Pack::open(bytes.as_slice()).unwrap();
-            let run_of = Run {
-                teacher: &mut teacher,
-                source: &mut source,
-                scratch: None,
-                settings: &settings,
-                device: &device,
-            };
+            let run_of =
+                Run { teacher: &mut teacher, source: &mut source, scratch: None, settings: &settings, device: &device };
             let (reports, _) = run(run_of, Vec::new(), |_| {}).unwrap();
             reports.iter().map(|report| report.relative_error).collect::<Vec<f64>>()
         });

@@ -4,6 +4,7 @@ mod cache;
 mod trainer;
 
 use alloc::{vec, vec::Vec};
+use core::convert::Infallible;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -61,12 +62,20 @@ impl BurnBatch {
         Ok(())
     }
 
+    /// See [`Batch::fill`](crate::engine::Batch::fill).
+    pub fn fill(&mut self, shape: Shape, count: usize, source: impl Fn(usize, usize, &mut [f32]) + Sync) {
+        let Ok(()) = self.fill_in_order(shape, count, |image, offset, chunk| {
+            source(image, offset, chunk);
+            Ok::<(), Infallible>(())
+        });
+    }
+
     /// The images in the CPU's layout.
     pub fn download(&self) -> Groups {
         let mut groups = Groups::zeros(self.shape, self.len());
         if let Some(values) = &self.values {
             let (values, elements) = (download(values.clone()), self.shape.elements());
-            groups.fill(|image, offset, chunk| {
+            groups.fill(self.shape, self.len(), |image, offset, chunk| {
                 chunk.copy_from_slice(&values[image * elements + offset..][..chunk.len()]);
             });
         }
