@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use super::{
     clear_absent,
-    layout::Slots,
+    layout::{Pair, Slots},
     program::{Kernel, Program, plain},
 };
 use crate::{
@@ -237,7 +237,7 @@ impl Backward {
         }
         let inputs = step.inputs.into_iter().enumerate();
         for (which, (target, add)) in inputs.filter_map(|(which, input)| Some((which, input?))) {
-            let ((target, to), (gradient, of)) = self.slots.pair(gradients, [target, gradient]);
+            let ((target, to), (gradient, of)) = self.slots.pair(gradients, Pair { write: target, read: gradient });
             match (&forward.kernel, &step.weights) {
                 (Kernel::Conv { .. }, Some(Weights::Conv { by_input: Some(by_input), .. })) => {
                     by_input.run(arch, gradient, add, target);
