@@ -2,7 +2,7 @@
 
 use std::{alloc::System, fmt::Write as _, num::NonZeroUsize, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use distill_core::{CountingAllocator, Device, Manifest};
 use distill_device::{print, write_file};
@@ -35,9 +35,7 @@ pub struct FetchArgs {
 }
 
 pub fn fetch_data(json: bool, FetchArgs { name, dir, from }: &FetchArgs) -> Result<()> {
-    if name != "cifar10" {
-        bail!("unknown data set {name} (known: cifar10)");
-    }
+    ensure!(name == "cifar10", "unknown data set {name} (known: cifar10)");
     let dir = dir.clone().map_or_else(cifar10_folder, Ok)?;
     let fetched = fetch_cifar10(&dir, from.as_deref())?;
     print(json, &fetched, || match &fetched.source {
