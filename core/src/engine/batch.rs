@@ -1,5 +1,7 @@
 //! Batches of images, each on the device that computes with it.
 
+#[cfg(feature = "burn")]
+use alloc::boxed::Box;
 use alloc::{borrow::Cow, vec, vec::Vec};
 
 #[cfg(feature = "burn")]
@@ -19,7 +21,7 @@ pub struct Batch(pub(super) On);
 pub(super) enum On {
     Cpu(Groups),
     #[cfg(feature = "burn")]
-    Burn(BurnBatch),
+    Burn(Box<BurnBatch>),
 }
 
 /// Sums over the elements of outputs and their targets.
@@ -45,7 +47,7 @@ impl Batch {
         Self(match device {
             Device::Cpu => On::Cpu(Groups::zeros(shape, 0)),
             #[cfg(feature = "burn")]
-            Device::Burn(device) => On::Burn(BurnBatch::new(shape, device)),
+            Device::Burn(device) => On::Burn(Box::new(BurnBatch::new(shape, device))),
         })
     }
 

@@ -18,7 +18,7 @@ pub use self::trainer::STATISTICS_RATE;
 pub use self::{
     backward::Backward,
     groups::{Groups, energy, from_lanes, to_lanes},
-    passes::{Norms, Pass, Passes, Stage},
+    passes::{Norms, Pass, Passes, Stop},
     program::{Program, ProgramBytes},
     trainer::{CpuTrainer, TrainerBytes},
 };

@@ -76,7 +76,7 @@ pub enum Store {
     /// On a device, from when a block of that device first reads them.
     #[cfg(feature = "burn")]
     #[doc(hidden)]
-    Burn(BurnCache),
+    Burn(Box<BurnCache>),
 }
 
 impl Store {
@@ -284,7 +284,7 @@ fn on_device<'a>(
 ) -> Result<&'a mut BurnCache, ScratchError> {
     if !matches!(store, Store::Burn(_)) {
         let values = store.read(0..images, shape.elements(), staging)?.to_f32_vec();
-        *store = Store::Burn(BurnCache::new(values, shape, device));
+        *store = Store::Burn(Box::new(BurnCache::new(values, shape, device)));
     }
     match store {
         Store::Burn(cache) => Ok(cache),
