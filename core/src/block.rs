@@ -1,10 +1,9 @@
 //! A neighbourhood as data: a bounded graph of standard operators with named weights.
 //!
-//! A [`Block`] has one input and one output. Value 0 is its input, value `i + 1` the output of node
-//! `i`, and the last node's value is the output; a node reads only values before its own. Import,
-//! fold, shrink, solve, train and export are all functions of this one type: none knows an
-//! architecture. A `Block` that exists is valid: [`Block::new`] infers every shape and refuses
-//! weights that do not fit, or that nothing reads.
+//! A [`Block`] has one input and one output. Value 0 is its input, value `i + 1` the output of node `i`, and the last
+//! node's value is the output; a node reads only earlier values. Import, fold, shrink, solve, train and export are
+//! functions of this one type and contain no architecture-specific code. Every `Block` is valid: [`Block::new`] infers
+//! all shapes and rejects weights that do not fit or that no node reads.
 
 mod builder;
 mod error;
@@ -47,23 +46,23 @@ pub struct Block {
 /// The operators of a block, in execution order.
 pub type Nodes = heapless::Vec<Node, MAX_NODES>;
 
-/// Where a block stands in its network. Only neighbourhoods are distilled.
+/// The position of a block in its network. Only neighbourhoods are distilled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
-    /// What comes before the first neighbourhood.
+    /// Everything before the first neighbourhood.
     Stem,
     /// A sub-network that is distilled on its own.
     Neighbourhood,
-    /// What comes after the last neighbourhood.
+    /// Everything after the last neighbourhood.
     Head,
 }
 
-/// One operator, the values it reads and the weights it owns.
+/// One operator with the values it reads and the weights it owns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Node {
-    /// The teacher's name for this layer, without the parameter's suffix (`layer1.0.conv1`).
+    /// The layer's name in the teacher, without the parameter suffix (`layer1.0.conv1`).
     pub name: String,
-    /// What it computes.
+    /// The operator.
     pub op: Op,
     /// Values read: 0 is the block's input, `i + 1` the output of node `i`.
     pub inputs: heapless::Vec<u8, 2>,
@@ -118,14 +117,14 @@ impl Block {
         if let Some(name) = node.or(weight) {
             return Err(BlockError::Unused { name: name.clone() });
         }
-        // Training and folding change a node's weights as its own.
+        // Training and folding change a node's weights in place, so no two nodes may share one.
         if let Some(index) = (0..weights.len()).find(|&index| uses(index) > 1) {
             return Err(BlockError::SharedWeight { weight: weights[index].name.clone() });
         }
         Ok(Self { name, role, input, nodes, parts: Parts::new(), weights, shapes })
     }
 
-    /// The name its layers share (`layer1.0`).
+    /// The common prefix of its layers' names (`layer1.0`).
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -150,8 +149,8 @@ impl Block {
         &self.nodes
     }
 
-    /// The neighbourhoods inside it: each is distilled on its own, and what lies between stays as it is. Empty: it is one
-    /// neighbourhood.
+    /// The neighbourhoods inside the block. Each is distilled on its own; nodes outside them stay unchanged. Empty if
+    /// the whole block is one neighbourhood.
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
@@ -161,7 +160,7 @@ impl Block {
         &self.weights
     }
 
-    /// The `slot`-th weight of node `node`, or `None` where it has fewer.
+    /// Weight `slot` of node `node`, or `None` if the node has fewer weights.
     pub fn weight(&self, node: usize, slot: usize) -> Option<&Weight> {
         let index = *self.nodes[node].weights.get(slot)?;
         Some(&self.weights[usize::from(index)])
@@ -172,19 +171,20 @@ impl Block {
         self.shapes[value]
     }
 
-    /// Whether training may move weight `index`: kernels, biases, batch-norm scales and shifts, not running statistics.
+    /// Whether training updates weight `index`: kernels, biases, batch-norm scales and shifts, but not running
+    /// statistics.
     pub fn is_trained(&self, index: usize) -> bool {
         let slot = |node: &Node| node.weights.iter().position(|&weight| usize::from(weight) == index);
         self.nodes.iter().all(|node| slot(node).is_none_or(|slot| node.op.operator().is_trained(slot)))
     }
 
-    /// Trained scalars.
+    /// Number of trainable scalars.
     pub fn parameters(&self) -> usize {
         let trained = self.weights.iter().enumerate().filter(|&(index, _)| self.is_trained(index));
         trained.map(|(_, weight)| weight.data.len()).sum()
     }
 
-    /// Multiply-accumulates of the convolutions and linear layers for one image.
+    /// Multiply-accumulates per image in convolutions and linear layers.
     pub fn macs(&self) -> u64 {
         let per_node = |(index, node): (usize, &Node)| node.op.macs(&self.weights_of(index), self.shape(index + 1));
         self.nodes.iter().enumerate().map(per_node).sum()
@@ -200,7 +200,7 @@ impl Block {
         self.nodes[node].inputs.iter().map(|&value| self.shape(value.into())).collect()
     }
 
-    /// Whether a batch norm with its running statistics is in it: propagated noise needs them.
+    /// Whether the block contains a batch norm, whose running statistics propagated noise needs.
     pub fn has_statistics(&self) -> bool {
         self.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm(_)))
     }
@@ -210,7 +210,7 @@ impl Block {
         self.graph_bytes() + self.weights.iter().map(|weight| held(&weight.data)).sum::<usize>()
     }
 
-    /// Heap bytes without the values of the weights.
+    /// Heap bytes, excluding weight values.
     pub(crate) fn graph_bytes(&self) -> usize {
         let nodes = self.nodes.iter().map(|node| node.name.capacity());
         let names: usize = nodes.chain(self.weights.iter().map(|weight| weight.name.capacity())).sum();
@@ -220,19 +220,19 @@ impl Block {
     /// The same graph with other weights.
     ///
     /// # Errors
-    /// [`BlockError`] if they do not fit the graph.
+    /// [`BlockError`] if the weights do not fit the graph.
     pub fn with_weights(&self, weights: Vec<Weight>) -> Result<Self, BlockError> {
         let block = Self::new(self.name.clone(), self.role, self.input, self.nodes.clone(), weights)?;
         Ok(Self { parts: self.parts.clone(), ..block })
     }
 
-    /// Takes the values of its weights, in order: what is left has graph and shapes, until
-    /// [`with_values`](Self::with_values) makes it a block again.
+    /// Moves the weight values out, in order, and keeps graph and shapes. [`with_values`](Self::with_values) restores
+    /// the block.
     pub(crate) fn take_values(&mut self) -> Vec<Vec<f32>> {
         self.weights.iter_mut().map(|weight| core::mem::take(&mut weight.data)).collect()
     }
 
-    /// The same graph with other values.
+    /// The same graph with other weight values.
     ///
     /// # Errors
     /// As [`Block::new`].
@@ -246,7 +246,7 @@ impl Block {
 }
 
 impl Node {
-    /// Shape of this node's output, given the values before it.
+    /// Infers the shape of this node's output from the shapes of all earlier values.
     fn infer(&self, shapes: &[Shape], weights: &[Weight]) -> Result<Shape, BlockError> {
         let dangling = || BlockError::DanglingReference { node: self.name.clone() };
         let inputs: Option<Vec<Shape>> =

@@ -1,7 +1,7 @@
-//! A global allocator that counts: bytes in use now, and the most there ever were.
+//! A global allocator that counts the bytes in use, now and at the peak.
 //!
-//! The only `unsafe` code of the workspace (the firmware has one line more). It adds two relaxed atomics to each call of the
-//! allocator it wraps and changes nothing else, so it also works without an operating system.
+//! The only `unsafe` code of the workspace, apart from one line in the firmware. It adds two relaxed atomic operations
+//! to each allocator call and nothing else, so it also works without an operating system.
 
 #![allow(unsafe_code)]
 
@@ -33,12 +33,12 @@ impl<A> CountingAllocator<A> {
         Self { inner, in_use: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
     }
 
-    /// The allocator that is wrapped, which may need its memory first.
+    /// The wrapped allocator, for those that must be given their memory first.
     pub const fn inner(&self) -> &A {
         &self.inner
     }
 
-    /// Bytes handed out and not yet returned.
+    /// Bytes allocated and not yet freed.
     pub fn in_use_bytes(&self) -> usize {
         self.in_use.load(Relaxed)
     }
@@ -48,7 +48,7 @@ impl<A> CountingAllocator<A> {
         self.peak.load(Relaxed)
     }
 
-    /// Starts the peak again from what is in use now.
+    /// Resets the peak to the bytes in use now.
     pub fn reset_peak(&self) {
         self.peak.store(self.in_use_bytes(), Relaxed);
     }
@@ -63,7 +63,7 @@ impl<A> CountingAllocator<A> {
     }
 }
 
-/// Heap bytes of a vector, without what its elements hold.
+/// Heap bytes of a vector's buffer, excluding what its elements own.
 pub(crate) fn held<T>(values: &Vec<T>) -> usize {
     values.capacity() * size_of::<T>()
 }
@@ -99,7 +99,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
         // SAFETY: as in `dealloc`; the caller guarantees a valid `new_size`.
         let moved = unsafe { self.inner.realloc(pointer, layout, new_size) };
         if !moved.is_null() {
-            // Counted as if both lived at once, which a moving realloc makes true.
+            // Count old and new together: a realloc that moves holds both at once.
             self.grew(new_size);
             self.shrank(layout.size());
         }

@@ -1,14 +1,13 @@
 //! Neighbourhood distillation without data, on the device itself.
 //!
-//! A teacher network, cut into neighbourhoods, comes in as a [`Pack`]. [`run`] takes one block at
-//! a time: [`Inputs`] gives it noise, [`fold_batch_norms`] and [`shrink`] make a narrower student,
-//! [`NormalEquations`] solves its last convolution in closed form, [`train`] refines it by gradient, and the
-//! student block goes into another pack. A [`Calibrator`] makes the noise that looks like data to the teacher, and
-//! [`finetune`] lets a whole student learn from it once more. Method: Shao, Moroz, Elad, Movshovitz-Attias,
-//! "Neighbourhood Distillation" (2020).
+//! The teacher network, cut into neighbourhoods, is read from a [`Pack`]. [`run`] distils one block at a time:
+//! [`Inputs`] supplies noise, [`fold_batch_norms`] and [`shrink`] build a narrower student, [`NormalEquations`] solves
+//! its last convolution in closed form, [`train`] refines it by gradient descent, and the student is written to a
+//! second pack. A [`Calibrator`] optimises noise images to match the teacher's batch-norm statistics; [`finetune`] then
+//! trains the whole student on them. Method: Shao, Moroz, Elad, Movshovitz-Attias, "Neighbourhood Distillation" (2020).
 //!
-//! The crate is `no_std` with `alloc`. It opens nothing, prints nothing, reads no clock and owns no
-//! global randomness: bytes, seeds and devices come in as arguments.
+//! The crate is `no_std` with `alloc`. It opens no files, prints nothing, reads no clock and has no global random
+//! state: bytes, seeds and devices are arguments.
 
 #![no_std]
 

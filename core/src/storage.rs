@@ -1,15 +1,15 @@
-//! Where packs and caches lie: bytes at offsets. Implemented here for memory, in `distill-device` for files, in the firmware
-//! for what its board has.
+//! Storage for packs and caches: bytes at offsets. Implemented here for memory, in `distill-device` for files, in the
+//! firmware for each board's storage.
 
 use alloc::{boxed::Box, vec::Vec};
 use core::{convert::Infallible, error::Error, fmt};
 
-/// Bytes to read by offset.
+/// Storage that is read by offset.
 pub trait ReadAt {
     /// Why an operation failed.
     type Error: Error + Send + Sync + 'static;
 
-    /// Bytes there are.
+    /// Length in bytes.
     ///
     /// # Errors
     /// The storage's own.
@@ -22,15 +22,15 @@ pub trait ReadAt {
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Self::Error>;
 }
 
-/// Bytes to write by offset, and to read again; writing past the end extends it.
+/// Storage that is written and read by offset; writing past the end extends it.
 pub trait WriteAt: ReadAt {
     /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
-    /// The storage's own, a full disk among them.
+    /// The storage's own, such as a full disk.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Self::Error>;
 
-    /// Forgets everything.
+    /// Removes all content.
     ///
     /// # Errors
     /// The storage's own.
@@ -118,7 +118,7 @@ impl<S: WriteAt> WriteAt for &mut S {
 /// Why a scratch storage failed: the storage's own error.
 pub type ScratchError = Box<dyn Error + Send + Sync>;
 
-/// Storage of any kind for what a run could make again: the boundary cache, where memory does not hold it.
+/// Storage for data that a run can recompute: the boundary cache, when it does not fit in memory.
 pub trait Scratch: fmt::Debug + Send {
     /// Fills `buffer` from `offset`.
     ///

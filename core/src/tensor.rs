@@ -1,16 +1,16 @@
-//! Values and weights: how large they are, and how large they may be.
+//! Shapes of values and weights, and their size limits.
 
 use alloc::{string::String, vec::Vec};
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Largest extent of a channel, height or width dimension; bounds what a shape from outside can cost.
+/// Largest channel, height or width extent; bounds the cost of a shape from an untrusted file.
 pub const MAX_EXTENT: usize = 1 << 16;
-/// Largest number of elements in one value of one image: a group of images stays addressable on 32 bits, too.
+/// Largest number of elements in one value of one image; keeps a group of images addressable on 32-bit targets.
 pub const MAX_ELEMENTS: usize = if usize::BITS > 32 { 1 << 28 } else { 1 << 22 };
 
-/// Extents of one image's value at a boundary.
+/// Extents of a value for one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     /// Feature channels.
@@ -24,11 +24,11 @@ pub struct Shape {
 /// A named tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weight {
-    /// The teacher's name for it (`layer1.0.conv1.weight`).
+    /// Its name in the teacher (`layer1.0.conv1.weight`).
     pub name: String,
-    /// Extents, outermost first; one to four of them.
+    /// One to four extents, outermost first.
     pub dims: Dims,
-    /// Row-major values; as many as the product of `dims`.
+    /// Values in row-major order; their number is the product of `dims`.
     pub data: Vec<f32>,
 }
 
@@ -41,7 +41,7 @@ impl Weight {
         Self { name: name.into(), dims: dims.iter().map(|&d| d as u32).collect(), data }
     }
 
-    /// The slices at these places of the first two dimensions, in that order; all of them where there is no list.
+    /// Selects slices by index along the first two dimensions, in the given order; `None` selects all.
     pub fn select(&self, outputs: Option<&[usize]>, inputs: Option<&[usize]>) -> Self {
         let keep = [outputs, inputs];
         let extent = |axis: usize| self.dims.get(axis).map_or(1, |&d| d as usize);
@@ -60,7 +60,7 @@ impl Weight {
     }
 }
 
-/// Product of the extents, or `None` where it overflows or an extent is 0 or too large.
+/// The product of the extents, or `None` if an extent is 0 or a limit of this module is exceeded.
 pub fn element_count(dims: &[u32]) -> Option<usize> {
     dims.iter().try_fold(1usize, |product, &d| {
         let d = d as usize;
@@ -70,12 +70,12 @@ pub fn element_count(dims: &[u32]) -> Option<usize> {
 }
 
 impl Shape {
-    /// `[channels, height, width]` as one value.
+    /// The shape `[channels, height, width]`.
     pub const fn new(channels: usize, height: usize, width: usize) -> Self {
         Self { channels, height, width }
     }
 
-    /// Elements of one image.
+    /// Number of elements per image.
     pub const fn elements(self) -> usize {
         self.channels * self.height * self.width
     }

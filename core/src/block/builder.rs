@@ -1,4 +1,4 @@
-//! Builds a block node by node, for importers and for transformations of a graph.
+//! Builds a block node by node, for importers and graph transformations.
 
 use alloc::{borrow::ToOwned, string::String, vec, vec::Vec};
 
@@ -26,10 +26,10 @@ impl BlockBuilder {
         Self { name: name.to_owned(), role, input, nodes: Nodes::new(), weights: Vec::new() }
     }
 
-    /// Appends an operator with the weights it owns; returns the value it computes.
+    /// Appends an operator with the weights it owns; returns its output value.
     ///
     /// # Errors
-    /// [`BlockError::TooManyNodes`], or [`BlockError::WrongArity`] for more inputs or weights than any operator has.
+    /// [`BlockError::TooManyNodes`], or [`BlockError::WrongArity`] if no operator has this many inputs or weights.
     pub fn push(&mut self, name: &str, op: Op, inputs: &[u8], weights: Vec<Weight>) -> Result<u8, BlockError> {
         let arity = || BlockError::WrongArity { node: name.to_owned() };
         let first = u8::try_from(self.weights.len()).map_err(|_| arity())?;
@@ -45,7 +45,7 @@ impl BlockBuilder {
         Ok(self.nodes.len() as u8)
     }
 
-    /// Appends a block that is fed `input`; returns its output's value.
+    /// Appends a block that reads `input`; returns its output value.
     ///
     /// # Errors
     /// As [`push`](Self::push).

@@ -5,7 +5,8 @@ use core::fmt;
 
 use crate::tensor::{Dims, Shape};
 
-/// Nodes a block can hold: an inverted residual with squeeze-and-excite needs about 20, six bottlenecks as one 64.
+/// Maximum nodes per block: an inverted residual with squeeze-and-excite needs about 20, six bottlenecks in one block
+/// 64.
 pub const MAX_NODES: usize = 64;
 
 /// Why a graph is not a block.
@@ -17,12 +18,12 @@ pub enum BlockError {
         /// The block.
         block: String,
     },
-    /// No node at all: the block would have no output.
+    /// No nodes: the block would have no output.
     Empty {
         /// The block.
         block: String,
     },
-    /// A node reads a value that is not computed before it, or a weight that is not there.
+    /// A node reads a value that is not computed before it, or a weight that does not exist.
     DanglingReference {
         /// The node.
         node: String,
@@ -36,49 +37,50 @@ pub enum BlockError {
     WeightShape {
         /// The weight.
         weight: String,
-        /// What the node needs.
+        /// The shape the node needs.
         expected: Dims,
-        /// What is there.
+        /// The weight's shape.
         found: Dims,
     },
-    /// A weight's values are not as many as its extents say.
+    /// The number of a weight's values is not the product of its extents.
     WeightLength {
         /// The weight.
         weight: String,
         /// Product of the extents.
         expected: usize,
-        /// Values there.
+        /// Number of values found.
         found: usize,
     },
-    /// A value that is not finite, or a variance below zero.
+    /// A weight holds a value that is not finite, or a negative variance.
     WeightValue {
         /// The weight.
         weight: String,
     },
-    /// A node's value or a weight that nothing reads.
+    /// No node reads this value or weight.
     Unused {
         /// The node or weight.
         name: String,
     },
-    /// A weight that is read twice: each belongs to one node.
+    /// A weight is read twice; each must belong to one node.
     SharedWeight {
         /// The weight.
         weight: String,
     },
-    /// A neighbourhood inside the block that sees more than one value of it.
+    /// The nodes between two values are not a neighbourhood: they are connected to the rest of the block elsewhere,
+    /// too.
     Part {
         /// The block.
         block: String,
-        /// The value it should begin at.
+        /// Its input value.
         from: usize,
-        /// The value it should end at.
+        /// Its output value.
         to: usize,
     },
-    /// The operator cannot work on this input (a zero extent, a stride of 0, two shapes to add, …).
+    /// The operator does not support its input shape (a zero extent, a stride of 0, two different shapes to add, …).
     ValueShape {
         /// The node.
         node: String,
-        /// The shape it was given.
+        /// The unsupported shape.
         found: Shape,
     },
 }
@@ -89,7 +91,7 @@ impl fmt::Display for BlockError {
             Self::TooManyNodes { block } => write!(f, "block {block} has more than {MAX_NODES} operators"),
             Self::Empty { block } => write!(f, "block {block} has no operators"),
             Self::DanglingReference { node } => {
-                write!(f, "operator {node} refers to a value or weight that is not there")
+                write!(f, "operator {node} refers to a value or weight that does not exist")
             }
             Self::WrongArity { node } => write!(f, "operator {node} has the wrong number of inputs or weights"),
             Self::WeightShape { weight, expected, found } => {
@@ -99,14 +101,14 @@ impl fmt::Display for BlockError {
                 write!(f, "weight {weight} should have {expected} values, but has {found}")
             }
             Self::WeightValue { weight } => {
-                write!(f, "weight {weight} holds a value that is not finite, or a variance below zero")
+                write!(f, "weight {weight} holds a value that is not finite, or a negative variance")
             }
             Self::Unused { name } => write!(f, "nothing reads {name}"),
             Self::SharedWeight { weight } => write!(f, "weight {weight} is read twice"),
             Self::Part { block, from, to } => {
-                write!(f, "what lies between values {from} and {to} of block {block} is no neighbourhood")
+                write!(f, "values {from} to {to} of block {block} are not a neighbourhood")
             }
-            Self::ValueShape { node, found } => write!(f, "operator {node} cannot work on shape {found}"),
+            Self::ValueShape { node, found } => write!(f, "operator {node} does not support shape {found}"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Neighbourhoods inside a block: the layers of a residual unit, some at a time.
+//! Neighbourhoods inside a block: subsets of the layers of a residual unit.
 //!
-//! A part is what lies between two values of a block and sees nothing else of it, such as two layers of a residual branch.
-//! It is a block of its own while it is distilled; its student then takes its place.
+//! A part is the sub-graph between two values of a block that has no other connection to it, such as two layers of a
+//! residual branch. It is distilled as a block of its own; its student then replaces it.
 
 use alloc::{vec, vec::Vec};
 
@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 
 use super::{Block, BlockError, rewrite::Change};
 
-/// Neighbourhoods inside one block.
+/// Maximum neighbourhoods inside one block.
 pub const MAX_PARTS: usize = 8;
 
-/// Neighbourhoods inside a block; none where the whole block is one.
+/// Neighbourhoods inside a block; empty if the whole block is one.
 pub type Parts = heapless::Vec<Part, MAX_PARTS>;
 
-/// A neighbourhood inside a block: all that lies between two of its values.
+/// A neighbourhood inside a block: the sub-graph between two of its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "[u8; 2]", into = "[u8; 2]")]
 pub struct Part {
-    /// The value it takes.
+    /// Its input value.
     pub from: u8,
-    /// The value it gives.
+    /// Its output value.
     pub to: u8,
 }
 
@@ -38,10 +38,10 @@ impl From<Part> for [u8; 2] {
 }
 
 impl Block {
-    /// The block with these neighbourhoods inside it, in the order of their values.
+    /// Marks neighbourhoods inside the block, in the order of their values.
     ///
     /// # Errors
-    /// [`BlockError::Part`]: a value is not there, something else of the block reaches into a part, or two overlap.
+    /// [`BlockError::Part`] if a value does not exist, a part has other connections to the block, or two parts overlap.
     pub fn with_parts(mut self, parts: Parts) -> Result<Self, BlockError> {
         let mut taken = vec![false; self.nodes.len()];
         for &part in &parts {
@@ -58,7 +58,7 @@ impl Block {
         BlockError::Part { block: self.name.clone(), from: from.into(), to: to.into() }
     }
 
-    /// For each value up to `to`, whether `to` needs it after `from`: where that is 0, whether it needs it.
+    /// For each value up to `to`, whether `to` depends on it by a path that does not pass through `from`.
     pub(crate) fn needed(&self, from: usize, to: usize) -> Vec<bool> {
         let mut needed = vec![false; to + 1];
         needed[to] = true;
@@ -70,23 +70,23 @@ impl Block {
         needed
     }
 
-    /// The nodes of a part, in order: all that value `to` needs after value `from`.
+    /// The nodes of a part, in order: those that compute `to` from `from`.
     pub(crate) fn part_nodes(&self, part: Part) -> Result<Vec<usize>, BlockError> {
         let (from, to) = (usize::from(part.from), usize::from(part.to));
         if from >= to || to > self.nodes.len() {
             return Err(self.no_part(part));
         }
-        // What comes before `from` may not be needed.
+        // A part must not read values from before `from`.
         let needed = self.needed(from, to);
         let foreign = (0..from).any(|value| needed[value]);
         let nodes: Vec<usize> = (from + 1..=to).filter(|&value| needed[value]).map(|value| value - 1).collect();
-        // What the part computes on the way may be read by nothing outside.
+        // Nodes outside must not read the part's intermediate values.
         let inner = nodes.iter().filter(|&&node| node + 1 != to);
         let leaks = inner.flat_map(|&node| self.readers(node + 1)).any(|reader| !nodes.contains(&reader));
         if foreign || leaks || !needed[from] { Err(self.no_part(part)) } else { Ok(nodes) }
     }
 
-    /// A part as a block of its own.
+    /// Copies a part into a block of its own.
     ///
     /// # Errors
     /// As [`with_parts`](Self::with_parts).
@@ -96,7 +96,7 @@ impl Block {
         Ok(self.rewrite_from(self.shape(part.from.into()), change)?.block)
     }
 
-    /// The block with `student` in the place of a part.
+    /// Replaces a part by `student`.
     ///
     /// # Errors
     /// As [`Block::new`], if the student does not fit.

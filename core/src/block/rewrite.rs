@@ -1,32 +1,32 @@
-//! A block made from another, operator by operator: what folding, shrinking and every other transformation are made of.
+//! Rewrites a block operator by operator; folding, shrinking and all other transformations build on it.
 
 use alloc::{vec, vec::Vec};
 
 use super::{Block, BlockBuilder, BlockError, Part, Parts, op::Op};
 use crate::tensor::{Shape, Weight};
 
-/// What becomes of a node.
+/// How to rewrite a node.
 pub enum Change<'a> {
-    /// It stays.
+    /// Copy it.
     Keep,
-    /// Another operator takes its inputs, or the same with other weights.
+    /// Replace it by an operator with the same inputs.
     Replace(Op, Vec<Weight>),
-    /// Whoever reads its value reads its first input instead.
+    /// Drop it; its readers read its first input instead.
     Remove,
-    /// A block takes its place, and is fed a value of the old one's.
+    /// Replace it by a block whose input is this value of the old block.
     Splice(u8, &'a Block),
 }
 
 /// A rewritten block.
 pub struct Rewritten {
-    /// Without neighbourhoods inside it.
+    /// The block, without the neighbourhoods inside it.
     pub block: Block,
-    /// For each value of the old block the one that stands for it.
+    /// For each value of the old block, the value that replaces it.
     values: Vec<u8>,
 }
 
 impl Block {
-    /// The block after `change` of each of its nodes, in order.
+    /// Rewrites the block, applying `change` to each node in order.
     ///
     /// # Errors
     /// As [`Block::new`].
@@ -55,7 +55,7 @@ impl Block {
         Ok(Rewritten { block: builder.finish()?, values })
     }
 
-    /// Nodes that read a value.
+    /// The nodes that read a value.
     pub(crate) fn readers(&self, value: usize) -> impl Iterator<Item = usize> {
         let reads = move |node: &usize| self.nodes[*node].inputs.iter().any(|&read| usize::from(read) == value);
         (0..self.nodes.len()).filter(reads)
@@ -63,7 +63,7 @@ impl Block {
 }
 
 impl Rewritten {
-    /// The block with the neighbourhoods inside it that the old one has.
+    /// Marks the old block's neighbourhoods in the new block.
     ///
     /// # Errors
     /// As [`Block::with_parts`].

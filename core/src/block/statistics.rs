@@ -1,11 +1,11 @@
-//! Which statistics batch norms work with.
+//! Which statistics batch norms use.
 
-/// Where a batch norm takes its mean and variance from. Blocks without batch norms do not care.
+/// The source of a batch norm's mean and variance. Has no effect on blocks without batch norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Statistics {
-    /// The running statistics of the teacher file: evaluation, and every target.
+    /// The teacher's running statistics: for evaluation and all targets.
     Running,
-    /// The batch at hand ("CS", Raikwar & Mishra 2022): keeps noise in the range that the next
+    /// The statistics of the current batch ("CS", Raikwar & Mishra 2022), which keep noise in the range that the next
     /// block was trained on.
     Current,
 }
