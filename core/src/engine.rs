@@ -1,9 +1,9 @@
-//! What computes: devices, batches of images, blocks on a device, and their training.
+//! The compute engine: devices, batches of images, blocks on a device, and their training.
 //!
-//! A batch, a block and a trainer belong to a device, which holds them in its own layout. The CPU ([`cpu`]) is ours; other
-//! devices are Burn's (`burn`).
+//! A batch, a block and a trainer belong to one device, which stores them in its own layout. The CPU backend ([`cpu`])
+//! is part of this crate; the other devices are Burn's (`burn`).
 
-/// The same work on whatever device an `On` is.
+/// Runs the same code for each variant of an `On`.
 macro_rules! on {
     ($on:expr, $device:pat => $work:expr) => {
         match $on {
@@ -38,27 +38,27 @@ pub use self::{
     trainer::{Classes, Goal, Goals, Learners, Trainer, one_hot},
 };
 
-/// What computes a block's work, and how that is cut to fit in memory.
+/// A device, and the portions in which it processes work to fit in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Engine {
-    /// What computes.
+    /// The device.
     pub device: Device,
-    /// How the work is cut.
+    /// The portions of work.
     pub portions: Portions,
 }
 
 impl Engine {
-    /// A device in all the memory there is.
+    /// An engine without memory limits.
     pub fn new(device: Device) -> Self {
         Self { device, portions: Portions::default() }
     }
 
-    /// Memory for a stage's passes.
+    /// An empty workspace for the passes of a stage.
     pub(crate) fn workspace(&self) -> Workspace {
         Workspace::new(self.portions.workers)
     }
 
-    /// Batches without images.
+    /// Creates empty batches.
     pub(crate) fn batches<const N: usize>(&self) -> [Batch; N] {
         [(); N].map(|()| Batch::new(&self.device))
     }

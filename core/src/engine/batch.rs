@@ -1,4 +1,4 @@
-//! Batches of images, each on the device that computes with it.
+//! Batches of images, each on one device.
 
 #[cfg(feature = "burn")]
 use alloc::boxed::Box;
@@ -12,8 +12,7 @@ use crate::{
     tensor::Shape,
 };
 
-/// A batch `[N, C, H, W]`: inputs, targets or outputs of a block. Its values lie on one device, in the layout that
-/// computes fastest there.
+/// A batch `[N, C, H, W]`: inputs, targets or outputs of a block, on one device and in that device's fastest layout.
 #[derive(Clone, Debug)]
 pub struct Batch(pub(super) On);
 
@@ -24,7 +23,7 @@ pub(super) enum On {
     Burn(Box<BurnBatch>),
 }
 
-/// Sums over the elements of outputs and their targets.
+/// Sums over the elements of outputs and targets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Difference {
     /// `Σ (output − target)²`.
@@ -41,7 +40,7 @@ impl Difference {
 }
 
 impl Batch {
-    /// No images yet, on `device`.
+    /// An empty batch on `device`.
     pub fn new(device: &Device) -> Self {
         let shape = Shape::new(1, 1, 1);
         Self(match device {
@@ -51,19 +50,19 @@ impl Batch {
         })
     }
 
-    /// Heap bytes on the CPU of so many images of so many values.
+    /// Heap bytes of a CPU batch of `images` images with `elements` values each.
     pub(crate) fn bytes(elements: usize, images: usize) -> u64 {
         images.div_ceil(LANES) as u64 * (elements * size_of::<Lanes>()) as u64
     }
 
-    /// Images of these values, one after another, on the CPU.
+    /// A CPU batch of images whose values follow one another.
     pub fn from_values(values: &[f32], shape: Shape) -> Self {
         let mut batch = Self::new(&Device::Cpu);
         batch.set_values(values, shape);
         batch
     }
 
-    /// The same images on `device`.
+    /// Copies the batch to `device`.
     pub fn to_device(&self, device: &Device) -> Self {
         let mut batch = Self::new(device);
         batch.set_values(&self.to_values(), self.shape());
@@ -77,7 +76,7 @@ impl Batch {
         });
     }
 
-    /// The values, image by image.
+    /// Copies the values out, image by image.
     pub fn to_values(&self) -> Vec<f32> {
         let elements = self.shape().elements();
         let mut values = vec![0.0; self.len() * elements];
@@ -90,7 +89,7 @@ impl Batch {
         on!(&self.0, values => values.shape())
     }
 
-    /// Where it lies.
+    /// The batch's device.
     pub fn device(&self) -> Device {
         match &self.0 {
             On::Cpu(_) => Device::Cpu,
@@ -99,7 +98,7 @@ impl Batch {
         }
     }
 
-    /// The batch on one of Burn's devices, if it lies there.
+    /// The Burn batch, or `None` on the CPU.
     #[cfg(feature = "burn")]
     pub(crate) fn burn_mut(&mut self) -> Option<&mut BurnBatch> {
         match &mut self.0 {
@@ -113,17 +112,18 @@ impl Batch {
         on!(&self.0, values => values.len())
     }
 
-    /// Whether there is none.
+    /// Whether the batch has no images.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Sets `count` images: `source(image, offset, chunk)` gives the values of one from `offset` on, in any order. The memory is used again.
+    /// Replaces the content by `count` images, reusing the memory. `source(image, offset, chunk)` writes the values of
+    /// one image from `offset` on; calls come in any order.
     pub fn fill(&mut self, shape: Shape, count: usize, source: impl Fn(usize, usize, &mut [f32]) + Sync) {
         on!(&mut self.0, values => values.fill(shape, count, source));
     }
 
-    /// [`fill`](Self::fill) where the images must come one after another.
+    /// [`fill`](Self::fill) that calls `source` image after image, in order.
     ///
     /// # Errors
     /// The source's own.
@@ -136,12 +136,12 @@ impl Batch {
         on!(&mut self.0, values => values.fill_in_order(shape, count, source))
     }
 
-    /// Shows every image to `target(image, offset, chunk)`, chunk by chunk.
+    /// Passes every image to `target(image, offset, chunk)`, chunk by chunk.
     pub fn read(&self, target: impl FnMut(usize, usize, &[f32])) {
         self.on_cpu().read(target);
     }
 
-    /// The images in the CPU's layout; from another device they are copied.
+    /// The images in the CPU's layout, copied if they are on another device.
     pub(crate) fn on_cpu(&self) -> Cow<'_, Groups> {
         match &self.0 {
             On::Cpu(groups) => Cow::Borrowed(groups),
@@ -161,7 +161,7 @@ impl Batch {
         }
     }
 
-    /// Adds the difference of these outputs from their targets to `sums`.
+    /// Adds the difference between this batch of outputs and `target` to `sums`.
     pub fn add_difference(&self, target: &Self, sums: &mut Difference) {
         match (&self.0, &target.0) {
             (On::Cpu(groups), On::Cpu(target)) => groups.add_difference(target, sums),
@@ -172,12 +172,12 @@ impl Batch {
         }
     }
 
-    /// The sum of the squares.
+    /// The sum of squares.
     pub(crate) fn energy(&self) -> f64 {
         on!(&self.0, values => values.energy())
     }
 }
 
-/// What a batch of one device handed to another ends in.
+/// The panic message for a batch used on another device.
 #[cfg(feature = "burn")]
 pub(super) const OTHER_DEVICE: &str = "a batch is used on its own device";

@@ -1,4 +1,4 @@
-//! Batches, blocks and training on one of Burn's devices, with Burn's operators and automatic differentiation.
+//! Batches, blocks and training on Burn's devices, with Burn's operators and automatic differentiation.
 
 mod cache;
 mod trainer;
@@ -15,17 +15,17 @@ use crate::{
     tensor::Shape,
 };
 
-/// A batch `[N, C, H, W]` on a device.
+/// A batch `[N, C, H, W]` on a Burn device.
 #[derive(Clone, Debug)]
 pub struct BurnBatch {
     shape: Shape,
     device: Device,
-    /// None where there is no image.
+    /// `None` if the batch has no images.
     values: Option<Tensor<4>>,
 }
 
 impl BurnBatch {
-    /// Without images.
+    /// An empty batch.
     pub fn new(shape: Shape, device: &Device) -> Self {
         Self { shape, device: device.clone(), values: None }
     }
@@ -82,10 +82,10 @@ impl BurnBatch {
         groups
     }
 
-    /// The values.
+    /// The values as a tensor.
     ///
     /// # Panics
-    /// If there is no image.
+    /// If the batch has no images.
     fn tensor(&self) -> Tensor<4> {
         self.values.clone().expect("a batch that is computed with has images")
     }
@@ -106,12 +106,12 @@ impl BurnBatch {
     }
 }
 
-/// The sum of squares, on the host.
+/// The sum of squares, copied to the host.
 fn squares(values: Tensor<4>) -> f64 {
     f64::from(values.square().sum().into_scalar::<f32>())
 }
 
-/// A block up to one of its values, its weights on a device, each as a flat tensor.
+/// A block up to one of its values, with each weight as a flat tensor on a device.
 #[derive(Clone, Debug)]
 pub struct BurnBlock {
     /// Graph and shapes.
@@ -122,7 +122,7 @@ pub struct BurnBlock {
 }
 
 impl BurnBlock {
-    /// What computes value `value`, with a copy of the block's weights on `device`.
+    /// Prepares the nodes up to value `value` and copies the block's weights to `device`.
     pub fn new(block: &Block, value: usize, device: &Device) -> Self {
         Self { block: block.clone(), value, weights: weights_of(block, device), device: device.clone() }
     }
@@ -131,7 +131,7 @@ impl BurnBlock {
         self.device.clone()
     }
 
-    /// The value of a batch.
+    /// Computes the block's value for a batch.
     pub fn forward(&self, input: &BurnBatch, statistics: Statistics) -> BurnBatch {
         BurnBatch::of(self.pass(input.tensor(), statistics))
     }
@@ -145,7 +145,8 @@ fn weights_of(block: &Block, device: &Device) -> Vec<Tensor<1>> {
     block.weights().iter().map(|weight| Tensor::from_data(weight.data.as_slice(), device)).collect()
 }
 
-/// Value `last` of a pass; a value is freed after its last reader. `observe` is shown each node's number and first input.
+/// Computes value `last`, freeing each value after its last reader. `observe` receives each node's index and first
+/// input.
 fn forward(
     block: &Block,
     last: usize,
@@ -174,7 +175,7 @@ fn upload(values: Vec<f32>, shape: Shape, device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(values, dims), device)
 }
 
-/// The values of a tensor, row by row.
+/// Copies a tensor to the host, in row-major order.
 fn download<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec().expect("tensors of this crate are f32")
 }

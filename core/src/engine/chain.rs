@@ -1,4 +1,4 @@
-//! Blocks one after another: a network's forward pass.
+//! The forward pass of a network: a sequence of blocks.
 
 use alloc::vec::Vec;
 
@@ -11,7 +11,7 @@ use crate::{
     kernels::parallel::share,
 };
 
-/// A network on a device, for evaluation: running statistics.
+/// A network on a device, for evaluation with running statistics.
 #[derive(Debug)]
 pub struct Chain {
     blocks: Vec<DeviceBlock>,
@@ -19,16 +19,16 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Blocks that take what the one before them gives.
+    /// Copies the blocks to `device`; each block's input is the previous block's output.
     pub fn new(blocks: &[Block], device: &Device) -> Self {
         let blocks = blocks.iter().map(|block| DeviceBlock::new(block, device)).collect();
         Self { blocks, workspace: Workspace::default() }
     }
 
-    /// The last block's output of a batch.
+    /// Computes the network's output for a batch.
     ///
     /// # Panics
-    /// If a block does not take what it is given, a batch is on another device, or there is no block.
+    /// If a block's input shape does not match, a batch is on another device, or there are no blocks.
     pub fn forward(&mut self, input: &Batch, output: &mut Batch) {
         let last = self.blocks.last().expect("a network has blocks").output();
         let programs: Option<Vec<&Program>> = self.blocks.iter().map(DeviceBlock::program).collect();
@@ -43,7 +43,7 @@ impl Chain {
         output.reset(last, input.len());
         let len = programs.iter().map(|program| program.arena()).max().unwrap_or(0);
         let workers = self.workspace.workers(input.groups().len(), 2 * len);
-        // A group goes through the whole network in one worker, from one half of its arena to the other and back.
+        // Each worker takes a group through the whole network, alternating between the two halves of its arena.
         share(workers, output.groups_mut().enumerate(), |(index, output), arena| {
             let (mut here, mut there) = arena.split_at_mut(len);
             programs[0].load(here, input.plane(index));

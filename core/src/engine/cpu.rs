@@ -1,7 +1,7 @@
-//! Blocks on the CPU: forward and backward passes over groups of images, each worker in an arena of its own.
+//! Blocks on the CPU: forward and backward passes over groups of images, with one arena per worker.
 //!
-//! A group of images goes through a whole block before the next one starts, so what a pass needs is the arenas of its
-//! threads, whatever the batch. Only statistics of the whole batch make it stop, at each batch norm.
+//! A group of images goes through a whole block before the next group starts, so a pass needs one arena per thread,
+//! independent of the batch size. Only batch norms with batch statistics make the groups wait for each other.
 
 mod backward;
 mod groups;
@@ -32,11 +32,11 @@ use crate::{
     },
 };
 
-/// Arenas that outlive a pass, so that the next one allocates nothing.
+/// Arenas that are reused by the next pass, so that it allocates nothing.
 #[derive(Debug)]
 pub struct Workspace {
     arenas: Vec<Vec<Lanes>>,
-    /// Most arenas, whatever the threads.
+    /// Maximum number of arenas, independent of the number of threads.
     most: usize,
 }
 
@@ -47,38 +47,38 @@ impl Default for Workspace {
 }
 
 impl Workspace {
-    /// For at most `most` groups of images at a time.
+    /// A workspace for at most `most` groups of images at a time.
     pub fn new(most: usize) -> Self {
         Self { arenas: Vec::new(), most }
     }
 
-    /// Heap bytes of the arenas, so many vectors each, of passes over so many images at a time in at most `most` arenas.
+    /// Heap bytes of at most `most` arenas of `arena` vectors each, for passes over `images` images at a time.
     pub fn bytes(most: usize, images: usize, arena: usize) -> u64 {
         most.min(images.div_ceil(LANES)) as u64 * (arena * size_of::<Lanes>()) as u64
     }
 
-    /// `count` arenas of at least `len` vectors; what they hold is left over.
+    /// Returns `count` arenas of at least `len` vectors, with unspecified content.
     pub fn arenas(&mut self, count: usize, len: usize) -> &mut [Vec<Lanes>] {
         if self.arenas.len() < count {
             self.arenas.resize_with(count, Vec::new);
         }
         let arenas = &mut self.arenas[..count];
         for arena in arenas.iter_mut().filter(|arena| arena.len() < len) {
-            // A fresh one, because resizing would hold old and new at once.
+            // Allocate anew: resizing would hold old and new at once.
             *arena = Vec::new();
             *arena = vec![Lanes::ZERO; len];
         }
         arenas
     }
 
-    /// Arenas that wait, one a group, and those of workers: one for each thread that so many pieces of work can keep busy.
+    /// Returns `waiting` arenas, one per waiting group, and one for each thread that `pieces` pieces of work keep busy.
     pub fn split(&mut self, waiting: usize, pieces: usize, len: usize) -> Arenas<'_> {
         let workers = threads().min(pieces).min(self.most);
         let (waiting, workers) = self.arenas(waiting + workers, len).split_at_mut(waiting);
         Arenas { waiting, workers }
     }
 
-    /// One arena for each thread that `groups` groups of images can keep busy.
+    /// Returns one arena for each thread that `groups` groups of images keep busy.
     pub fn workers(&mut self, groups: usize, len: usize) -> &mut [Vec<Lanes>] {
         self.arenas(threads().min(groups).min(self.most), len)
     }
@@ -90,7 +90,7 @@ pub struct Arenas<'a> {
     pub workers: &'a mut [Vec<Lanes>],
 }
 
-/// The last value of each image, with running statistics.
+/// Computes the last value of each image, with running statistics.
 pub fn forward(program: &Program, input: &Groups, output: &mut Groups, workspace: &mut Workspace) {
     let workers = workspace.workers(input.groups().len(), program.arena());
     share(workers, output.groups_mut().enumerate(), |(index, output), arena| {
@@ -100,7 +100,7 @@ pub fn forward(program: &Program, input: &Groups, output: &mut Groups, workspace
     });
 }
 
-/// Zeros the images of a group past its last.
+/// Zeros the lanes of a group after its first `lanes` images.
 pub fn clear_absent((values, plane): Write<'_>, lanes: usize) {
     if lanes < LANES {
         for row in plane.rows() {
@@ -109,34 +109,35 @@ pub fn clear_absent((values, plane): Write<'_>, lanes: usize) {
     }
 }
 
-/// A batch on its way through a block.
+/// A forward pass of a batch through a block.
 ///
-/// With its own statistics each batch norm waits for the whole batch. With an arena for each group the batch stays in them; with fewer, every group
-/// starts again from its input for each batch norm. The values are the same to the bit.
+/// With batch statistics each batch norm waits for the whole batch. If there is an arena for each group, the groups
+/// stay in their arenas; with fewer, every group is recomputed from its input for each batch norm, with bit-identical
+/// results.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchPass {
     /// Images in the batch.
     pub count: usize,
-    /// Whether the last groups are stored first: outputs that take the inputs' place and are larger than they.
+    /// Whether the last groups are stored first: needed if larger outputs overwrite the inputs.
     pub backwards: bool,
-    /// Whose mean and variance the batch norms take.
+    /// The source of the batch norms' mean and variance.
     pub statistics: Statistics,
 }
 
-/// What a [`BatchPass`] asks for: the arenas at hand hold these groups, one each.
+/// A transfer that a [`BatchPass`] requests for these groups, one per arena.
 #[derive(Clone, Debug)]
 pub enum Transfer {
-    /// Their inputs into the arenas.
+    /// Load the groups' inputs into the arenas.
     Load(Range<usize>),
-    /// Their last values out of them.
+    /// Store the groups' last values.
     Store(Range<usize>),
 }
 
 impl BatchPass {
-    /// All nodes; afterwards `program` has the statistics it worked with.
+    /// Runs all nodes; afterwards `program` holds the statistics that were used.
     ///
     /// # Errors
-    /// What `transfer` fails with.
+    /// The errors of `transfer`.
     pub fn run<E>(
         self,
         program: &mut Program,
@@ -153,7 +154,7 @@ impl BatchPass {
         let (mut found, mut total) = (Vec::with_capacity(most.max(1) * groups), Vec::with_capacity(most));
         for nodes in segments {
             let channels = program.norm_channels(nodes.end);
-            // After the last node there are none; the places keep the arenas company all the same.
+            // After the last node there are no moments; one unused entry per group keeps the iterators aligned.
             found.resize(channels.max(1) * groups, Moments::default());
             let here = &*program;
             for set in 0..sets {

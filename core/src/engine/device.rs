@@ -1,20 +1,20 @@
-//! Where blocks compute, and in which mode.
+//! The devices on which blocks run.
 
 use alloc::string::String;
 
-/// A device: the CPU with the kernels of this crate, or one of Burn's.
+/// A device: the CPU with this crate's kernels, or one of Burn's devices.
 #[derive(Clone, Debug, Default)]
 pub enum Device {
     /// The kernels in `kernels/`, on all threads of rayon's current pool.
     #[default]
     Cpu,
-    /// Burn's operators on one of its devices.
+    /// A Burn device, with Burn's operators.
     #[cfg(feature = "burn")]
     Burn(burn::tensor::Device),
 }
 
 impl Device {
-    /// Its kind; students of different kinds differ in their last bits.
+    /// The kind of device. Students from different kinds differ in their last bits.
     pub fn name(&self) -> String {
         match self {
             Self::Cpu => "cpu".into(),

@@ -16,7 +16,7 @@ use crate::{
     tensor::Shape,
 };
 
-/// A block, or what leads to one of its values, with its weights where they are needed; the [`Block`] itself is not.
+/// A block, or its nodes up to one value, with the weights on a device; it does not keep the [`Block`].
 #[derive(Clone, Debug)]
 pub struct DeviceBlock {
     input: Shape,
@@ -32,12 +32,12 @@ enum On {
 }
 
 impl DeviceBlock {
-    /// The whole block.
+    /// Prepares the whole block.
     pub fn new(block: &Block, device: &Device) -> Self {
         Self::up_to(block, block.nodes().len(), device)
     }
 
-    /// What computes value `value` of the block (`i + 1` is the output of node `i`, 0 the input).
+    /// Prepares the nodes that compute value `value` (`i + 1` is the output of node `i`, 0 the input).
     pub fn up_to(block: &Block, value: usize, device: &Device) -> Self {
         let on = match device {
             Device::Cpu => On::Cpu(Program::new(block, value, false)),
@@ -47,7 +47,7 @@ impl DeviceBlock {
         Self { input: block.input(), output: block.shape(value), on }
     }
 
-    /// Shape of what it takes.
+    /// Input shape.
     pub fn input(&self) -> Shape {
         self.input
     }
@@ -57,7 +57,7 @@ impl DeviceBlock {
         self.output
     }
 
-    /// The value of a batch: of a whole block its output.
+    /// Computes the value for a batch; for a whole block this is its output.
     ///
     /// # Panics
     /// If the batch is on another device, or its images do not have the block's input shape.
@@ -99,7 +99,7 @@ impl DeviceBlock {
         output
     }
 
-    /// [`forward`](Self::forward) with running statistics into memory that is there.
+    /// [`forward`](Self::forward) with running statistics, reusing memory.
     pub(crate) fn forward_into(&self, input: &Batch, output: &mut Batch, workspace: &mut Workspace) {
         assert_eq!(input.shape(), self.input, "a block takes images of its input shape");
         match (&self.on, &input.0, &mut output.0) {
@@ -116,7 +116,7 @@ impl DeviceBlock {
         }
     }
 
-    /// The block on the CPU, where it is there.
+    /// The CPU program, or `None` on another device.
     pub(crate) fn program(&self) -> Option<&Program> {
         match &self.on {
             On::Cpu(program) => Some(program),
@@ -134,7 +134,7 @@ impl DeviceBlock {
         }
     }
 
-    /// The block on one of Burn's devices, where it is there.
+    /// The Burn block, or `None` on the CPU.
     #[cfg(feature = "burn")]
     pub(crate) fn burn_block(&self) -> Option<&BurnBlock> {
         match &self.on {

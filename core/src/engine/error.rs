@@ -9,14 +9,14 @@ use crate::{block::BlockError, storage::ScratchError};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DistillError {
-    /// Weights or outputs are no longer finite numbers.
+    /// Weights or outputs became infinite or NaN.
     Diverged {
         /// The block's name.
         block: String,
     },
-    /// A block did not transform.
+    /// A transformation of a block failed.
     Block(BlockError),
-    /// The storage that holds the cached inputs.
+    /// The storage of the cached inputs failed.
     Inputs(ScratchError),
 }
 

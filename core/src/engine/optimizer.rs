@@ -1,12 +1,12 @@
 //! First-order optimisers and learning-rate schedules, without std.
 //!
-//! An optimiser's state belongs to the memory budget: Adam keeps two numbers a weight, momentum one.
+//! An optimiser's state counts towards the memory budget: Adam keeps two numbers per weight, momentum one.
 
 use alloc::{vec, vec::Vec};
 
 use crate::recipe::{ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON, Update};
 
-/// An update rule and its state, one entry a tensor.
+/// An update rule and its state, one entry per tensor.
 #[derive(Debug)]
 pub struct Optimizer {
     update: Update,
@@ -17,7 +17,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// For tensors of these sizes. `weight_decay` is L2: it is added to the gradient.
+    /// Creates the state for tensors of these sizes. `weight_decay` is L2: it is added to the gradient.
     pub fn new(update: Update, weight_decay: f32, sizes: impl Iterator<Item = usize>) -> Self {
         let first: Vec<Vec<f32>> = sizes.map(|size| vec![0.0; size]).collect();
         let second = if update == Update::Adam { first.clone() } else { Vec::new() };
@@ -30,7 +30,7 @@ impl Optimizer {
         copies * (tensors * size_of::<Vec<f32>>() + parameters * size_of::<f32>())
     }
 
-    /// Moves every tensor against its gradient, in the order of the sizes. One of size 0 here stays as it is.
+    /// Updates every tensor, in the order of the sizes. Tensors declared with size 0 stay unchanged.
     pub fn step<'a>(&mut self, tensors: impl Iterator<Item = (&'a mut Vec<f32>, &'a Vec<f32>)>, rate: f32) {
         self.steps += 1;
         let decay = self.weight_decay;
@@ -58,7 +58,7 @@ impl Optimizer {
     }
 }
 
-/// What Adam's two moments are divided by after so many steps, because they began at zero.
+/// Bias corrections of Adam's two moments after `steps` steps: the divisors that undo their start at zero.
 pub fn adam_bias(steps: i32) -> [f32; 2] {
     [ADAM_BETA_1, ADAM_BETA_2].map(|beta| 1.0 - libm::powf(beta, steps as f32))
 }

@@ -1,21 +1,21 @@
-//! How work is cut to fit in memory.
+//! The portions in which work is done to fit in memory.
 
-/// Inputs that the solve and the measurement push through a block at a time, where memory allows.
+/// Number of inputs that the solve and the measurement process at a time, if memory allows.
 pub const MICRO_BATCH: usize = 32;
 
-/// How a block's work is cut to fit in memory. No result depends on it. Numbers of images are whole groups.
+/// The portions of a block's work. They do not affect results. Numbers of images are whole groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Portions {
-    /// Groups of images in work at the same time: most threads.
+    /// Maximum groups of images processed at the same time, and so of busy threads.
     pub workers: usize,
-    /// Images of a solve or a measurement at a time.
+    /// Images per portion of a solve or a measurement.
     pub solving: usize,
-    /// Images of a gradient step at a time; the gradients of a batch are accumulated.
+    /// Images per portion of a gradient step; the gradients of a batch are accumulated.
     pub training: usize,
 }
 
 impl Default for Portions {
-    /// As much as threads can use, and whole batches.
+    /// No limit on workers, and whole batches in training.
     fn default() -> Self {
         Self { workers: usize::MAX, solving: MICRO_BATCH, training: usize::MAX }
     }

@@ -1,4 +1,4 @@
-//! Gradient steps on blocks that follow each other: one alone, one with those that look at it, or a whole network.
+//! Gradient steps on a sequence of blocks: a single block, a block with the blocks after it, or a whole network.
 
 use alloc::{borrow::Cow, boxed::Box, string::ToString, vec, vec::Vec};
 
@@ -14,12 +14,12 @@ use crate::{
     tensor::Shape,
 };
 
-/// Blocks in training on a device, which holds their weights, gradients and optimiser state from the first step to the last.
+/// Blocks in training. Their weights, gradients and optimiser state stay on the device until the end.
 #[derive(Debug)]
 pub struct Trainer {
     training: Training,
     on: On,
-    /// Images that may be in memory at a time.
+    /// Maximum images in memory at a time.
     portion: usize,
     step: usize,
 }
@@ -31,65 +31,66 @@ enum On {
     Burn(Box<BurnTrainer>),
 }
 
-/// Which blocks learn.
+/// Which blocks are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Learners {
-    /// So many, from the first. The others pass gradients on.
+    /// Number of trained blocks, from the first. The remaining blocks only pass gradients on.
     pub count: usize,
-    /// What batch norms work with. The running statistics follow those of the batches.
+    /// Statistics that batch norms use. [`Statistics::Current`] also updates the running statistics.
     pub statistics: Statistics,
 }
 
 impl Learners {
-    /// One block, with running statistics.
+    /// The first block, with running statistics.
     pub const FIRST: Self = Self { count: 1, statistics: Statistics::Running };
 }
 
-/// What a step moves towards: the loss is the sum of these terms.
+/// The targets of a step: the loss is the sum of these terms.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Goals<'a> {
-    /// For each block's output, from the first on, as far as there are any.
+    /// Goals for the blocks' outputs, from the first block on; may be fewer than the blocks.
     pub outputs: &'a [Goal],
-    /// For the last output, as logits.
+    /// Goal for the last output, taken as logits.
     pub classes: Option<Classes<'a>>,
 }
 
 /// `weight · ‖S − output‖²` over a batch.
 #[derive(Clone, Debug)]
 pub struct Goal {
-    /// What a block's output should be.
+    /// The target for a block's output.
     pub output: Batch,
-    /// Of its squared distance in the loss.
+    /// Weight of the squared distance in the loss.
     pub weight: f32,
 }
 
-/// `weight · CE(probabilities, softmax(z / temperature))`, the mean over a batch.
+/// `weight · CE(probabilities, softmax(z / temperature))`, averaged over a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Classes<'a> {
-    /// A probability for each class: `[N, classes]`.
+    /// Target probabilities: `[N, classes]`.
     pub probabilities: &'a [f32],
-    /// The logits are divided by it before the softmax.
+    /// Divisor of the logits before the softmax.
     pub temperature: f32,
     /// Weight of the cross-entropy in the loss.
     pub weight: f32,
 }
 
 impl Goal {
-    /// Nothing yet, on `device`.
+    /// An empty goal on `device`.
     pub fn new(device: &Device) -> Self {
         Self { output: Batch::new(device), weight: 0.0 }
     }
 
-    /// The mean squared error per element of outputs of `shape` over batches of `count` images (eq. 4).
+    /// An empty goal, weighted for the mean squared error over outputs of `shape` and batches of `count` images (eq.
+    /// 4).
     pub fn mean_squared(shape: Shape, count: usize, engine: &Engine) -> Self {
         Self { weight: 1.0 / (count * shape.elements()).max(1) as f32, ..Self::new(&engine.device) }
     }
 }
 
-/// Probabilities that are 1 for each image's label: `[N, classes]`.
+/// One-hot probabilities of the labels: `[N, classes]`.
 ///
 /// # Panics
-/// If a label is no class.
+/// If a label is not below `classes`.
 pub fn one_hot(labels: &[u16], classes: usize) -> Vec<f32> {
     let mut probabilities = vec![0.0; labels.len() * classes];
     for (image, &label) in probabilities.chunks_exact_mut(classes.max(1)).zip(labels) {
@@ -99,7 +100,7 @@ pub fn one_hot(labels: &[u16], classes: usize) -> Vec<f32> {
 }
 
 impl Trainer {
-    /// Starts from the weights of `blocks`; each takes what the one before it gives.
+    /// Starts from the weights of `blocks`; each block's input is the previous block's output.
     pub fn new(blocks: Vec<Block>, learners: Learners, training: &Training, engine: &Engine) -> Self {
         let on = match &engine.device {
             Device::Cpu => On::Cpu(Box::new(CpuTrainer::new(blocks, learners, training))),
@@ -109,7 +110,7 @@ impl Trainer {
         Self { training: *training, on, portion: engine.portions.training, step: 0 }
     }
 
-    /// One step over a whole batch.
+    /// Takes one step over a whole batch.
     ///
     /// # Panics
     /// As [`add`](Self::add).
@@ -124,11 +125,11 @@ impl Trainer {
         on!(&mut self.on, on => on.begin(count))
     }
 
-    /// Adds a part of the inputs to the step's gradients. All but the last are whole groups of images; where batch norms work with
-    /// the statistics of the batch, it is the whole.
+    /// Adds the gradients of a part of the inputs to the step. All parts but the last are whole groups of images; if
+    /// batch norms use batch statistics, the part must be the whole batch.
     ///
     /// # Panics
-    /// If inputs or goals are on another device, or do not fit the blocks.
+    /// If inputs or goals are on another device or do not fit the blocks.
     pub(crate) fn add(&mut self, input: &Batch, goals: Goals<'_>, workspace: &mut Workspace) {
         match (&mut self.on, &input.0) {
             (On::Cpu(on), batch::On::Cpu(input)) => on.add(input, goals, input.len() <= self.portion, workspace),
@@ -139,7 +140,7 @@ impl Trainer {
         }
     }
 
-    /// Moves the weights.
+    /// Updates the weights with the accumulated gradients.
     pub(crate) fn update(&mut self) {
         let Training { schedule, rate, steps, .. } = self.training;
         let rate = schedule.rate(rate, self.step, steps);
@@ -147,22 +148,22 @@ impl Trainer {
         self.step += 1;
     }
 
-    /// The squared distance of a block's output from its goal before the last step, over its batch.
+    /// The squared distance of a block's output from its goal over the last batch, before its step.
     pub fn distance(&self, block: usize) -> f64 {
         on!(&self.on, on => on.distance(block))
     }
 
-    /// The mean cross-entropy before the last step, without its weight.
+    /// The mean cross-entropy of the last batch, before its step and without its weight.
     pub fn cross_entropy(&self) -> f32 {
         on!(&self.on, on => on.cross_entropy())
     }
 
-    /// The gradient by a weight of the first block.
+    /// The gradient of a weight of the first block.
     pub(crate) fn gradient(&self, weight: usize) -> Cow<'_, [f32]> {
         on!(&self.on, on => on.gradient(weight))
     }
 
-    /// A copy of a block that learns, with the weights reached.
+    /// Copies a trained block with its current weights.
     ///
     /// # Errors
     /// [`DistillError::Diverged`].
@@ -171,7 +172,7 @@ impl Trainer {
         trained(block.clone(), values)
     }
 
-    /// The blocks that learned, with the weights and running statistics reached.
+    /// Returns the trained blocks with their final weights and running statistics.
     ///
     /// # Errors
     /// [`DistillError::Diverged`].
@@ -186,7 +187,7 @@ impl Trainer {
     }
 }
 
-/// A block with the weights that training reached.
+/// Puts trained weights into a block.
 fn trained(block: Block, values: Vec<Vec<f32>>) -> Result<Block, DistillError> {
     if values.iter().flatten().all(|value| value.is_finite()) {
         return Ok(block.with_values(values)?);

@@ -1,4 +1,4 @@
-//! Cached activations that stay on a device from boundary to boundary.
+//! Cached activations that stay on the device throughout a run.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -8,18 +8,18 @@ use burn::tensor::{Device, FloatDType, Int, Tensor, s};
 use super::{BurnBatch, BurnBlock, upload};
 use crate::{block::Statistics, tensor::Shape};
 
-/// Activations `[images, C, H, W]` at one boundary, in half precision as on the CPU.
+/// Activations `[images, C, H, W]` at one boundary, in half precision.
 #[derive(Debug)]
 pub struct BurnCache(Tensor<4>);
 
 impl BurnCache {
-    /// Uploads them.
+    /// Uploads the activations.
     pub fn new(values: Vec<f32>, shape: Shape, device: &Device) -> Self {
         Self(halved(upload(values, shape, device)))
     }
 
-    /// Pushes each range of images through its block, in batches that share their statistics. The ranges follow each other and hold
-    /// every image.
+    /// Replaces each range of images by its block's output, computed in batches that share their statistics. The ranges
+    /// are contiguous and cover every image.
     pub fn advance(&mut self, passes: &[(Range<usize>, &BurnBlock)], batch: usize, statistics: Statistics) {
         let mut given = Vec::new();
         for (images, block) in passes {
@@ -31,7 +31,7 @@ impl BurnCache {
         self.0 = Tensor::cat(given, 0);
     }
 
-    /// The images of these numbers, in that order.
+    /// Copies the images with these indices into `batch`, in the given order.
     pub fn gather(&self, images: impl Iterator<Item = usize>, batch: &mut BurnBatch) {
         let images: Vec<i32> = images.map(|image| image as i32).collect();
         let empty = BurnBatch::new(batch.shape, &batch.device);
@@ -43,7 +43,7 @@ impl BurnCache {
     }
 }
 
-/// Half precision, saturating at its largest finite value.
+/// Converts to half precision, saturating at its largest finite value.
 fn halved(values: Tensor<4>) -> Tensor<4> {
     values.clamp(-65504.0, 65504.0).cast(FloatDType::F16)
 }

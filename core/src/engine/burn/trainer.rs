@@ -1,4 +1,4 @@
-//! Training on a device: weights, gradients and optimiser state are tensors there, from the first step to the last.
+//! Training on a Burn device: weights, gradients and optimiser state stay there as tensors.
 
 use alloc::{borrow::Cow, vec::Vec};
 
@@ -22,23 +22,23 @@ use crate::{
 /// See [`Trainer`](crate::engine::Trainer).
 #[derive(Debug)]
 pub struct BurnTrainer {
-    /// Graphs and names; the values of the weights are apart.
+    /// Graphs and names, without weight values.
     blocks: Vec<Block>,
     learners: Learners,
     training: Training,
     device: Device,
-    /// Of each block, in its order.
+    /// The weights of each block, in the block's order.
     weights: Vec<Vec<Tensor<1>>>,
-    /// What moves of them, and how: all blocks in a row.
+    /// The trained weights of all blocks, in order, with their optimiser state.
     states: Vec<State>,
-    /// Images of the batch at hand, and steps made.
+    /// Images in the current batch, and steps taken.
     count: usize,
     steps: i32,
-    /// Squared distance of each block's output from its goal, then the cross-entropy.
+    /// The squared distance of each block's output from its goal, then the cross-entropy.
     errors: Vec<Tensor<1>>,
 }
 
-/// A weight that is trained.
+/// A trained weight.
 #[derive(Debug)]
 struct State {
     block: usize,
@@ -160,7 +160,7 @@ fn zero(device: &Device) -> Tensor<1> {
     Tensor::zeros([1], device)
 }
 
-/// Moves a batch norm's running mean and (unbiased) variance towards those of the batch that it reads.
+/// Updates a batch norm's running mean and (unbiased) variance from its input batch.
 fn update_running_statistics(block: &Block, node: usize, input: &Tensor<4>, weights: &mut [Tensor<1>]) {
     let node = &block.nodes()[node];
     if !matches!(node.op, Op::BatchNorm(_)) {

@@ -1,4 +1,4 @@
-//! The gradients of a block by its weights, on one group of images at a time.
+//! The backward pass of a block, one group of images at a time.
 
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
@@ -22,27 +22,27 @@ use crate::{
     },
 };
 
-/// The backward pass of a [`Program`] for training. Its gradients lie in an arena of their own.
+/// The backward pass of a [`Program`] built for training. Its gradients have their own arena.
 #[derive(Clone, Debug)]
 pub struct Backward {
-    /// Slots of the gradients.
+    /// The slots of the gradients.
     pub slots: Slots,
-    /// Slot of the gradient by each value, where one is needed.
+    /// The slot of each value's gradient, `None` if it is not needed.
     slot: Vec<Option<usize>>,
     steps: Vec<Step>,
-    /// Sums over images that a pass adds to.
+    /// Number of weight-gradient sums that a pass accumulates.
     sums: usize,
 }
 
 /// The backward pass of one node.
 #[derive(Clone, Debug)]
 struct Step {
-    /// Slot of the gradient by its output, if that depends on a trained weight.
+    /// Slot of its output's gradient; `None` if the gradient is not needed.
     gradient: Option<usize>,
-    /// Slots of the gradients by its inputs, and whether something is there already. `None` where none is needed, or where
-    /// the gradient stays in place.
+    /// Slots of its inputs' gradients, and whether to add to what they hold. `None` if the gradient is not needed or is
+    /// computed in place.
     inputs: [Option<(usize, bool)>; 2],
-    /// Where its sums lie.
+    /// The range of its sums.
     sums: Range<usize>,
     weights: Option<Weights>,
 }
@@ -53,14 +53,15 @@ enum Weights {
         by_input: Option<InputGradient>,
         by_weights: WeightGradient,
     },
-    /// `[a, b, d]` of each channel: the gradient by the input is `a · gradient + b · input + d`.
+    /// `[a, b, d]` per channel: the input gradient is `a · gradient + b · input + d`.
     Norm {
         factors: Vec<[f32; 3]>,
     },
 }
 
 impl Backward {
-    /// For `program`, made for training from `block`. `by_input` asks for the gradient by the block's input, too.
+    /// Prepares the backward pass of `program`, built from `block` for training. `by_input` requests the block's input
+    /// gradient, too.
     pub fn new(block: &Block, program: &Program, by_input: bool) -> Self {
         let nodes = block.nodes();
         let mut needed = vec![by_input];
@@ -68,10 +69,10 @@ impl Backward {
             let trained = node.weights.iter().any(|&index| block.is_trained(index.into()));
             needed.push(trained || node.inputs.iter().any(|&value| needed[usize::from(value)]));
         }
-        // The loss is taken there, whether or not anything is trained.
+        // The loss is computed on the output, trained or not.
         needed[nodes.len()] = true;
         let slot_of = |value: usize| program.layout.slot[value];
-        // One gradient for all values of a slot, with the border that convolutions written there ask for.
+        // Values that share a slot share a gradient, with the border that the convolutions writing the slot need.
         let mut slots = Slots::default();
         let mut slot = vec![None; nodes.len() + 1];
         for value in (0..=nodes.len()).filter(|&value| needed[value]) {
@@ -88,7 +89,7 @@ impl Backward {
                 Some(slots.push(Plane { shape: block.shape(value), border }))
             });
         }
-        // The gradient by the output comes from outside.
+        // The loss sets the output's gradient.
         let mut touched = vec![false; nodes.len() + 1];
         slot[nodes.len()].into_iter().for_each(|output: usize| touched[output] = true);
         let (mut steps, mut sums) = (Vec::new(), 0);
@@ -125,7 +126,7 @@ impl Backward {
         backward
     }
 
-    /// Takes new weights, in the block's order; the program has them already.
+    /// Sets new weights, in the block's order, after the program's.
     pub fn set_weights<'a>(&mut self, block: &Block, program: &Program, weights: impl Fn(usize) -> &'a [f32]) {
         for ((step, node), forward) in self.steps.iter_mut().zip(block.nodes()).zip(&program.steps) {
             match (&mut step.weights, &forward.kernel) {
@@ -140,7 +141,7 @@ impl Backward {
         }
     }
 
-    /// Heap bytes, without those of an arena and of the sums.
+    /// Heap bytes, excluding arenas and sums.
     pub fn heap_bytes(&self) -> usize {
         let of_step = |step: &Step| match &step.weights {
             Some(Weights::Conv { by_input, by_weights }) => {
@@ -152,23 +153,23 @@ impl Backward {
         self.slots.heap_bytes() + held(&self.slot) + held(&self.steps) + self.steps.iter().map(of_step).sum::<usize>()
     }
 
-    /// Vectors that an arena of gradients needs.
+    /// Vectors per gradient arena.
     pub fn arena(&self) -> usize {
         self.slots.len()
     }
 
-    /// Sums that a pass adds to.
+    /// Number of sums that a pass accumulates.
     pub fn sums(&self) -> usize {
         self.sums
     }
 
-    /// The gradient by value `value`, where there is one.
+    /// The gradient of value `value`, if it is computed.
     pub fn gradient<'a>(&self, gradients: &'a mut [Lanes], value: usize) -> Option<Write<'a>> {
         Some(self.slots.get_mut(gradients, self.slot[value]?))
     }
 
-    /// Adds one node's gradient by its weights to `sums`. Its [`step`](Self::step) comes after, for a batch norm after the
-    /// sums of the whole batch.
+    /// Adds one node's weight gradients to `sums`. Call it before the node's [`step`](Self::step); a batch norm with
+    /// batch statistics needs the sums of the whole batch before its step.
     pub fn sum(&self, program: &Program, node: usize, values: &[Lanes], gradients: &[Lanes], sums: &mut [f32]) {
         let (arch, step, forward) = (program.arch, &self.steps[node], &program.steps[node]);
         let Some(gradient) = step.gradient.map(|slot| self.slots.get(gradients, slot)) else { return };
@@ -190,8 +191,8 @@ impl Backward {
         }
     }
 
-    /// Makes batch norm `node`'s gradient that of current statistics over `images` images, from the sums of the
-    /// batch's parts in order. Nothing for another node.
+    /// Switches batch norm `node`'s gradient to current statistics over `images` images, given the sums of the batch's
+    /// parts in order. Does nothing for other nodes.
     pub fn use_current_statistics<'s>(
         &mut self,
         program: &Program,
@@ -215,8 +216,8 @@ impl Backward {
         }
     }
 
-    /// Gives batch norm `node` a gradient of its own by what it reads: `slope · input + offset` of each channel, beside that of
-    /// what comes after it.
+    /// Adds `slope · input + offset` per channel to the input gradient of batch norm `node`: the gradient of a loss on
+    /// its input.
     pub fn pull(&mut self, program: &Program, node: usize, pulls: impl Iterator<Item = [f32; 2]>) {
         if let (Some(Weights::Norm { factors }), Kernel::Norm(norm)) =
             (&mut self.steps[node].weights, &program.steps[node].kernel)
@@ -227,7 +228,7 @@ impl Backward {
         }
     }
 
-    /// One node's gradient by its inputs, on one group of images, `lanes` of them there.
+    /// Computes one node's input gradients for one group of `lanes` images.
     pub fn step(&self, program: &Program, node: usize, values: &[Lanes], gradients: &mut [Lanes], lanes: usize) {
         let (arch, step, forward) = (program.arch, &self.steps[node], &program.steps[node]);
         let Some(gradient) = step.gradient else { return };
@@ -258,7 +259,7 @@ impl Backward {
         }
     }
 
-    /// Adds `sums` to the gradients by the weights, in the block's order and shapes.
+    /// Adds `sums` to the weight gradients, in the block's order and shapes.
     pub fn add_sums(&self, block: &Block, program: &Program, sums: &[f32], gradients: &mut [Vec<f32>]) {
         for ((step, node), forward) in self.steps.iter().zip(block.nodes()).zip(&program.steps) {
             let sums = &sums[step.sums.clone()];
@@ -285,7 +286,7 @@ impl Backward {
     }
 }
 
-/// Adds the gradient by an input of an operator without weights to `target`.
+/// Adds the input gradient of an operator without weights to `target`.
 fn spread(kernel: &Kernel, slopes: &Slopes<'_>, target: Write<'_>) {
     let &Slopes { arch, gradient, output, .. } = slopes;
     match kernel {
@@ -298,7 +299,7 @@ fn spread(kernel: &Kernel, slopes: &Slopes<'_>, target: Write<'_>) {
     }
 }
 
-/// Rows and columns of a convolution's kernel; a linear layer's matrix has none.
+/// Rows and columns of a convolution's kernel; 1×1 for a linear layer.
 fn kernel_extent(block: &Block, node: usize) -> [usize; 2] {
     let dims = block.weight(node, 0).map_or(&[][..], |kernel| &kernel.dims);
     [2, 3].map(|axis| dims.get(axis).map_or(1, |&taps| taps as usize))

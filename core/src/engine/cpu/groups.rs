@@ -1,4 +1,4 @@
-//! A batch as the CPU's kernels take it: in groups of images side by side.
+//! A batch in the layout of the CPU kernels: groups of images side by side.
 
 use alloc::{vec, vec::Vec};
 
@@ -11,7 +11,7 @@ use crate::{
     tensor::Shape,
 };
 
-/// Values copied between an image and its lane at a time: with them a group's vectors stay in a first-level cache.
+/// Values copied between an image and its lane at a time, so that a group's vectors stay in the L1 cache.
 const CHUNK: usize = 64;
 
 /// A batch `[N, C, H, W]` on the CPU.
@@ -24,7 +24,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Zeros.
+    /// `count` images of zeros.
     pub fn zeros(shape: Shape, count: usize) -> Self {
         Self { shape, count, values: vec![Lanes::ZERO; count.div_ceil(LANES) * shape.elements()] }
     }
@@ -39,12 +39,12 @@ impl Groups {
         self.count
     }
 
-    /// Makes room for `count` images of `shape`, keeping the memory.
+    /// Resizes to `count` images of `shape`, reusing the memory.
     pub fn reset(&mut self, shape: Shape, count: usize) {
         (self.shape, self.count) = (shape, count);
         let len = count.div_ceil(LANES) * shape.elements();
         if self.values.capacity() < len {
-            // A fresh one, because resizing would hold old and new at once.
+            // Allocate anew: resizing would hold old and new at once.
             self.values = Vec::new();
         }
         self.values.resize(len, Lanes::ZERO);
@@ -80,7 +80,7 @@ impl Groups {
                 source(image, part * CHUNK, buffer)?;
                 for (lanes, value) in chunk.iter_mut().zip(&*buffer) {
                     lanes.0[image % LANES] = *value;
-                    // Those after the last image are zero.
+                    // Lanes after the last image are zero.
                     lanes.0[image % LANES + 1..].fill(0.0);
                 }
             }
@@ -88,7 +88,7 @@ impl Groups {
         Ok(())
     }
 
-    /// Shows every image to `target(image, offset, chunk)`, chunk by chunk.
+    /// Passes every image to `target(image, offset, chunk)`, chunk by chunk.
     pub fn read(&self, mut target: impl FnMut(usize, usize, &[f32])) {
         for (index, group) in self.groups().enumerate() {
             from_lanes(group, self.line(), self.lanes(index), |lane, offset, chunk| {
@@ -97,7 +97,7 @@ impl Groups {
         }
     }
 
-    /// Subtracts others of the same shape and number.
+    /// Subtracts a batch of the same shape and length.
     pub fn subtract(&mut self, others: &Self) {
         let lanes = self.values.iter_mut().zip(&others.values);
         lanes.flat_map(|(ours, theirs)| ours.0.iter_mut().zip(theirs.0)).for_each(|(ours, theirs)| *ours -= theirs);
@@ -105,7 +105,7 @@ impl Groups {
 
     /// See [`Batch::add_difference`](crate::engine::Batch::add_difference).
     pub fn add_difference(&self, target: &Self, sums: &mut Difference) {
-        // Value by value, so that the size of a batch does not change the sums.
+        // Sum value by value: the batch size must not change the sums.
         for (output, target) in self.values.iter().zip(&target.values) {
             for (output, target) in output.0.into_iter().zip(target.0) {
                 sums.error += f64::from(output - target) * f64::from(output - target);
@@ -114,12 +114,12 @@ impl Groups {
         }
     }
 
-    /// The sum of the squares.
+    /// The sum of squares.
     pub fn energy(&self) -> f64 {
         self.groups().map(energy).sum()
     }
 
-    /// A group as one long row.
+    /// The plane of a group seen as one long row.
     fn line(&self) -> Plane {
         Plane { shape: Shape::new(1, 1, self.shape.elements()), border: 0 }
     }
@@ -134,7 +134,7 @@ impl Groups {
         self.values.chunks_exact(self.shape.elements())
     }
 
-    /// One group, and how it lies.
+    /// One group and its layout.
     pub fn plane(&self, index: usize) -> (&[Lanes], Plane) {
         (self.group(index), Plane { shape: self.shape, border: 0 })
     }
@@ -156,12 +156,12 @@ impl Groups {
     }
 }
 
-/// The sum of a group's squares.
+/// The sum of squares of a group.
 pub fn energy(group: &[Lanes]) -> f64 {
     group.iter().map(|lanes| f64::from(lanes.0.iter().map(|value| value * value).sum::<f32>())).sum()
 }
 
-/// Fills the first `lanes` images of a group, and zeros the others.
+/// Fills the first `lanes` images of a group and zeros the remaining lanes.
 pub fn to_lanes(group: &mut [Lanes], plane: Plane, lanes: usize, mut source: impl FnMut(usize, usize, &mut [f32])) {
     let mut buffer = [0.0; CHUNK];
     for (index, row) in plane.rows().enumerate() {
@@ -181,7 +181,7 @@ pub fn to_lanes(group: &mut [Lanes], plane: Plane, lanes: usize, mut source: imp
     }
 }
 
-/// Shows the first `lanes` images of a group.
+/// Passes the first `lanes` images of a group to `target`.
 pub fn from_lanes(group: &[Lanes], plane: Plane, lanes: usize, mut target: impl FnMut(usize, usize, &[f32])) {
     let mut buffer = [0.0; CHUNK];
     for (index, row) in plane.rows().enumerate() {

@@ -1,4 +1,4 @@
-//! Where the values of a block lie while one group of images goes through it.
+//! The arena layout of a block's values for one group of images.
 
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Planes one behind the other in an arena.
+/// Consecutive planes in an arena.
 #[derive(Clone, Debug, Default)]
 pub struct Slots {
     planes: Vec<Plane>,
@@ -31,12 +31,12 @@ impl Slots {
         self.planes.len() - 1
     }
 
-    /// Heap bytes of the description, not of what lies there.
+    /// Heap bytes of this description, excluding the arena.
     pub fn heap_bytes(&self) -> usize {
         held(&self.planes) + held(&self.starts)
     }
 
-    /// Vectors in all.
+    /// Total length in vectors.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -57,7 +57,7 @@ impl Slots {
         (&mut arena[self.range(slot)], self.planes[slot])
     }
 
-    /// One slot to write and two to read, which are `None` where they are the one to write.
+    /// Borrows one slot to write and two to read; a slot to read is `None` if it is the one to write.
     pub fn open<'a>(
         &self,
         arena: &'a mut [Lanes],
@@ -76,7 +76,7 @@ impl Slots {
         ((to, self.planes[write]), read.map(|slot| (slot != write).then(|| values(slot))))
     }
 
-    /// One slot to write and another to read.
+    /// Borrows one slot to write and another to read.
     pub fn pair<'a>(&self, arena: &'a mut [Lanes], Pair { write, read }: Pair) -> (Write<'a>, Read<'a>) {
         let [to, from] = arena
             .get_disjoint_mut([self.range(write), self.range(read)])
@@ -84,7 +84,7 @@ impl Slots {
         ((to, self.planes[write]), (from, self.planes[read]))
     }
 
-    /// Writes the zeros around every plane: an arena may have served another block.
+    /// Zeros the borders of all planes: the arena may have served another block.
     pub fn clear_borders(&self, arena: &mut [Lanes]) {
         for slot in 0..self.planes.len() {
             let (values, plane) = self.get_mut(arena, slot);
@@ -100,27 +100,27 @@ pub struct Pair {
     pub read: usize,
 }
 
-/// Slots of a block's values, up to the last that is computed.
+/// The slots of a block's values, up to the last computed one.
 #[derive(Clone, Debug)]
 pub struct Layout {
     pub slots: Slots,
-    /// Slot of each value. Operators that may work in place share their input's.
+    /// The slot of each value. In-place operators share their input's slot.
     pub slot: Vec<usize>,
-    /// The bounds of a clamp that is done with a node: it is the only reader, and in place.
+    /// For each node, the bounds of a clamp fused into it: the node's only reader, working in place.
     pub clamped: Vec<Option<Bounds>>,
 }
 
 impl Layout {
-    /// Heap bytes of the description.
+    /// Heap bytes of this description.
     pub fn heap_bytes(&self) -> usize {
         self.slots.heap_bytes() + held(&self.slot) + held(&self.clamped)
     }
 
-    /// Lays out values `0..=last`. For training every value that a gradient needs is kept, otherwise slots are used again.
+    /// Lays out values `0..=last`. Training keeps every value that a gradient needs; otherwise slots are reused.
     pub fn new(block: &Block, last: usize, training: bool) -> Self {
         let chains = Chains::new(block, last, training);
         let (mut slots, mut slot) = (Slots::default(), vec![0; last + 1]);
-        // For each slot, the node after which it is free.
+        // For each slot, the last node that reads it.
         let mut busy: Vec<usize> = Vec::new();
         for value in 0..=last {
             let first = chains.first[value];
@@ -143,14 +143,14 @@ impl Layout {
     }
 }
 
-/// Which values share a place.
+/// Chains of values that share a slot through in-place operators.
 struct Chains<'a> {
     block: &'a Block,
     nodes: &'a [Node],
     training: bool,
-    /// For each value the first one of its place.
+    /// For each value, the first value of its chain.
     first: Vec<usize>,
-    /// For each value the last node that reads it.
+    /// For each value, the last node that reads it.
     last_reader: Vec<usize>,
 }
 
@@ -168,7 +168,7 @@ impl<'a> Chains<'a> {
         chains
     }
 
-    /// The input in whose place a node may write.
+    /// The input that a node may overwrite.
     fn place(&self, index: usize) -> Option<usize> {
         let node = &self.nodes[index];
         let in_place = match node.op.operator().on_cpu() {
@@ -179,7 +179,7 @@ impl<'a> Chains<'a> {
         };
         let twice = node.inputs.len() == 2 && node.inputs[0] == node.inputs[1];
         let free = |value: &usize| *value > 0 && self.last_reader[*value] == index && !self.is_kept(*value);
-        // A sum may lie in the place of either value, everything else in that of the first.
+        // A sum may overwrite either input, other operators only the first.
         let places = if matches!(node.op, Op::Add) { 2 } else { 1 };
         let place = node.inputs.iter().take(places).map(|&value| usize::from(value)).find(free);
         place.filter(|_| in_place && !twice)
@@ -204,17 +204,17 @@ impl<'a> Chains<'a> {
         self.block.readers(value).take_while(|&node| node < self.nodes.len())
     }
 
-    /// Values of the place that begins with `first`.
+    /// The values of the chain that begins with `first`.
     fn members(&self, first: usize) -> impl Iterator<Item = usize> {
         (first..self.first.len()).filter(move |&value| self.first[value] == first)
     }
 
-    /// The last node that reads a place.
+    /// The last node that reads a chain.
     fn last_reader(&self, first: usize) -> usize {
         self.members(first).map(|value| self.last_reader[value]).max().unwrap_or(0)
     }
 
-    /// How a place lies, with the border that the convolutions that read it ask for.
+    /// The plane of a chain, with the border that its reading convolutions need.
     fn plane(&self, first: usize) -> Plane {
         let border = |node: usize| match self.block.nodes()[node].op {
             Op::Conv(conv) => conv.border(),
@@ -224,7 +224,7 @@ impl<'a> Chains<'a> {
         Plane { shape: self.block.shape(first), border: readers.map(border).max().unwrap_or(0) }
     }
 
-    /// The bounds of a clamp that is done with a node: it alone reads it, and in place.
+    /// The bounds of a clamp to fuse into a node: the node's only reader, working in place.
     fn clamp_after(&self, node: usize) -> Option<Bounds> {
         let mut readers = self.readers(node + 1);
         let (Some(reader), None) = (readers.next(), readers.next()) else { return None };

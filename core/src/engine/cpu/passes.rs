@@ -1,9 +1,9 @@
-//! Forward and backward passes over a batch, through blocks that follow each other.
+//! Forward and backward passes of a batch through a sequence of blocks.
 //!
-//! A group of images goes forward through all blocks, and its gradient back, before the next group starts: a pass needs one arena
-//! a worker, whatever the batch, and the batch may come in parts. Only batch norms that look at the whole batch make a pass stop. Then
-//! each group waits in an arena of its own, or, where memory is short, starts again from its input after every stop. The
-//! values are the same to the bit.
+//! Each group of images goes forward through all blocks, and its gradient back, before the next group starts: a pass
+//! needs one arena per worker, independent of the batch size, and the batch may come in parts. Only batch norms with
+//! batch statistics make a pass stop. Then each group waits in its own arena or, if memory is short, is recomputed from
+//! its input after every stop. Both give bit-identical results.
 
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
@@ -21,17 +21,18 @@ use crate::{
     },
 };
 
-/// Pieces of a batch whose gradients are summed apart, then in order: what keeps threads from changing a result.
+/// Pieces of a batch, whose gradients are summed separately and then in order: the number of threads must not change a
+/// result.
 const PIECES: usize = 8;
 
-/// What batch norms work with, and whether passes stop at them.
+/// The statistics that batch norms use, and whether passes stop at them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norms {
     /// Running statistics: no stops.
     Running,
     /// The statistics of each batch.
     Current,
-    /// Running statistics, and those of each batch are shown.
+    /// Running statistics; batch statistics are computed and reported.
     Observed,
 }
 
@@ -44,19 +45,19 @@ impl From<Statistics> for Norms {
     }
 }
 
-/// The passes of a batch, and what they add up.
+/// The passes of a batch, and their sums.
 #[derive(Debug)]
 pub struct Passes {
     sequence: Sequence,
     norms: Norms,
-    /// Pieces of the part at hand. The first may have begun in the part before.
+    /// Pieces of the current part. The first piece may have begun in the previous part.
     pieces: Vec<Piece>,
-    /// Images of the batch, and groups of them that are through.
+    /// Images of the batch, and its groups processed so far.
     count: usize,
     done: usize,
-    /// Over the pieces that are complete, as in [`Piece`].
+    /// Errors of all complete pieces, as in [`Piece`].
     errors: Vec<f64>,
-    /// Of the batch norm at the last stop.
+    /// Input moments of the batch norm at the last stop.
     moments: Vec<Moments>,
 }
 
@@ -65,23 +66,23 @@ pub struct Passes {
 pub struct Stage {
     pub program: Program,
     pub backward: Backward,
-    /// Where its values begin in an arena, its sums in a piece's, and its weights among all blocks'.
+    /// Where its values begin in an arena, its sums in a piece, and its weights in those of all blocks.
     values: usize,
     sums: usize,
     pub weights: usize,
 }
 
-/// Blocks that follow each other, and how a pass goes through them.
+/// A sequence of blocks and its stops.
 #[derive(Debug)]
 struct Sequence {
     stages: Vec<Stage>,
-    /// Every node of every stage, in order.
+    /// All nodes of all stages, in order.
     places: Vec<Place>,
-    /// Places of the batch norms at which passes stop.
+    /// Indices into `places` of the batch norms at which passes stop.
     stops: Vec<usize>,
-    /// Stages, from the first, whose gradients by the weights are summed; if there is none, the gradient by the images is made.
+    /// Number of trained stages, from the first. If 0, the gradient of the images is computed instead.
     trained: usize,
-    /// Where gradients begin in an arena, and how long those of one stage are at most.
+    /// Where gradients begin in an arena, and the largest length of one stage's gradients.
     slopes: usize,
     slope: usize,
 }
@@ -93,54 +94,54 @@ struct Place {
     node: usize,
 }
 
-/// What some groups of a batch add up.
+/// The sums of some consecutive groups of a batch.
 #[derive(Debug)]
 struct Piece {
-    /// In the order of the stages, each in its backward pass's.
+    /// Weight-gradient sums, stage by stage, each in the order of its [`Backward`].
     sums: Vec<f32>,
-    /// Squared distance of each block's output from its goal, then the cross-entropy.
+    /// The squared distance of each block's output from its goal, then the cross-entropy.
     errors: Vec<f64>,
-    /// Of each group, at the last stop.
+    /// Moments of each group at the last stop.
     moments: Vec<Moments>,
 }
 
-/// The groups of a piece in the part of a batch at hand.
+/// The groups of a piece that are in the current part of a batch.
 struct Task<'a> {
     piece: &'a mut Piece,
     groups: Range<usize>,
-    /// Whether the piece begins with them.
+    /// Whether these are the piece's first groups.
     begins: bool,
-    /// Arenas that wait between stops, one a group; empty where a worker's is used.
+    /// Arenas in which groups wait between stops; empty if a worker's arena is used.
     arenas: &'a mut [Vec<Lanes>],
-    /// Where the gradients by their images go, if anywhere.
+    /// Destination of the image gradients; may be empty.
     slopes: &'a mut [Lanes],
 }
 
-/// Images on their way through the blocks.
+/// One part of a batch, and how to process it.
 pub struct Pass<'a> {
     pub images: &'a Groups,
     pub goals: Goals<'a>,
-    /// Whether groups may wait in arenas of their own at a stop.
+    /// Whether groups may wait in their own arenas at a stop.
     pub waits: bool,
-    /// Takes the gradient by the images.
+    /// Destination of the image gradients.
     pub slopes: Option<&'a mut Groups>,
-    /// Is called at each stop.
+    /// Called at each stop.
     pub observe: &'a mut dyn FnMut(Stop<'_>),
 }
 
 /// A batch norm at which a pass stopped.
 pub struct Stop<'a> {
-    /// Its block, and the stage made of it.
+    /// The block, and its stage.
     pub block: &'a Block,
     pub stage: &'a mut Stage,
     pub node: usize,
-    /// Of what it reads, over the batch.
+    /// The batch norm's input moments over the batch.
     pub moments: &'a [Moments],
 }
 
 impl Passes {
-    /// For blocks that each take what the one before gives. The weights of the first `trained` get gradients; if there is none, the
-    /// images do.
+    /// Prepares passes through `blocks`, each of which reads the previous block's output. Gradients are computed for
+    /// the weights of the first `trained` blocks or, if that is 0, for the images.
     pub fn new(blocks: &[Block], trained: usize, norms: Norms) -> Self {
         let (mut stages, mut places, mut stops) = (Vec::new(), Vec::new(), Vec::new());
         let (mut values, mut sums, mut weights) = (0, 0, 0);
@@ -163,7 +164,7 @@ impl Passes {
         Self { sequence, norms, pieces: Vec::new(), count: 0, done: 0, errors, moments: Vec::new() }
     }
 
-    /// Heap bytes over batches of `count` images that come in parts of `part`, without those of the arenas.
+    /// Heap bytes for batches of `count` images in parts of `part`, excluding arenas.
     pub fn heap_bytes(&self, count: usize, part: usize) -> usize {
         let Sequence { stages, places, stops, .. } = &self.sequence;
         let (groups, step) = (count.div_ceil(LANES), part.div_ceil(LANES).max(1));
@@ -179,12 +180,12 @@ impl Passes {
             + pieces.max().unwrap_or(0) * piece
     }
 
-    /// Vectors that an arena needs.
+    /// Vectors per arena.
     pub fn arena(&self) -> usize {
         self.sequence.arena()
     }
 
-    /// Takes new weights of the trained blocks, all in a row.
+    /// Sets new weights of the trained blocks, in order.
     pub fn set_weights(&mut self, blocks: &[Block], weights: &[Vec<f32>]) {
         for (stage, block) in self.sequence.stages.iter_mut().zip(blocks).take(self.sequence.trained) {
             let weight = |index: usize| weights[stage.weights + index].as_slice();
@@ -199,11 +200,11 @@ impl Passes {
         self.errors.fill(0.0);
     }
 
-    /// Takes a part of the batch forward and back, and adds its gradients by the weights to `gradients`, those of all trained blocks in a
-    /// row. All parts but the last are whole groups of images.
+    /// Takes a part of the batch forward and back, and adds its weight gradients to `gradients`, those of all trained
+    /// blocks in order. All parts but the last are whole groups of images.
     ///
     /// # Panics
-    /// If a pass that stops is given less than the whole batch.
+    /// If a pass with stops is given less than the whole batch.
     pub fn add(&mut self, blocks: &[Block], mut pass: Pass<'_>, workspace: &mut Workspace, gradients: &mut [Vec<f32>]) {
         let groups = self.count.div_ceil(LANES);
         let part = self.done..self.done + pass.images.groups().len();
@@ -245,7 +246,7 @@ impl Passes {
         total as f32 * (1.0 / self.count.max(1) as f32)
     }
 
-    /// Takes the batch to the stop that ends a segment, and settles what its batch norm works with.
+    /// Takes the batch forward to the stop that ends a segment, and sets the statistics of the batch norm there.
     fn forward(
         &mut self,
         segment: usize,
@@ -275,7 +276,8 @@ impl Passes {
         (pass.observe)(Stop { block: &blocks[stage], stage: here, node, moments: &self.moments });
     }
 
-    /// Takes the gradients of the batch back to where a segment starts. Those of the batch norm there wait for its sums over the whole batch.
+    /// Takes the gradients back to the start of a segment. The batch norm there first needs its sums over the whole
+    /// batch.
     fn backward(&mut self, segment: usize, waits: bool, pass: &mut Pass<'_>, workspace: &mut Workspace) {
         let (places, end) = (self.sequence.segment(segment), self.sequence.places.len());
         let last = places.end == end;
@@ -300,7 +302,7 @@ impl Passes {
                     sequence.sum(place, arena, sums);
                 }
                 if place > places.start || segment == 0 {
-                    // What comes after the segment was counted with a segment before.
+                    // Errors after the segment were counted with a later segment, which ran before.
                     sequence.step_back(place, &goals, group, arena, errors, place <= places.end);
                 }
             }
@@ -313,7 +315,8 @@ impl Passes {
         }
     }
 
-    /// Every group of the part of a batch at hand: its task, its number and its arena. Those of a piece come one after another.
+    /// Calls `work` for every group of the current part, with its task, index and arena. The groups of a piece come in
+    /// order.
     fn each_group(
         &mut self,
         waits: bool,
@@ -359,7 +362,7 @@ impl Passes {
     }
 }
 
-/// A group of a part of a batch: its number there, the images in it, and those in the whole batch.
+/// A group: its index in the part of a batch, its number of images, and that of the whole batch.
 #[derive(Clone, Copy)]
 struct Group {
     index: usize,
@@ -369,7 +372,7 @@ struct Group {
 
 impl Sequence {
     fn arena(&self) -> usize {
-        // A gradient passes from one stage to the next.
+        // Two stages' gradients: they are passed from one stage to the previous one.
         self.slopes + self.slope * self.stages.len().min(2)
     }
 
@@ -383,7 +386,7 @@ impl Sequence {
         start..self.stops.get(segment).copied().unwrap_or(self.places.len())
     }
 
-    /// Where the gradients of a stage lie, after the values.
+    /// The range of a stage's gradients, counted from the end of the values.
     fn slope(&self, stage: usize) -> Range<usize> {
         let start = stage % 2 * self.slope;
         start..start + self.slope
@@ -402,7 +405,7 @@ impl Sequence {
         }
     }
 
-    /// Sets the gradient by the last output.
+    /// Sets the gradient of the last output.
     fn pull_last(&self, goals: &Goals<'_>, group: Group, arena: &mut [Lanes], errors: &mut [f64], counts: bool) {
         let Some(last) = self.stages.len().checked_sub(1) else { return };
         let Stage { program, backward, values: start, .. } = &self.stages[last];
@@ -423,7 +426,7 @@ impl Sequence {
         }
     }
 
-    /// Adds a node's gradient by its weights to the sums.
+    /// Adds a node's weight gradients to the sums.
     fn sum(&self, place: usize, arena: &[Lanes], sums: &mut [f32]) {
         let Place { stage, node } = self.places[place];
         if stage < self.trained {
@@ -433,7 +436,8 @@ impl Sequence {
         }
     }
 
-    /// Makes a node's gradient by its inputs; that of a stage's first node goes on to the stage before, whose goal adds to it.
+    /// Computes a node's input gradients. The gradient of a stage's first node is passed on to the previous stage,
+    /// whose goal adds to it.
     fn step_back(
         &self,
         place: usize,
@@ -460,7 +464,7 @@ impl Sequence {
         }
     }
 
-    /// Copies the gradient by a group of images, `[C, H, W]`.
+    /// Copies the gradient of a group of images, `[C, H, W]`.
     fn store_slope(&self, arena: &mut [Lanes], target: &mut [Lanes]) {
         let Some(Stage { program, backward, .. }) = self.stages.first() else { return };
         let slopes = &mut arena[self.slopes..][self.slope(0)];
@@ -476,14 +480,14 @@ impl Sequence {
     }
 }
 
-/// Pulls an output towards its goal; returns the squared distance from it.
+/// Computes the gradient of the squared distance between an output and its goal; returns that distance.
 fn pull(program: &Program, goal: &Goal, group: Group, values: &mut [Lanes], slope: Write<'_>, add: bool) -> f64 {
     clear_absent(program.output_mut(values), group.lanes);
     let wanted = goal.output.on_cpu();
     squared_error(program.arch, program.output(values), wanted.group(group.index), slope, 2.0 * goal.weight, add)
 }
 
-/// Adds the gradient of the cross-entropy by the logits; returns the sum of the images' own.
+/// Adds the gradient of the cross-entropy to that of the logits; returns the sum of the images' cross-entropies.
 fn cross_entropy(classes: &Classes<'_>, group: Group, (logits, plane): Read<'_>, (slope, to): Write<'_>) -> f64 {
     let &Classes { probabilities, temperature, weight } = classes;
     let (count, scale, mut error) = (plane.shape.channels, 1.0 / group.count.max(1) as f32, 0.0);
@@ -501,13 +505,13 @@ fn cross_entropy(classes: &Classes<'_>, group: Group, (logits, plane): Read<'_>,
     error
 }
 
-/// Groups of a piece, of a batch of `groups` groups.
+/// The groups of a piece in a batch of `groups` groups.
 fn bounds(piece: usize, groups: usize) -> Range<usize> {
     let count = PIECES.min(groups);
     piece * groups / count..(piece + 1) * groups / count
 }
 
-/// Pieces of a batch of `groups` groups that groups `part` belong to.
+/// The pieces that the groups `part` belong to, in a batch of `groups` groups.
 fn pieces_of(part: &Range<usize>, groups: usize) -> Range<usize> {
     let piece = |group: usize| (0..PIECES.min(groups)).rfind(|&p| bounds(p, groups).start <= group).unwrap_or(0);
     if part.is_empty() { 0..0 } else { piece(part.start)..piece(part.end - 1) + 1 }

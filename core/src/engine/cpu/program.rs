@@ -1,4 +1,4 @@
-//! A block made ready for the CPU: its operators as kernels over the slots of an arena.
+//! A block compiled for the CPU: its operators as kernels over the slots of an arena.
 
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
@@ -32,22 +32,22 @@ pub struct Program {
     pub steps: Vec<Step>,
 }
 
-/// One node.
+/// One compiled node.
 #[derive(Clone, Debug)]
 pub struct Step {
     pub kernel: Kernel,
-    /// Slots of what it reads.
+    /// Slots of its inputs; an operator with one input repeats it.
     pub inputs: [usize; 2],
-    /// Slot of what it writes.
+    /// Slot of its output.
     pub output: usize,
-    /// The bounds of a clamp that is done with it.
+    /// The bounds of a clamp fused into it.
     clamp: Option<Bounds>,
 }
 
-/// An operator with its weights as the loops take them.
+/// An operator with its weights in the kernels' layout.
 #[derive(Clone, Debug)]
 pub enum Kernel {
-    /// Also a linear layer: a 1×1 convolution of 1×1 images.
+    /// A convolution, or a linear layer as a 1×1 convolution of 1×1 images.
     Conv {
         convolution: Convolution,
         packed: Vec<f32>,
@@ -56,10 +56,10 @@ pub enum Kernel {
     /// A batch norm.
     Norm(Norm),
     Clamp(Bounds),
-    /// A clamp that the node before did.
+    /// A clamp fused into the previous node.
     Done(Bounds),
     Add,
-    /// An operator without weights, with loops of its own.
+    /// Any other operator without weights.
     Plain(Op),
 }
 
@@ -77,7 +77,7 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// Takes scale, shift, mean and variance.
+    /// Sets scale, shift, mean and variance.
     fn set(&mut self, weights: [&[f32]; 4]) {
         let [scale, shift, mean, variance] = weights;
         let epsilon = self.epsilon;
@@ -87,7 +87,7 @@ impl Norm {
         self.refresh();
     }
 
-    /// Takes the statistics of a batch.
+    /// Sets mean and variance from a batch.
     fn set_moments(&mut self, moments: &[Moments]) {
         for ((mean, inverse), moments) in self.mean.iter_mut().zip(&mut self.inverse).zip(moments) {
             *mean = moments.mean as f32;
@@ -104,7 +104,7 @@ impl Norm {
 }
 
 impl Program {
-    /// The nodes that lead to value `last`, with the block's own weights.
+    /// Compiles the nodes up to value `last`, with the block's weights.
     pub fn new(block: &Block, last: usize, training: bool) -> Self {
         let layout = Layout::new(block, last, training);
         let plane = |value: usize| layout.slots.plane(layout.slot[value]);
@@ -134,7 +134,7 @@ impl Program {
         program
     }
 
-    /// Takes new weights, in the block's order.
+    /// Sets new weights, in the block's order.
     pub fn set_weights<'a>(&mut self, block: &Block, weights: impl Fn(usize) -> &'a [f32]) {
         for (step, node) in self.steps.iter_mut().zip(block.nodes()) {
             let weight = |slot: usize| node.weights.get(slot).map(|&index| weights(index.into()));
@@ -149,7 +149,7 @@ impl Program {
         }
     }
 
-    /// Heap bytes, without those of an arena.
+    /// Heap bytes, excluding arenas.
     pub fn heap_bytes(&self) -> usize {
         let of_step = |step: &Step| match &step.kernel {
             Kernel::Conv { packed, bias, .. } => held(packed) + held(bias),
@@ -166,12 +166,12 @@ impl Program {
         self.layout.slots.plane(self.layout.slot[self.steps.len()]).shape
     }
 
-    /// Vectors that an arena needs.
+    /// Vectors per arena.
     pub fn arena(&self) -> usize {
         self.layout.slots.len()
     }
 
-    /// Where a group of inputs goes, in an arena that may have served another block.
+    /// The slot for a group of inputs, in an arena that may have served another block.
     pub fn input<'a>(&self, arena: &'a mut [Lanes]) -> Write<'a> {
         self.layout.slots.clear_borders(arena);
         self.layout.slots.get_mut(arena, self.layout.slot[0])
@@ -190,7 +190,7 @@ impl Program {
         clear_absent((output, flat), lanes);
     }
 
-    /// The last value, to write.
+    /// The last value, mutable.
     pub fn output_mut<'a>(&self, arena: &'a mut [Lanes]) -> Write<'a> {
         self.layout.slots.get_mut(arena, self.layout.slot[self.steps.len()])
     }
@@ -200,7 +200,7 @@ impl Program {
         self.layout.slots.get(arena, self.layout.slot[self.steps.len()])
     }
 
-    /// Runs of nodes that go through without the statistics of the whole batch: each ends before a batch norm, or at the end.
+    /// Runs of nodes that need no statistics of the whole batch: each ends before a batch norm, or at the end.
     pub fn segments(&self) -> Vec<Range<usize>> {
         let is_norm = |node: &usize| matches!(self.steps[*node].kernel, Kernel::Norm(_));
         let ends: Vec<usize> = (0..self.steps.len()).filter(is_norm).chain([self.steps.len()]).collect();
@@ -216,34 +216,35 @@ impl Program {
         }
     }
 
-    /// Moments of what batch norm `node` reads in the first `lanes` images of a group; nothing for another node.
+    /// Computes the input moments of batch norm `node` over the first `lanes` images of a group. Does nothing for other
+    /// nodes.
     pub fn moments(&self, node: usize, arena: &[Lanes], lanes: usize, found: &mut [Moments]) {
         if self.norm_channels(node) > 0 {
             moments(self.arch, self.layout.slots.get(arena, self.steps[node].inputs[0]), lanes, found);
         }
     }
 
-    /// Puts the moments of what batch norm `node` reads in a batch into `total`, from those of its groups in order: `[groups, C]`; none for
-    /// another node.
+    /// Writes the input moments of batch norm `node` over a batch into `total`, from those of its groups in order:
+    /// `[groups, C]`. Leaves `total` empty for other nodes.
     pub fn total<'m>(&self, node: usize, groups: impl Iterator<Item = &'m [Moments]>, total: &mut Vec<Moments>) {
         total.clear();
         total.resize(self.norm_channels(node), Moments::default());
         groups.for_each(|group| total.iter_mut().zip(group).for_each(|(total, found)| *total = total.and(*found)));
     }
 
-    /// Gives batch norm `node` the statistics of a batch; nothing to another node.
+    /// Sets the statistics of batch norm `node`. Does nothing for other nodes.
     pub fn set_moments(&mut self, node: usize, moments: &[Moments]) {
         if let Some(Step { kernel: Kernel::Norm(norm), .. }) = self.steps.get_mut(node) {
             norm.set_moments(moments);
         }
     }
 
-    /// All nodes on one group of images.
+    /// Runs all nodes on one group of images.
     pub fn forward(&self, arena: &mut [Lanes]) {
         (0..self.steps.len()).for_each(|node| self.step(node, arena));
     }
 
-    /// One node on one group of images.
+    /// Runs one node on one group of images.
     pub fn step(&self, node: usize, arena: &mut [Lanes]) {
         let Step { kernel, inputs: [first, second], output, clamp } = &self.steps[node];
         let (arch, slots) = (self.arch, &self.layout.slots);
@@ -288,29 +289,29 @@ impl Program {
     }
 }
 
-/// What programs take from the heap.
+/// The heap use of programs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProgramBytes {
-    /// Heap bytes without those of an arena.
+    /// Heap bytes, excluding arenas.
     pub held: u64,
-    /// Vectors of an arena that serves each of them.
+    /// Vectors of an arena large enough for each of them.
     pub arena: usize,
 }
 
 impl ProgramBytes {
-    /// Of what computes value `value` of a block.
+    /// The heap use of the program for value `value` of a block.
     pub fn of(block: &Block, value: usize) -> Self {
         let program = Program::new(block, value, false);
         Self { held: program.heap_bytes() as u64, arena: program.arena() }
     }
 
-    /// Of both.
+    /// The heap use of both.
     pub fn and(self, other: Self) -> Self {
         Self { held: self.held + other.held, arena: self.arena.max(other.arena) }
     }
 }
 
-/// The loops of an operator that has some.
+/// The loops of a [`Kernel::Plain`] operator.
 pub fn plain(op: &Op) -> &dyn Plain {
     match op.operator().on_cpu() {
         OnCpu::Plain(plain) => plain,
@@ -325,7 +326,7 @@ impl Kernel {
     }
 }
 
-/// New values in the memory of the old.
+/// Replaces the values, reusing the memory.
 fn replace(held: &mut Vec<f32>, values: impl Iterator<Item = f32>) {
     held.clear();
     held.extend(values);

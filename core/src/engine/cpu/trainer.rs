@@ -1,4 +1,4 @@
-//! Training on the CPU: weights, gradients and optimiser state beside the passes.
+//! Training on the CPU: the passes with weights, gradients and optimiser state.
 
 use alloc::{borrow::Cow, vec, vec::Vec};
 
@@ -11,23 +11,23 @@ use crate::{
     recipe::Training,
 };
 
-/// Share of a batch's statistics in the running ones (PyTorch's default).
+/// Weight of a batch in the running statistics (PyTorch's default).
 pub const STATISTICS_RATE: f32 = 0.1;
 
 /// See [`Trainer`](crate::engine::Trainer).
 #[derive(Debug)]
 pub struct CpuTrainer {
-    /// Graphs and names; the values of the weights are apart.
+    /// Graphs and names, without weight values.
     blocks: Vec<Block>,
     passes: Passes,
     norms: Norms,
-    /// Of all trained blocks in a row.
+    /// The weights of all trained blocks, in order.
     weights: Vec<Vec<f32>>,
     gradients: Vec<Vec<f32>>,
     optimizer: Optimizer,
 }
 
-/// What a trainer takes from the heap.
+/// The heap use of a trainer.
 #[derive(Debug)]
 pub struct TrainerBytes {
     passes: Passes,
@@ -44,7 +44,7 @@ impl CpuTrainer {
             (0..block.weights().len()).map(size)
         });
         let optimizer = Optimizer::new(training.update, training.weight_decay, sizes);
-        // Of the others the passes have all they need.
+        // The passes hold packed copies of the other blocks' weights.
         let mut values: Vec<Vec<Vec<f32>>> = blocks.iter_mut().map(Block::take_values).collect();
         values.truncate(learners.count);
         let weights: Vec<Vec<f32>> = values.into_iter().flatten().collect();
@@ -91,12 +91,12 @@ impl CpuTrainer {
         (block, self.weights[first..][..block.weights().len()].to_vec())
     }
 
-    /// Graphs of the blocks, and the weights of those that are trained.
+    /// The graphs of the blocks, and the weights of the trained ones.
     pub fn into_parts(self) -> (Vec<Block>, Vec<Vec<f32>>) {
         (self.blocks, self.weights)
     }
 
-    /// What a trainer of `blocks` will take.
+    /// Predicts the heap use of a trainer of `blocks`.
     pub fn bytes(blocks: &[Block], learners: Learners, training: &Training) -> TrainerBytes {
         let learning = &blocks[..learners.count];
         let graphs = blocks.iter().map(Block::graph_bytes).sum::<usize>() + size_of_val(blocks);
@@ -111,18 +111,18 @@ impl CpuTrainer {
 }
 
 impl TrainerBytes {
-    /// Heap bytes over batches of `count` images that come in parts of `part`, without those of the arenas.
+    /// Heap bytes for batches of `count` images in parts of `part`, excluding arenas.
     pub fn held(&self, count: usize, part: usize) -> u64 {
         (self.state + self.passes.heap_bytes(count, part) + size_of::<CpuTrainer>()) as u64
     }
 
-    /// Vectors of an arena.
+    /// Vectors per arena.
     pub fn arena(&self) -> usize {
         self.passes.arena()
     }
 }
 
-/// Moves a batch norm's running mean and (unbiased) variance towards the batch's. `weights` begin with the block's.
+/// Updates a batch norm's running mean and (unbiased) variance. `weights` start with the block's.
 fn update_running_statistics(block: &Block, node: usize, moments: &[Moments], weights: &mut [Vec<f32>]) {
     let Some(node) = block.nodes().get(node).filter(|node| matches!(node.op, Op::BatchNorm(_))) else { return };
     let mut update = |slot: usize, value: &dyn Fn(&Moments) -> f64| {
