@@ -101,7 +101,7 @@ impl fmt::Display for BlockError {
                 write!(f, "weight {weight} should have {expected} values, but has {found}")
             }
             Self::WeightValue { weight } => {
-                write!(f, "weight {weight} holds a value that is not finite, or a negative variance")
+                write!(f, "weight {weight} holds a value that is not finite, or a variance below zero")
             }
             Self::Unused { name } => write!(f, "nothing reads {name}"),
             Self::SharedWeight { weight } => write!(f, "weight {weight} is read twice"),
