@@ -21,6 +21,8 @@ pub struct Trainer {
     on: On,
     /// Images that may be in memory at a time.
     portion: usize,
+    /// For [`step`](Self::step), so that the next one allocates nothing.
+    workspace: Workspace,
     step: usize,
 }
 
@@ -106,7 +108,8 @@ impl Trainer {
             #[cfg(feature = "burn")]
             Device::Burn(device) => On::Burn(Box::new(BurnTrainer::new(blocks, learners, training, device))),
         };
-        Self { training: *training, on, portion: engine.portions.training, step: 0 }
+        let (portion, workspace) = (engine.portions.training, engine.workspace());
+        Self { training: *training, on, portion, workspace, step: 0 }
     }
 
     /// One step over a whole batch.
@@ -114,9 +117,11 @@ impl Trainer {
     /// # Panics
     /// As [`add`](Self::add).
     pub fn step(&mut self, input: &Batch, goals: Goals<'_>) {
+        let mut workspace = core::mem::take(&mut self.workspace);
         self.begin(input.len());
-        self.add(input, goals, &mut Workspace::default());
+        self.add(input, goals, &mut workspace);
         self.update();
+        self.workspace = workspace;
     }
 
     /// Starts a step over `count` inputs that come in parts.
