@@ -3,6 +3,17 @@
 //! A batch, a block and a trainer belong to a device, which holds them in its own layout. The CPU ([`cpu`]) is ours; other
 //! devices are Burn's (`burn`).
 
+/// The same work on whatever device an `On` is.
+macro_rules! on {
+    ($on:expr, $device:pat => $work:expr) => {
+        match $on {
+            On::Cpu($device) => $work,
+            #[cfg(feature = "burn")]
+            On::Burn($device) => $work,
+        }
+    };
+}
+
 pub mod batch;
 #[cfg(feature = "burn")]
 pub mod burn;

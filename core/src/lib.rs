@@ -44,7 +44,7 @@ pub use heap::CountingAllocator;
 pub use kernels::conv::Conv;
 pub use noise::{
     Batches, Cache, CacheSize, Draw, Inputs, InputsFrom, MEASURED_INPUTS, NOISE_BATCH, NoiseImages, Passed, Pixels,
-    Purpose, Side, Sides, Source, SourceError, Store, Stream, WhiteNoise,
+    Purpose, Side, Sides, Source, Store, Stream, WhiteNoise,
 };
 pub use pack::{
     Calibrated, CalibratedNoise, Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION,

@@ -11,7 +11,7 @@ pub use self::{
     cache::{Cache, CacheSize, Passed, Side, Sides, Store},
     images::{NoiseImages, Pixels},
     inputs::{Batches, Before, InputBytes, Inputs, InputsFrom, MEASURED_INPUTS, VALIDATED_INPUTS},
-    source::{Draw, Source, SourceError, WhiteNoise},
+    source::{Draw, Source, WhiteNoise},
     stream::{NOISE_BATCH, Purpose, Stream, shuffle},
     variant::Variant,
 };

@@ -95,6 +95,10 @@ impl Ridge {
     pub const STRENGTHS: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 }
 
+pub(crate) const ADAM_BETA_1: f32 = 0.9;
+pub(crate) const ADAM_BETA_2: f32 = 0.999;
+pub(crate) const ADAM_EPSILON: f32 = 1e-8;
+
 /// Which update a step applies.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub enum Update {

@@ -24,7 +24,7 @@ use crate::{
     block::{Block, BlockError, Statistics},
     engine::{Device, DeviceBlock, DistillError, Engine},
     kernels::plane::LANES,
-    noise::{Cache, Draw, Inputs, InputsFrom, Side, Source, SourceError, Store},
+    noise::{Cache, Draw, Inputs, InputsFrom, Side, Source, Store},
     pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
     storage::{ReadAt, Scratch, ScratchError, WriteAt},
     student::fold_batch_norms,
@@ -81,8 +81,8 @@ pub enum RunError<R, W> {
     Teacher(PackError<R>),
     /// The student pack.
     Student(PackError<W>),
-    /// The inputs.
-    Source(SourceError),
+    /// The source of the inputs.
+    Source(ScratchError),
     /// The storage of the cached activations.
     Cache(ScratchError),
     /// A student's weights or outputs are no longer finite numbers.
@@ -157,7 +157,7 @@ pub fn run<R: ReadAt, W: WriteAt>(
             let distilled = if reports.len() < writer.blocks() {
                 measure_again(block, inputs, &engine, || writer.block(reports.len()).map_err(RunError::Student))?
             } else {
-                let ahead = ahead(teacher, planned.position, settings.look_ahead)?;
+                let ahead = ahead(teacher, planned.position, settings.look_ahead).map_err(RunError::Teacher)?;
                 let recipe = settings.recipe_of(block.name());
                 let how = Distillation { recipe: &recipe, ahead: &ahead, engine: &engine };
                 let mut inputs = inputs;
@@ -176,7 +176,7 @@ pub fn run<R: ReadAt, W: WriteAt>(
             let load = |side| match (side, planned.number, kind.statistics()) {
                 (Side::Student, Some(_), _) => writer.block(reports.len() - 1).map_err(RunError::Student),
                 (Side::Teacher, _, Statistics::Current) => teacher.block(planned.position).map_err(RunError::Teacher),
-                _ => Ok(folded(teacher, planned.position)?),
+                _ => folded(teacher, planned.position).map_err(RunError::Teacher),
             };
             advance(cache, kind.statistics(), planned.arenas, device, load)?;
         }
@@ -206,28 +206,13 @@ fn measure_again<R, W>(
     Ok(measure(&target, load()?, &mut inputs, engine)?)
 }
 
-/// Why a block of the teacher was not loaded.
-enum LoadError<R> {
-    Teacher(PackError<R>),
-    Block(BlockError),
-}
-
-impl<R, W> From<LoadError<R>> for RunError<R, W> {
-    fn from(error: LoadError<R>) -> Self {
-        match error {
-            LoadError::Teacher(error) => Self::Teacher(error),
-            LoadError::Block(error) => Self::Block(error),
-        }
-    }
-}
-
 /// The teacher's block at `position`, without batch norms.
-fn folded<R: ReadAt>(teacher: &mut Pack<R>, position: usize) -> Result<Block, LoadError<R::Error>> {
-    fold_batch_norms(&teacher.block(position).map_err(LoadError::Teacher)?).map_err(LoadError::Block)
+fn folded<R: ReadAt>(teacher: &mut Pack<R>, position: usize) -> Result<Block, PackError<R::Error>> {
+    fold_batch_norms(&teacher.block(position)?).map_err(PackError::Block)
 }
 
 /// Its blocks after the one at `position`, at most `count`.
-fn ahead<R: ReadAt>(teacher: &mut Pack<R>, position: usize, count: usize) -> Result<Vec<Block>, LoadError<R::Error>> {
+fn ahead<R: ReadAt>(teacher: &mut Pack<R>, position: usize, count: usize) -> Result<Vec<Block>, PackError<R::Error>> {
     let next = position + 1..teacher.blocks().min(position + 1 + count);
     next.map(|position| folded(teacher, position)).collect()
 }
@@ -248,10 +233,7 @@ fn start_cache<R: ReadAt, W>(
     };
     let mut cache = Cache::new(store, shape, settings.cache_size());
     let draw = Draw { seed: settings.seed, held_out: settings.held_out() };
-    source.fill(&mut cache, draw).map_err(|error| match error {
-        SourceError::Cache(error) => RunError::Cache(error),
-        error => RunError::Source(error),
-    })?;
+    source.fill(&mut cache, draw).map_err(RunError::Source)?;
     cache.copy_to_students()?;
     Ok(Some(cache))
 }
@@ -263,7 +245,7 @@ impl<R: fmt::Display, W: fmt::Display> fmt::Display for RunError<R, W> {
             Self::Teacher(error) => write!(f, "cannot read the teacher pack: {error}"),
             Self::Student(error) => write!(f, "cannot write the student pack: {error}"),
             Self::Cache(error) => write!(f, "cannot use the cache of activations: {error}"),
-            Self::Source(error) => write!(f, "{error}"),
+            Self::Source(error) => write!(f, "cannot read the inputs: {error}"),
             Self::Diverged { block } => {
                 write!(f, "training of block {block} diverged: take a lower learning rate, or check the teacher")
             }

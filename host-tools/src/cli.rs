@@ -95,6 +95,6 @@ pub fn run(heap: &CountingAllocator<System>) -> Result<()> {
         Command::Recompose(args) => recompose_files(json, &args),
         Command::Finetune(args) => finetune_student(json, &args),
         Command::Baseline(args) => baseline_student(json, &args),
-        Command::Report { command: ReportCommand::DataFree(args) } => report_data_free(json, &args, heap),
+        Command::Report { command: ReportCommand::DataFree(options) } => report_data_free(json, &options, heap),
     }
 }

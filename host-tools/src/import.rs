@@ -78,49 +78,33 @@ pub fn network(mut checkpoint: Checkpoint, options: &ImportOptions, source: (&st
     let blocks = split::split(&built.graph, options.split)?;
     let is_cifar10 = built.graph.shape(0) == Shape::new(3, 32, 32)
         && blocks.last().is_some_and(|head| head.output().channels == cifar10::CLASSES.len());
-    let description = Description {
-        architecture: built.architecture,
-        normalisation: of_file.or(built.normalisation),
-        classes: if is_cifar10 { cifar10::CLASSES.map(str::to_owned).to_vec() } else { Vec::new() },
-    };
-    Network::new(description.manifest(options, source), blocks)
+    let classes = if is_cifar10 { cifar10::CLASSES.map(str::to_owned).to_vec() } else { Vec::new() };
+    let manifest = manifest(options, of_file.or(built.normalisation), source);
+    Network::new(Manifest { architecture: built.architecture, classes, ..manifest }, blocks)
 }
 
 pub(crate) fn onnx_network(bytes: &[u8], folder: &Path, options: &ImportOptions, name: &str) -> Result<Network> {
     let model = onnx::read(bytes, folder, options.input)?;
     let blocks = split::split(&simplify(model.graph)?, options.split)?;
-    let description = Description {
-        architecture: Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-        normalisation: model.normalisation,
-        classes: model.classes,
-    };
-    Network::new(description.manifest(options, (name, bytes)), blocks)
+    let architecture = Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let manifest = manifest(options, model.normalisation, (name, bytes));
+    Network::new(Manifest { architecture, classes: model.classes, ..manifest }, blocks)
 }
 
-/// What a file, or its architecture, says of a network besides its operators.
-struct Description {
-    architecture: String,
-    normalisation: Option<Normalisation>,
-    classes: Vec<String>,
-}
-
-impl Description {
-    fn manifest(self, options: &ImportOptions, (source, bytes): (&str, &[u8])) -> Manifest {
-        let normalisation = options.normalisation.clone().or(self.normalisation).unwrap_or_else(|| {
-            log::warn!(
-                "the file does not say how its inputs are normalised: taking ImageNet's values (see --normalise)"
-            );
-            Normalisation::imagenet()
-        });
-        Manifest {
-            contents: Contents::Network,
-            architecture: self.architecture,
-            mean: normalisation.mean,
-            std: normalisation.std,
-            classes: self.classes,
-            source: source.to_owned(),
-            source_sha256: Sha256::digest(bytes).into(),
-            made_from: None,
-        }
+/// The manifest of a network from the file `source`, without its architecture and classes.
+fn manifest(options: &ImportOptions, of_file: Option<Normalisation>, (source, bytes): (&str, &[u8])) -> Manifest {
+    let Normalisation { mean, std } = options.normalisation.clone().or(of_file).unwrap_or_else(|| {
+        log::warn!("the file does not say how its inputs are normalised: taking ImageNet's values (see --normalise)");
+        Normalisation::imagenet()
+    });
+    Manifest {
+        contents: Contents::Network,
+        architecture: String::new(),
+        mean,
+        std,
+        classes: Vec::new(),
+        source: source.to_owned(),
+        source_sha256: Sha256::digest(bytes).into(),
+        made_from: None,
     }
 }

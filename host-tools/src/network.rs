@@ -47,13 +47,12 @@ impl Network {
     /// # Errors
     /// The file, or a pack of students.
     pub fn read_pack(path: &Path) -> Result<Self> {
-        let mut pack = open_pack(path)?;
         let context = || format!("cannot read {}", path.display());
-        if pack.manifest().contents != Contents::Network {
+        if open_pack(path)?.manifest().contents != Contents::Network {
             return Err(PackError::<std::io::Error>::WrongContents).with_context(context);
         }
-        let blocks: Result<Vec<Block>, _> = (0..pack.blocks()).map(|index| pack.block(index)).collect();
-        Self::new(pack.manifest().clone(), blocks.with_context(context)?).with_context(context)
+        let (manifest, blocks) = read_blocks(path)?;
+        Self::new(manifest, blocks).with_context(context)
     }
 
     /// Writes the network as a pack. If that fails, an existing file is unchanged.
@@ -111,6 +110,13 @@ impl Network {
         let blocks: Result<Vec<Block>, _> = self.blocks.iter().map(fold_batch_norms).collect();
         Ok(Self { manifest: self.manifest.clone(), blocks: blocks? })
     }
+}
+
+/// Reads a pack of a network or of students.
+pub fn read_blocks(path: &Path) -> Result<(Manifest, Vec<Block>)> {
+    let mut pack = open_pack(path)?;
+    let blocks: Result<Vec<Block>, _> = (0..pack.blocks()).map(|index| pack.block(index)).collect();
+    Ok((pack.manifest().clone(), blocks.with_context(|| format!("cannot read {}", path.display()))?))
 }
 
 /// A path's ending, without its dot.

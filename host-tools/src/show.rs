@@ -7,7 +7,7 @@ mod table;
 
 pub use self::{
     drawing::{Format, draw},
-    inspect::{Inspection, inspect, read_blocks},
+    inspect::{Inspection, inspect},
     plan_table::PlanTable,
     table::table,
 };

@@ -278,8 +278,8 @@ pub(crate) trait Plain {
     /// Writes `output`. An input that is `None` lies in the output's place, which happens if [`in_place`](Self::in_place).
     fn forward(&self, arch: Arch, inputs: [Option<Read<'_>>; 2], output: Write<'_>);
 
-    /// Adds the gradient by input `which` to `target`.
-    fn backward(&self, arch: Arch, which: usize, values: &Values<'_>, gradient: Read<'_>, target: Write<'_>);
+    /// Adds the gradient by one of its inputs to `target`.
+    fn backward(&self, slopes: &Slopes<'_>, target: Write<'_>);
 
     /// Whether it may write where its first input lies.
     fn in_place(&self) -> bool {
@@ -299,8 +299,13 @@ pub(crate) struct Kept {
     pub output: bool,
 }
 
-/// An operator's values in the forward pass; only those it has [`Kept`] hold what they held then.
-pub(crate) struct Values<'a> {
+/// What a gradient is made of; of the values only those that the operator has [`Kept`] hold what they held in the forward pass.
+pub(crate) struct Slopes<'a> {
+    pub arch: Arch,
+    /// The input whose gradient is asked for.
+    pub which: usize,
     pub inputs: [Read<'a>; 2],
     pub output: Read<'a>,
+    /// By the output.
+    pub gradient: Read<'a>,
 }

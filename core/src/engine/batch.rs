@@ -1,8 +1,8 @@
 //! Batches of images, each on the device that computes with it.
 
-use alloc::{borrow::Cow, vec, vec::Vec};
 #[cfg(feature = "burn")]
-use core::convert::Infallible;
+use alloc::boxed::Box;
+use alloc::{borrow::Cow, vec, vec::Vec};
 
 #[cfg(feature = "burn")]
 use crate::engine::burn::BurnBatch;
@@ -21,7 +21,7 @@ pub struct Batch(pub(super) On);
 pub(super) enum On {
     Cpu(Groups),
     #[cfg(feature = "burn")]
-    Burn(BurnBatch),
+    Burn(Box<BurnBatch>),
 }
 
 /// Sums over the elements of outputs and their targets.
@@ -47,7 +47,7 @@ impl Batch {
         Self(match device {
             Device::Cpu => On::Cpu(Groups::zeros(shape, 0)),
             #[cfg(feature = "burn")]
-            Device::Burn(device) => On::Burn(BurnBatch::new(shape, device)),
+            Device::Burn(device) => On::Burn(Box::new(BurnBatch::new(shape, device))),
         })
     }
 
@@ -59,21 +59,22 @@ impl Batch {
     /// Images of these values, one after another, on the CPU.
     pub fn from_values(values: &[f32], shape: Shape) -> Self {
         let mut batch = Self::new(&Device::Cpu);
-        let elements = shape.elements();
-        batch.fill(shape, values.len() / elements, |image, offset, chunk| {
-            chunk.copy_from_slice(&values[image * elements + offset..][..chunk.len()]);
-        });
+        batch.set_values(values, shape);
         batch
     }
 
     /// The same images on `device`.
     pub fn to_device(&self, device: &Device) -> Self {
-        let (values, elements) = (self.to_values(), self.shape().elements());
         let mut batch = Self::new(device);
-        batch.fill(self.shape(), self.len(), |image, offset, chunk| {
+        batch.set_values(&self.to_values(), self.shape());
+        batch
+    }
+
+    fn set_values(&mut self, values: &[f32], shape: Shape) {
+        let elements = shape.elements();
+        self.fill(shape, values.len() / elements, |image, offset, chunk| {
             chunk.copy_from_slice(&values[image * elements + offset..][..chunk.len()]);
         });
-        batch
     }
 
     /// The values, image by image.
@@ -86,11 +87,7 @@ impl Batch {
 
     /// Shape of one image.
     pub fn shape(&self) -> Shape {
-        match &self.0 {
-            On::Cpu(groups) => groups.shape(),
-            #[cfg(feature = "burn")]
-            On::Burn(batch) => batch.shape(),
-        }
+        on!(&self.0, values => values.shape())
     }
 
     /// Where it lies.
@@ -102,22 +99,18 @@ impl Batch {
         }
     }
 
-    /// The device of Burn's that it lies on.
+    /// The batch on one of Burn's devices, if it lies there.
     #[cfg(feature = "burn")]
-    pub(crate) fn burn_device(&self) -> Option<burn::tensor::Device> {
-        match &self.0 {
+    pub(crate) fn burn_mut(&mut self) -> Option<&mut BurnBatch> {
+        match &mut self.0 {
             On::Cpu(_) => None,
-            On::Burn(batch) => Some(batch.device()),
+            On::Burn(batch) => Some(batch),
         }
     }
 
     /// Images in the batch.
     pub fn len(&self) -> usize {
-        match &self.0 {
-            On::Cpu(groups) => groups.len(),
-            #[cfg(feature = "burn")]
-            On::Burn(batch) => batch.len(),
-        }
+        on!(&self.0, values => values.len())
     }
 
     /// Whether there is none.
@@ -127,19 +120,7 @@ impl Batch {
 
     /// Sets `count` images: `source(image, offset, chunk)` gives the values of one from `offset` on, in any order. The memory is used again.
     pub fn fill(&mut self, shape: Shape, count: usize, source: impl Fn(usize, usize, &mut [f32]) + Sync) {
-        match &mut self.0 {
-            On::Cpu(groups) => {
-                groups.reset(shape, count);
-                groups.fill(source);
-            }
-            #[cfg(feature = "burn")]
-            On::Burn(batch) => {
-                let Ok(()) = batch.fill_in_order(shape, count, |image, offset, chunk| {
-                    source(image, offset, chunk);
-                    Ok::<(), Infallible>(())
-                });
-            }
-        }
+        on!(&mut self.0, values => values.fill(shape, count, source));
     }
 
     /// [`fill`](Self::fill) where the images must come one after another.
@@ -152,14 +133,7 @@ impl Batch {
         count: usize,
         source: impl FnMut(usize, usize, &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        match &mut self.0 {
-            On::Cpu(groups) => {
-                groups.reset(shape, count);
-                groups.fill_in_order(source)
-            }
-            #[cfg(feature = "burn")]
-            On::Burn(batch) => batch.fill_in_order(shape, count, source),
-        }
+        on!(&mut self.0, values => values.fill_in_order(shape, count, source))
     }
 
     /// Shows every image to `target(image, offset, chunk)`, chunk by chunk.
@@ -179,9 +153,9 @@ impl Batch {
     /// Subtracts a batch of the same shape, length and device.
     pub(crate) fn subtract(&mut self, others: &Self) {
         match (&mut self.0, &others.0) {
-            (On::Cpu(groups), On::Cpu(others)) => groups.subtract(others),
+            (On::Cpu(values), On::Cpu(others)) => values.subtract(others),
             #[cfg(feature = "burn")]
-            (On::Burn(batch), On::Burn(others)) => batch.subtract(others),
+            (On::Burn(values), On::Burn(others)) => values.subtract(others),
             #[cfg(feature = "burn")]
             _ => panic!("{OTHER_DEVICE}"),
         }
@@ -200,11 +174,7 @@ impl Batch {
 
     /// The sum of the squares.
     pub(crate) fn energy(&self) -> f64 {
-        match &self.0 {
-            On::Cpu(groups) => groups.energy(),
-            #[cfg(feature = "burn")]
-            On::Burn(batch) => batch.energy(),
-        }
+        on!(&self.0, values => values.energy())
     }
 }
 

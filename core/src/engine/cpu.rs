@@ -13,10 +13,12 @@ mod trainer;
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
+#[cfg(feature = "burn")]
+pub use self::trainer::STATISTICS_RATE;
 pub use self::{
     backward::Backward,
     groups::{Groups, energy, from_lanes, to_lanes},
-    passes::{Norms, Pass, Passes, Stage},
+    passes::{Norms, Pass, Passes, Stop},
     program::{Program, ProgramBytes},
     trainer::{CpuTrainer, TrainerBytes},
 };

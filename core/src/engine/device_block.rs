@@ -1,5 +1,7 @@
 //! A block on a device, and its forward pass.
 
+#[cfg(feature = "burn")]
+use alloc::boxed::Box;
 use core::convert::Infallible;
 
 #[cfg(feature = "burn")]
@@ -26,7 +28,7 @@ pub struct DeviceBlock {
 enum On {
     Cpu(Program),
     #[cfg(feature = "burn")]
-    Burn(BurnBlock),
+    Burn(Box<BurnBlock>),
 }
 
 impl DeviceBlock {
@@ -40,7 +42,7 @@ impl DeviceBlock {
         let on = match device {
             Device::Cpu => On::Cpu(Program::new(block, value, false)),
             #[cfg(feature = "burn")]
-            Device::Burn(device) => On::Burn(BurnBlock::new(block, value, device)),
+            Device::Burn(device) => On::Burn(Box::new(BurnBlock::new(block, value, device))),
         };
         Self { input: block.input(), output: block.shape(value), on }
     }
@@ -89,7 +91,7 @@ impl DeviceBlock {
             }
             #[cfg(feature = "burn")]
             (On::Burn(block), batch::On::Burn(input), batch::On::Burn(output)) => {
-                *output = block.forward(input, statistics);
+                **output = block.forward(input, statistics);
             }
             #[cfg(feature = "burn")]
             _ => panic!("{OTHER_DEVICE}"),
@@ -107,7 +109,7 @@ impl DeviceBlock {
             }
             #[cfg(feature = "burn")]
             (On::Burn(block), batch::On::Burn(input), batch::On::Burn(output)) => {
-                *output = block.forward(input, Statistics::Running);
+                **output = block.forward(input, Statistics::Running);
             }
             #[cfg(feature = "burn")]
             _ => panic!("{OTHER_DEVICE}"),

@@ -4,11 +4,7 @@
 
 use alloc::{vec, vec::Vec};
 
-use crate::recipe::Update;
-
-const BETA_1: f32 = 0.9;
-const BETA_2: f32 = 0.999;
-const EPSILON: f32 = 1e-8;
+use crate::recipe::{ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON, Update};
 
 /// An update rule and its state, one entry a tensor.
 #[derive(Debug)]
@@ -48,17 +44,21 @@ impl Optimizer {
                     }
                 }
                 Update::Adam => {
-                    let first_bias = 1.0 - libm::powf(BETA_1, self.steps as f32);
-                    let second_bias = 1.0 - libm::powf(BETA_2, self.steps as f32);
+                    let [first_bias, second_bias] = adam_bias(self.steps);
                     for (((weight, gradient), first), second) in moved.zip(&mut self.second[index]) {
                         let gradient = gradient + *weight * decay;
-                        *first = *first * BETA_1 + gradient * (1.0 - BETA_1);
-                        *second = *second * BETA_2 + gradient * gradient * (1.0 - BETA_2);
+                        *first = *first * ADAM_BETA_1 + gradient * (1.0 - ADAM_BETA_1);
+                        *second = *second * ADAM_BETA_2 + gradient * gradient * (1.0 - ADAM_BETA_2);
                         let root = libm::sqrtf(*second / second_bias);
-                        *weight -= *first / first_bias * rate / (root + EPSILON);
+                        *weight -= *first / first_bias * rate / (root + ADAM_EPSILON);
                     }
                 }
             }
         }
     }
+}
+
+/// What Adam's two moments are divided by after so many steps, because they began at zero.
+pub fn adam_bias(steps: i32) -> [f32; 2] {
+    [ADAM_BETA_1, ADAM_BETA_2].map(|beta| 1.0 - libm::powf(beta, steps as f32))
 }

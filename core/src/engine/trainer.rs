@@ -126,11 +126,7 @@ impl Trainer {
 
     /// Starts a step over `count` inputs that come in parts.
     pub(crate) fn begin(&mut self, count: usize) {
-        match &mut self.on {
-            On::Cpu(on) => on.begin(count),
-            #[cfg(feature = "burn")]
-            On::Burn(on) => on.begin(count),
-        }
+        on!(&mut self.on, on => on.begin(count))
     }
 
     /// Adds a part of the inputs to the step's gradients. All but the last are whole groups of images; where batch norms work with
@@ -152,39 +148,23 @@ impl Trainer {
     pub(crate) fn update(&mut self) {
         let Training { schedule, rate, steps, .. } = self.training;
         let rate = schedule.rate(rate, self.step, steps);
-        match &mut self.on {
-            On::Cpu(on) => on.update(rate),
-            #[cfg(feature = "burn")]
-            On::Burn(on) => on.update(rate),
-        }
+        on!(&mut self.on, on => on.update(rate));
         self.step += 1;
     }
 
     /// The squared distance of a block's output from its goal before the last step, over its batch.
     pub fn distance(&self, block: usize) -> f64 {
-        match &self.on {
-            On::Cpu(on) => on.distance(block),
-            #[cfg(feature = "burn")]
-            On::Burn(on) => on.distance(block),
-        }
+        on!(&self.on, on => on.distance(block))
     }
 
     /// The mean cross-entropy before the last step, without its weight.
     pub fn cross_entropy(&self) -> f32 {
-        match &self.on {
-            On::Cpu(on) => on.cross_entropy(),
-            #[cfg(feature = "burn")]
-            On::Burn(on) => on.cross_entropy(),
-        }
+        on!(&self.on, on => on.cross_entropy())
     }
 
     /// The gradient by a weight of the first block.
     pub(crate) fn gradient(&self, weight: usize) -> Cow<'_, [f32]> {
-        match &self.on {
-            On::Cpu(on) => on.gradient(weight),
-            #[cfg(feature = "burn")]
-            On::Burn(on) => on.gradient(weight),
-        }
+        on!(&self.on, on => on.gradient(weight))
     }
 
     /// A copy of a block that learns, with the weights reached.
@@ -192,11 +172,7 @@ impl Trainer {
     /// # Errors
     /// [`DistillError::Diverged`].
     pub fn block(&self, index: usize) -> Result<Block, DistillError> {
-        let (block, values) = match &self.on {
-            On::Cpu(on) => on.block(index),
-            #[cfg(feature = "burn")]
-            On::Burn(on) => on.block(index),
-        };
+        let (block, values) = on!(&self.on, on => on.block(index));
         trained(block.clone(), values)
     }
 
@@ -205,11 +181,7 @@ impl Trainer {
     /// # Errors
     /// [`DistillError::Diverged`].
     pub fn finish(self) -> Result<Vec<Block>, DistillError> {
-        let (blocks, values) = match self.on {
-            On::Cpu(on) => on.into_parts(),
-            #[cfg(feature = "burn")]
-            On::Burn(on) => on.into_parts(),
-        };
+        let (blocks, values) = on!(self.on, on => on.into_parts());
         let mut values = values.into_iter();
         let blocks = blocks.into_iter().map_while(|block| {
             let values: Vec<Vec<f32>> = values.by_ref().take(block.weights().len()).collect();

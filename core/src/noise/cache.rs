@@ -76,7 +76,7 @@ pub enum Store {
     /// On a device, from when a block of that device first reads them.
     #[cfg(feature = "burn")]
     #[doc(hidden)]
-    Burn(BurnCache),
+    Burn(Box<BurnCache>),
 }
 
 impl Store {
@@ -180,11 +180,11 @@ impl Cache {
         }
         #[cfg(feature = "burn")]
         if let Some(first) = sides[0].1.burn_block() {
-            let blocks: Option<Vec<_>> =
-                sides.iter().map(|(side, b)| Some((self.images(*side), b.burn_block()?))).collect();
+            let passes: Option<Vec<_>> =
+                sides.iter().map(|(side, block)| Some((self.images(*side), block.burn_block()?))).collect();
             let (total, device) = (self.size.total(), first.device());
             let cache = on_device(&mut self.store, self.shape, total, &device, &mut self.staging)?;
-            cache.advance(blocks.unwrap_or_default(), self.size.batch, statistics);
+            cache.advance(&passes.unwrap_or_default(), self.size.batch, statistics);
             self.shape = output;
             return Ok(());
         }
@@ -243,8 +243,8 @@ impl Cache {
     pub fn gather(&mut self, side: Side, indices: &[usize], batch: &mut Batch) -> Result<(), ScratchError> {
         let (elements, first) = (self.shape.elements(), self.images(side).start);
         #[cfg(feature = "burn")]
-        if let Some(device) = batch.burn_device() {
-            let cache = on_device(&mut self.store, self.shape, self.size.total(), &device, &mut self.staging)?;
+        if let Some(batch) = batch.burn_mut() {
+            let cache = on_device(&mut self.store, self.shape, self.size.total(), &batch.device(), &mut self.staging)?;
             cache.gather(indices.iter().map(|index| first + index), batch);
             return Ok(());
         }
@@ -284,7 +284,7 @@ fn on_device<'a>(
 ) -> Result<&'a mut BurnCache, ScratchError> {
     if !matches!(store, Store::Burn(_)) {
         let values = store.read(0..images, shape.elements(), staging)?.to_f32_vec();
-        *store = Store::Burn(BurnCache::new(values, shape, device));
+        *store = Store::Burn(Box::new(BurnCache::new(values, shape, device)));
     }
     match store {
         Store::Burn(cache) => Ok(cache),

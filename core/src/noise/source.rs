@@ -1,7 +1,7 @@
 //! Where the inputs of a run come from.
 
-use alloc::{boxed::Box, vec};
-use core::{error::Error, fmt};
+use alloc::vec;
+use core::fmt;
 
 use crate::{
     noise::{Cache, Purpose, Stream},
@@ -31,7 +31,7 @@ pub trait Source: fmt::Debug {
     ///
     /// # Errors
     /// Its own, and those of the cache's storage.
-    fn fill(&mut self, cache: &mut Cache, draw: Draw) -> Result<(), SourceError>;
+    fn fill(&mut self, cache: &mut Cache, draw: Draw) -> Result<(), ScratchError>;
 }
 
 /// How images of a source are drawn.
@@ -42,33 +42,6 @@ pub struct Draw {
     /// Images that come last and are to be no variants: neither solve nor training sees them.
     pub held_out: usize,
 }
-
-/// Why a source gave no images.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum SourceError {
-    /// What the source reads from.
-    Source(Box<dyn Error + Send + Sync>),
-    /// The storage of the cache.
-    Cache(ScratchError),
-}
-
-impl From<ScratchError> for SourceError {
-    fn from(error: ScratchError) -> Self {
-        Self::Cache(error)
-    }
-}
-
-impl fmt::Display for SourceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Source(error) => write!(f, "cannot read the inputs: {error}"),
-            Self::Cache(error) => write!(f, "cannot use the cache of activations: {error}"),
-        }
-    }
-}
-
-impl Error for SourceError {}
 
 /// `N(0, 1)` in every value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +64,7 @@ impl Source for WhiteNoise {
         (elements * size_of::<f32>()) as u64
     }
 
-    fn fill(&mut self, cache: &mut Cache, Draw { seed, .. }: Draw) -> Result<(), SourceError> {
+    fn fill(&mut self, cache: &mut Cache, Draw { seed, .. }: Draw) -> Result<(), ScratchError> {
         let (mut stream, mut image) = (Stream::new(seed, Purpose::Images, 0), vec![0.0; cache.shape().elements()]);
         for index in 0..cache.len() {
             stream.fill(&mut image);

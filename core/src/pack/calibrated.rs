@@ -4,10 +4,10 @@ use alloc::{vec, vec::Vec};
 use core::fmt;
 
 use crate::{
-    noise::{Cache, Draw, Purpose, Source, SourceError, Stream, Variant},
+    noise::{Cache, Draw, Purpose, Source, Stream, Variant},
     pack::Pack,
     recipe::SourceKind,
-    storage::ReadAt,
+    storage::{ReadAt, ScratchError},
 };
 
 /// Inputs an image from which on its variants are warned of.
@@ -35,7 +35,7 @@ impl<R: ReadAt + fmt::Debug> Source for CalibratedNoise<R> {
         4 * (elements * size_of::<f32>()) as u64
     }
 
-    fn fill(&mut self, cache: &mut Cache, Draw { seed, held_out }: Draw) -> Result<(), SourceError> {
+    fn fill(&mut self, cache: &mut Cache, Draw { seed, held_out }: Draw) -> Result<(), ScratchError> {
         let (shape, pixels) = (cache.shape(), self.0.manifest().pixels());
         let (trained, originals) = (cache.len() - held_out, self.images().unwrap_or(0).saturating_sub(held_out).max(1));
         if originals < trained / FEW {
@@ -51,7 +51,7 @@ impl<R: ReadAt + fmt::Debug> Source for CalibratedNoise<R> {
                 put = cache.put(place, &values);
             }
         };
-        self.0.each_noise_image(show).map_err(|error| SourceError::Source(error.into()))?;
+        self.0.each_noise_image(show)?;
         put?;
         let (mut stream, mut varied) = (Stream::new(seed, Purpose::Images, 0), Vec::with_capacity(shape.elements()));
         for image in originals..trained {

@@ -8,6 +8,7 @@ use crate::{
     kernels::{norm::Moments, parallel::threads, plane::LANES},
     noise::{Cache, NOISE_BATCH, Passed, Side},
     recipe::{Recipe, SourceKind},
+    run::plan::Way,
     storage::ScratchError,
     student::fold_batch_norms,
 };
@@ -26,26 +27,6 @@ pub fn advance<E: From<ScratchError>>(
         false => None,
     };
     Ok(cache.advance(Passed { teacher, student }, statistics, arenas)?)
-}
-
-/// How many arenas [`advance`] may use, and what it then takes.
-#[derive(Clone, Copy, Debug)]
-pub struct AdvanceWay {
-    /// Groups of images in work at the same time.
-    pub arenas: usize,
-    /// Heap bytes, without the cache.
-    pub bytes: u64,
-    /// The same with images on their way from and to a storage.
-    pub with_staging: u64,
-}
-
-impl AdvanceWay {
-    /// It takes this much at least.
-    pub fn raise_to(&mut self, bytes: u64) {
-        let staging = self.with_staging - self.bytes;
-        self.bytes = self.bytes.max(bytes);
-        self.with_staging = self.bytes + staging;
-    }
 }
 
 /// Programs that push activations through blocks.
@@ -70,7 +51,7 @@ impl PushBytes {
     }
 }
 
-/// The ways to push through a block, from the fastest to the leanest. `recipe` is that of a block that is distilled.
+/// The numbers of arenas that [`advance`] may use, from the fastest to the leanest, and what it then takes. `recipe` is that of a block that is distilled.
 ///
 /// # Errors
 /// As the transformations of a block.
@@ -79,7 +60,7 @@ pub fn advance_ways(
     recipe: Option<&Recipe>,
     kind: SourceKind,
     sequential: bool,
-) -> Result<Vec<AdvanceWay>, BlockError> {
+) -> Result<Vec<Way<usize>>, BlockError> {
     let (loaded, groups) = (block.heap_bytes() as u64, NOISE_BATCH.div_ceil(LANES));
     let (mut push, most_arenas, channels) = match kind.statistics() {
         // They are of the whole batch, all of whose groups are in work at once.
@@ -102,8 +83,7 @@ pub fn advance_ways(
     let way = |arenas: usize| {
         let pushing = programs.held + Workspace::bytes(arenas, usize::MAX, programs.arena) + moments;
         let elements = block.input().elements().max(block.output().elements());
-        let bytes = making.max(pushing);
-        AdvanceWay { arenas, bytes, with_staging: bytes + Cache::staging_bytes(arenas * LANES, elements) }
+        Way { cut: arenas, bytes: making.max(pushing), staging: Cache::staging_bytes(arenas * LANES, elements) }
     };
     Ok(halves(most_arenas).map(way).collect())
 }

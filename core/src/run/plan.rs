@@ -20,8 +20,8 @@ use crate::{
     pack::{Contents, Outline, Pack, PackError},
     recipe::{SourceKind, Training},
     run::{
-        BlockReport, LoadError, Run, Settings, SettingsError,
-        advance::{AdvanceWay, advance_ways, halves},
+        BlockReport, Run, Settings, SettingsError,
+        advance::{advance_ways, halves},
         ahead,
         distill::{Distillation, distill_bytes},
     },
@@ -181,7 +181,7 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
                 return Err(PlanError::Misfit { block: next.outline.name.clone(), takes, given });
             }
         }
-        ways.advance.iter_mut().filter(|_| place == 0).for_each(|way| way.raise_to(drawn));
+        ways.advance.iter_mut().filter(|_| place == 0).for_each(|way| way.bytes = way.bytes.max(drawn));
         drafts.iter_mut().for_each(|draft| draft.add(here, &ways, budget));
     }
     let (fitting, refused): (Vec<Draft>, Vec<Draft>) = drafts.into_iter().partition(|draft| draft.smallest <= budget);
@@ -198,18 +198,26 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
 struct Ways {
     /// Shape of the block's output.
     output: Shape,
-    distill: Vec<DistillWay>,
-    advance: Vec<AdvanceWay>,
+    distill: Vec<Way<Portions>>,
+    /// Groups of images in work at the same time.
+    advance: Vec<Way<usize>>,
 }
 
-/// A way to cut the work of distilling a block, and what it takes.
-#[derive(Clone, Copy)]
-struct DistillWay {
-    portions: Portions,
+/// A way to cut work, and what it takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<C> {
+    pub cut: C,
     /// Heap bytes, without the cache.
-    bytes: u64,
-    /// The same with an image on its way from a storage.
-    with_staging: u64,
+    pub bytes: u64,
+    /// More for images on their way from or to a storage.
+    pub staging: u64,
+}
+
+impl<C> Way<C> {
+    /// Heap bytes with the cache in memory, which is among `kept`, or in a storage.
+    fn total(&self, kept: u64, in_storage: bool) -> u64 {
+        kept + self.bytes + if in_storage { self.staging } else { 0 }
+    }
 }
 
 fn block_ways<R: ReadAt>(
@@ -241,14 +249,11 @@ fn block_ways<R: ReadAt>(
     };
     let portions: Vec<Portions> = halves(MICRO_BATCH.max(batch).div_ceil(LANES)).map(portions).collect();
     let inputs = InputBytes { cached: kind.is_cached(), paired: settings.sequential, elements };
-    let ahead = ahead(teacher, passed.position, settings.look_ahead).map_err(|error| match error {
-        LoadError::Teacher(error) => PlanError::Teacher(error),
-        LoadError::Block(error) => PlanError::Block(error),
-    })?;
+    let ahead = ahead(teacher, passed.position, settings.look_ahead).map_err(PlanError::Teacher)?;
     let how = Distillation { recipe: &recipe, ahead: &ahead, engine: &Engine::default() };
     let bytes = distill_bytes(block, how, inputs, &portions).map_err(PlanError::Block)?;
     let staging = Cache::staging_bytes(1, elements);
-    let way = |(portions, bytes)| DistillWay { portions, bytes, with_staging: bytes + staging };
+    let way = |(cut, bytes)| Way { cut, bytes, staging };
     Ok(Ways { output, distill: portions.into_iter().zip(bytes).map(way).collect(), advance })
 }
 
@@ -338,26 +343,40 @@ impl Draft {
     /// Takes the fastest ways to distil a block and to pass it that the budget has room for, or the leanest where none has.
     fn add(&mut self, passed: &Passed, ways: &Ways, budget: u64) {
         let in_storage = self.plan.cache.is_some_and(|cache| cache.in_storage);
-        let taken = |bytes: u64, with_staging: u64| self.kept + if in_storage { with_staging } else { bytes };
-        let to_distill = |way: &DistillWay| taken(way.bytes, way.with_staging);
-        let to_advance = |way: &AdvanceWay| taken(way.bytes, way.with_staging);
-        let distill = ways.distill.iter().find(|way| to_distill(way) <= budget).or(ways.distill.last());
-        let advance = ways.advance.iter().find(|way| to_advance(way) <= budget).or(ways.advance.last());
-        let leanest = ways.distill.last().map_or(self.kept, to_distill);
-        let smallest = leanest.max(ways.advance.last().map_or(self.kept, to_advance));
+        let distill = Choice::of(&ways.distill, self.kept, in_storage, budget);
+        let advance = Choice::of(&ways.advance, self.kept, in_storage, budget);
+        let smallest = distill.smallest.max(advance.smallest);
         let block = BlockPlan {
             position: passed.position,
             name: passed.outline.name.clone(),
             number: passed.number,
-            portions: distill.map_or_else(Portions::default, |way| way.portions),
-            arenas: advance.map_or(usize::MAX, |way| way.arenas),
-            bytes: distill.map_or(self.kept, to_distill).max(advance.map_or(self.kept, to_advance)),
+            portions: distill.cut.unwrap_or_default(),
+            arenas: advance.cut.unwrap_or(usize::MAX),
+            bytes: distill.bytes.max(advance.bytes),
         };
         if smallest > self.smallest {
             (self.smallest, self.largest) = (smallest, block.name.clone());
         }
         self.plan.bytes = self.plan.bytes.max(block.bytes);
         self.plan.blocks.push(block);
+    }
+}
+
+/// The way that is taken.
+struct Choice<C> {
+    /// None where there is nothing to do.
+    cut: Option<C>,
+    bytes: u64,
+    /// Of the leanest way.
+    smallest: u64,
+}
+
+impl<C: Copy> Choice<C> {
+    fn of(ways: &[Way<C>], kept: u64, in_storage: bool, budget: u64) -> Self {
+        let total = |way: &Way<C>| way.total(kept, in_storage);
+        let way = ways.iter().find(|way| total(way) <= budget).or(ways.last());
+        let smallest = ways.last().map_or(kept, total);
+        Self { cut: way.map(|way| way.cut), bytes: way.map_or(kept, total), smallest }
     }
 }
 

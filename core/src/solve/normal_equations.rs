@@ -17,7 +17,7 @@ use crate::{
         products::{Side, products},
     },
     recipe::Ridge,
-    solve::ridge::{ROWS, Sums, System, chunks},
+    solve::ridge::{Held, ROWS, Sums, System, chunks},
 };
 
 /// Of so many inputs in a row the last [`HELD_OUT`] are held out: whole groups of images, however wide.
@@ -162,7 +162,8 @@ impl NormalEquations {
     pub(crate) fn system(self, block: &Block, ridge: Option<f64>) -> System {
         let Self { node, ridge: rule, mut fitted, held_out, planes, workers, .. } = self;
         drop((planes, workers));
-        let pruned = [0, 1].map(|slot| block.weight(node, slot).map_or(&[][..], |weight| &weight.data));
+        let values = |slot| block.weight(node, slot).map_or(&[][..], |weight| &weight.data);
+        let pruned = Held { kernel: values(0), bias: values(1) };
         let strength = match (rule, held_out) {
             (Ridge::Strength(strength), _) => strength,
             (Ridge::HeldOut, held_out) => {

@@ -7,6 +7,13 @@ use alloc::{vec, vec::Vec};
 use crate::recipe::Ridge;
 use nalgebra::{Cholesky, DMatrix};
 
+/// The weights `W₀` that a solve holds on to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Held<'a> {
+    pub kernel: &'a [f32],
+    pub bias: &'a [f32],
+}
+
 /// Rows of a matrix that a thread takes at a time.
 pub const ROWS: usize = 16;
 
@@ -74,10 +81,11 @@ impl Sums {
     }
 
     /// Of [`Ridge::STRENGTHS`] the one whose solution, held on to kernel and bias `W₀`, does best on other patches.
-    pub fn best_strength(&self, others: &Self, held: [&[f32]; 2]) -> f64 {
+    pub fn best_strength(&self, others: &Self, held: Held<'_>) -> f64 {
         let error = |strength: f64| {
             let ridge = strength * self.mean_square();
-            let system = System::new(self.gram(ridge), (self.targets.clone(), self.energy, self.count()), ridge, held);
+            let targets = Targets { targets: self.targets.clone(), energy: self.energy, count: self.count() };
+            let system = System::new(self.gram(ridge), targets, ridge, held);
             let error = system.solved().map_or(f64::INFINITY, |(solution, _)| others.error(&solution));
             log::debug!("ridge {strength:.0e}: error {error:.6} on held-out inputs");
             error
@@ -87,9 +95,9 @@ impl Sums {
     }
 
     /// The regression with ridge λ towards kernel and bias `W₀`.
-    pub fn system(self, ridge: f64, held: [&[f32]; 2]) -> System {
+    pub fn system(self, ridge: f64, held: Held<'_>) -> System {
         let (gram, count) = (self.gram(ridge), self.count());
-        System::new(gram, (self.targets, self.energy, count), ridge, held)
+        System::new(gram, Targets { targets: self.targets, energy: self.energy, count }, ridge, held)
     }
 
     /// `G + λI`: the lower triangle, which is all that a factorisation reads.
@@ -100,6 +108,13 @@ impl Sums {
         (0..self.features).for_each(|i| gram[(i, i)] += ridge);
         gram
     }
+}
+
+/// `Σ y uᵀ` and `Σ ‖y‖²` over so many patches.
+struct Targets {
+    targets: Vec<f64>,
+    energy: f64,
+    count: f64,
 }
 
 /// `(G + λI) Wᵀ = C + λ W₀ᵀ`, the lower triangle of the left side.
@@ -113,21 +128,16 @@ pub struct System {
 }
 
 impl System {
-    /// Of `G + λI`, the sums of targets and of their squares over `count` patches, and kernel and bias `W₀`.
-    fn new(
-        gram: DMatrix<f64>,
-        (targets, energy, count): (Vec<f64>, f64, f64),
-        ridge: f64,
-        [kernel, bias]: [&[f32]; 2],
-    ) -> Self {
+    /// Of `G + λI`, and of the sums of targets and of their squares over `count` patches.
+    fn new(gram: DMatrix<f64>, Targets { targets, energy, count }: Targets, ridge: f64, held: Held<'_>) -> Self {
         let (features, scale) = (gram.nrows(), 1.0 / count.max(1.0));
         // Row by row is column by column of the transpose.
         let mut cross = DMatrix::from_vec(features, targets.len() / features, targets);
         cross *= scale;
         let mut energy = scale * energy;
         for (output, mut column) in cross.column_iter_mut().enumerate() {
-            let kernel = &kernel[output * (features - 1)..][..features - 1];
-            for (sum, &weight) in column.iter_mut().zip(kernel.iter().chain([&bias[output]])) {
+            let kernel = &held.kernel[output * (features - 1)..][..features - 1];
+            for (sum, &weight) in column.iter_mut().zip(kernel.iter().chain([&held.bias[output]])) {
                 *sum += ridge * f64::from(weight);
                 energy += ridge * f64::from(weight) * f64::from(weight);
             }

@@ -14,7 +14,7 @@ use crate::{
     },
     engine::{
         Batch, Classes, Goals, Optimizer, Workspace,
-        cpu::{Groups, Norms, Pass, Passes, Stage},
+        cpu::{Groups, Norms, Pass, Passes, Stop},
     },
     kernels::{norm::Moments, plane::LANES},
     noise::{NoiseImages, Pixels, Purpose, Stream},
@@ -131,8 +131,8 @@ impl<'a> Calibrator<'a> {
         let &Pull { statistics, classes: weight, temperature, .. } = pull;
         let Self { blocks, shape, passes, slopes, workspace } = self;
         let mut mismatch = 0.0;
-        let observe = &mut |index: usize, stage: &mut Stage, node: usize, moments: &[Moments]| {
-            let (here, pulls) = pulls(&blocks[index], node, moments, statistics);
+        let observe = &mut |Stop { block, stage, node, moments }: Stop<'_>| {
+            let (here, pulls) = pulls(block, node, moments, statistics);
             mismatch += here;
             stage.backward.pull(&stage.program, node, pulls.into_iter());
         };

@@ -2,14 +2,13 @@
 
 use std::{alloc::System, fmt::Write as _, num::NonZeroUsize, path::PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
-use distill_core::{CountingAllocator, Device, Manifest, Width};
+use distill_core::{CountingAllocator, Device, Manifest};
 use distill_device::{print, write_file};
 use distill_host::{
     images::{self, CROP_FRACTION, Filter, Preparation, cifar10_folder, fetch_cifar10},
     import::Normalisation,
-    learn::Preset,
     measure::{DataFreeOptions, Evaluation, data_free, evaluate},
     network::Network,
 };
@@ -36,9 +35,7 @@ pub struct FetchArgs {
 }
 
 pub fn fetch_data(json: bool, FetchArgs { name, dir, from }: &FetchArgs) -> Result<()> {
-    if name != "cifar10" {
-        bail!("unknown data set {name} (known: cifar10)");
-    }
+    ensure!(name == "cifar10", "unknown data set {name} (known: cifar10)");
     let dir = dir.clone().map_or_else(cifar10_folder, Ok)?;
     let fetched = fetch_cifar10(&dir, from.as_deref())?;
     print(json, &fetched, || match &fetched.source {
@@ -104,56 +101,11 @@ pub enum ReportCommand {
         name = "data-free",
         after_help = "Example:\n  distill report data-free teacher.ndp -o docs/results --data cifar10"
     )]
-    DataFree(DataFreeArgs),
+    DataFree(DataFreeOptions),
 }
 
-#[derive(Args)]
-pub struct DataFreeArgs {
-    /// Teacher pack, whose batch norms are not folded
-    teacher: PathBuf,
-    /// Folder to write to; a report that is already there is completed
-    #[arg(short, long, value_name = "FOLDER")]
-    output: PathBuf,
-    /// Test images, as `distill evaluate` takes them
-    #[arg(long, value_name = "DATA", default_value = "cifar10")]
-    data: String,
-    /// Folder for intermediate packs
-    #[arg(long, value_name = "FOLDER", default_value = "distill-report")]
-    work: PathBuf,
-    /// Bottleneck multipliers
-    #[arg(long, value_delimiter = ',', default_value = "1,0.9,0.75,0.5", value_name = "LIST")]
-    widths: Vec<f32>,
-    /// Number of seeds, from 0
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    seeds: u64,
-    /// Only the first N test images
-    #[arg(long, value_name = "N")]
-    limit: Option<NonZeroUsize>,
-    /// Add baselines, and how much work goes into them [default: no baselines]
-    #[arg(long, value_enum, value_name = "PRESET")]
-    baselines: Option<Preset>,
-    /// Share of the usual images and steps, for a trial; it does not affect baselines
-    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
-    effort: f32,
-}
-
-pub fn report_data_free(json: bool, args: &DataFreeArgs, heap: &CountingAllocator<System>) -> Result<()> {
-    let widths = args.widths.iter().map(|&k| Width::new(k)).collect::<Result<_, _>>()?;
-    ensure!(args.effort > 0.0 && args.effort <= 1.0, "the effort must be above 0 and at most 1");
-    let options = DataFreeOptions {
-        teacher: &args.teacher,
-        folder: &args.output,
-        work: &args.work,
-        widths,
-        seeds: args.seeds,
-        data: &args.data,
-        limit: args.limit.map_or(usize::MAX, NonZeroUsize::get),
-        baselines: args.baselines,
-        effort: args.effort,
-    };
-    let teacher = Network::read_pack(&args.teacher)?;
-    let test = images::open(&args.data, &teacher, Preparation::default())?;
-    let report = data_free(&options, &*test, heap)?;
+pub fn report_data_free(json: bool, options: &DataFreeOptions, heap: &CountingAllocator<System>) -> Result<()> {
+    let report = data_free(options, heap)?;
     let text = report.markdown()?;
     print(json, &report, || text)
 }

@@ -9,8 +9,8 @@ use distill_device::{WorkOptions, check_distinct, open_pack, print, write_file};
 use distill_host::{
     export::{self, recompose},
     import::{ImportOptions, Normalisation, Split, import, safetensors},
-    network::{Network, ending},
-    show::{Format, Inspection, PlanTable, draw, inspect, read_blocks},
+    network::{Network, ending, read_blocks},
+    show::{Format, Inspection, PlanTable, draw, inspect},
 };
 use serde::Serialize;
 use serde_json::json;

@@ -107,11 +107,8 @@ impl GraphBuilder {
             let weights = block.weights_of(index);
             self.initializers.extend(weights.iter().map(|weight| float_tensor(weight)));
             let inputs: Vec<Shape> = block.inputs_of(index);
-            let name = if node.name.starts_with(block.name()) {
-                node.name.clone()
-            } else {
-                format!("{}.{}", block.name(), node.name)
-            };
+            let has_prefix = node.name.starts_with(block.name());
+            let name = if has_prefix { node.name.clone() } else { format!("{}.{}", block.name(), node.name) };
             let steps = node.op.to_onnx(&inputs, &weights);
             let result = |step: usize| match step + 1 == steps.len() {
                 true => format!("{name}.output"),
@@ -122,8 +119,14 @@ impl GraphBuilder {
                     Argument::Value(which) => values[usize::from(node.inputs[*which])].clone(),
                     Argument::Weight(slot) => weights[*slot].name.clone(),
                     Argument::Step(step) => result(*step),
-                    Argument::Ints(part, list) => self.constant(format!("{name}.{part}"), list),
-                    Argument::Float(part, value) => self.scalar(format!("{name}.{part}"), *value),
+                    Argument::Ints(part, list) => {
+                        let raw = list.iter().flat_map(|value| value.to_le_bytes()).collect();
+                        self.constant(format!("{name}.{part}"), vec![list.len() as i64], DataType::INT64, raw)
+                    }
+                    Argument::Float(part, value) => {
+                        let raw = value.to_le_bytes().to_vec();
+                        self.constant(format!("{name}.{part}"), Vec::new(), DataType::FLOAT, raw)
+                    }
                 });
                 let arguments = arguments.collect();
                 let attributes = step.attributes.iter().map(|(name, value)| attribute(name, value)).collect();
@@ -141,16 +144,9 @@ impl GraphBuilder {
         values.swap_remove(values.len() - 1)
     }
 
-    /// Adds a constant list of integers; returns its name.
-    fn constant(&mut self, name: String, values: &[i64]) -> String {
-        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.initializers.push(tensor(&name, vec![values.len() as i64], DataType::INT64, raw));
-        name
-    }
-
-    /// Adds a constant number; returns its name.
-    fn scalar(&mut self, name: String, value: f32) -> String {
-        self.initializers.push(tensor(&name, Vec::new(), DataType::FLOAT, value.to_le_bytes().to_vec()));
+    /// Adds a constant; returns its name.
+    fn constant(&mut self, name: String, dims: Vec<i64>, data_type: DataType, raw: Vec<u8>) -> String {
+        self.initializers.push(tensor(&name, dims, data_type, raw));
         name
     }
 }

@@ -16,7 +16,8 @@ pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
     let mut network = Network::read_pack(teacher)?;
     let fingerprint = open_pack(teacher)?.fingerprint();
     for path in students {
-        let cannot = || format!("cannot recompose {}", path.display());
+        let shown = path.display();
+        let cannot = || format!("cannot recompose {shown}");
         let mut pack = open_pack(path)?;
         match pack.manifest().contents {
             Contents::Neighbourhoods { teacher } if teacher == fingerprint => {}
@@ -28,14 +29,10 @@ pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
             let position = pack.position(index);
             let block = pack.block(index).with_context(cannot)?;
             let Some(place) = network.blocks.get_mut(position) else {
-                bail!("{}: the teacher has no block at position {position}", path.display());
+                bail!("{shown}: the teacher has no block at position {position}");
             };
-            ensure!(
-                block.input() == place.input() && block.output() == place.output(),
-                "{}: block {} does not fit its place",
-                path.display(),
-                block.name()
-            );
+            let fits = block.input() == place.input() && block.output() == place.output();
+            ensure!(fits, "{shown}: block {} does not fit its place", block.name());
             *place = block;
         }
     }

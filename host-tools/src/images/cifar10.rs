@@ -76,19 +76,12 @@ pub fn test_file(folder: &Path) -> Option<PathBuf> {
 /// The file is missing, has another length, or holds a label that is not a class.
 pub fn read_test(folder: &Path) -> Result<TestImages> {
     let path = test_file(folder).unwrap_or_else(|| folder.join(TEST_FILE));
-    let file = fs::File::open(&path).with_context(|| {
-        format!(
-            "cannot open {}: get CIFAR-10 with `distill data fetch cifar10`, or name a folder that has it",
-            path.display()
-        )
-    })?;
-    let length = file.metadata()?.len();
-    ensure!(
-        length == FILE_BYTES as u64,
-        "{} is not CIFAR-10's test file: {length} bytes, expected {FILE_BYTES}",
-        path.display()
-    );
-    images(&fs::read(&path)?).with_context(|| format!("cannot read {}", path.display()))
+    let shown = path.display();
+    let hint = "get CIFAR-10 with `distill data fetch cifar10`, or name a folder that has it";
+    let file = fs::File::open(&path).with_context(|| format!("cannot open {shown}: {hint}"))?;
+    let (length, expected) = (file.metadata()?.len(), FILE_BYTES as u64);
+    ensure!(length == expected, "{shown} is not CIFAR-10's test file: {length} bytes, expected {expected}");
+    images(&fs::read(&path)?).with_context(|| format!("cannot read {shown}"))
 }
 
 /// The first 1,000 test images, built in.

@@ -42,11 +42,8 @@ impl ImageFolder {
         let shape = network.input();
         ensure!(shape.channels == 3, "the network takes {} channels, pictures have 3", shape.channels);
         let Listing { folders, pictures } = Listing::of(folder)?;
-        ensure!(
-            folders.is_empty() || pictures.is_empty(),
-            "{} holds both pictures and sub-folders: {EXPECTED}",
-            folder.display()
-        );
+        let shown = folder.display();
+        ensure!(folders.is_empty() || pictures.is_empty(), "{shown} holds both pictures and sub-folders: {EXPECTED}");
         let labelled = if folders.is_empty() {
             by_file_name(folder, &pictures, network.logits())
         } else {
@@ -54,8 +51,7 @@ impl ImageFolder {
         }?;
         ensure!(
             !labelled.is_empty(),
-            "there are neither pictures nor CIFAR-10's test_batch.bin in {}: {EXPECTED}",
-            folder.display()
+            "there are neither pictures nor CIFAR-10's test_batch.bin in {shown}: {EXPECTED}"
         );
         let (files, labels) = labelled.into_iter().unzip();
         Ok(Self { shape, preparation, files, labels })
@@ -131,10 +127,8 @@ fn by_class_folder(folder: &Path, names: &[String], network: &Network) -> Result
         let path = folder.join(name);
         let Listing { folders, pictures } = Listing::of(&path)?;
         if let Some(inner) = folders.first() {
-            bail!(
-                "{} lies in a class folder: name the folder that holds the class folders",
-                path.join(inner).display()
-            );
+            let inner = path.join(inner);
+            bail!("{} lies in a class folder: name the folder that holds the class folders", inner.display());
         }
         labelled.extend(pictures.iter().map(|picture| (path.join(picture), class as u16)));
     }

@@ -21,7 +21,6 @@ pub enum Filter {
 /// One direction: `source` pixels become `target`, of which `len` from `start` on are computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Axis {
-    /// Pixels of the picture.
     pub source: usize,
     /// Pixels of the whole resized picture.
     pub target: usize,

@@ -1,6 +1,6 @@
 //! A whole network as one graph, before it is split into blocks.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use distill_core::{Op, Shape, Weight};
 
 /// A network of operators in execution order. Value 0 is its input, value `i + 1` the output of node `i`; the last value is
@@ -8,7 +8,6 @@ use distill_core::{Op, Shape, Weight};
 #[derive(Clone, Debug)]
 pub struct Graph {
     nodes: Vec<GraphNode>,
-    /// The shape of each value.
     shapes: Vec<Shape>,
 }
 
@@ -17,9 +16,7 @@ pub struct Graph {
 pub struct GraphNode {
     /// The teacher's name for the layer (`layer1.0.conv1`).
     pub name: String,
-    /// What it computes.
     pub op: Op,
-    /// Values read.
     pub inputs: Vec<usize>,
     /// Weights, in the order the operator documents.
     pub weights: Vec<Weight>,
@@ -31,41 +28,37 @@ impl Graph {
         Self { nodes: Vec::new(), shapes: vec![input] }
     }
 
-    /// Appends an operator; returns the value it computes.
+    /// Appends an operator; returns the value that it computes.
     pub fn push(&mut self, name: &str, op: Op, inputs: &[usize], weights: Vec<Weight>) -> Result<usize> {
-        let mut shapes = Vec::with_capacity(inputs.len());
-        for &value in inputs {
-            let Some(&shape) = self.shapes.get(value) else {
-                bail!("{name} reads value {value}, which no operator before it computes")
-            };
-            shapes.push(shape);
-        }
-        let shape = op.shape(name, &shapes, &weights.iter().collect::<Vec<_>>())?;
-        self.nodes.push(GraphNode { name: name.to_owned(), op, inputs: inputs.to_vec(), weights });
-        self.shapes.push(shape);
+        let node = GraphNode { name: name.to_owned(), op, inputs: inputs.to_vec(), weights };
+        self.shapes.push(self.output_shape(&node)?);
+        self.nodes.push(node);
         Ok(self.nodes.len())
     }
 
-    /// Whether an operator could be appended.
     pub fn fits(&self, node: &GraphNode) -> bool {
-        let shapes: Option<Vec<Shape>> = node.inputs.iter().map(|&value| self.shapes.get(value).copied()).collect();
-        let weights: Vec<&Weight> = node.weights.iter().collect();
-        shapes.is_some_and(|shapes| node.op.shape(&node.name, &shapes, &weights).is_ok())
+        self.output_shape(node).is_ok()
     }
 
-    /// Removes the last operator.
+    fn output_shape(&self, node: &GraphNode) -> Result<Shape> {
+        let shape = |&value: &usize| {
+            let shape = self.shapes.get(value).copied();
+            shape.with_context(|| format!("{} reads value {value}, which no operator before it computes", node.name))
+        };
+        let shapes: Vec<Shape> = node.inputs.iter().map(shape).collect::<Result<_>>()?;
+        Ok(node.op.shape(&node.name, &shapes, &node.weights.iter().collect::<Vec<_>>())?)
+    }
+
     pub fn pop(&mut self) -> Option<GraphNode> {
         let node = self.nodes.pop()?;
         self.shapes.pop();
         Some(node)
     }
 
-    /// The operators.
     pub fn nodes(&self) -> &[GraphNode] {
         &self.nodes
     }
 
-    /// Shape of value `value`.
     pub fn shape(&self, value: usize) -> Shape {
         self.shapes[value]
     }
@@ -89,7 +82,6 @@ impl Graph {
         readers
     }
 
-    /// The operators, owned.
     pub fn into_nodes(self) -> Vec<GraphNode> {
         self.nodes
     }

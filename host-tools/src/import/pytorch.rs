@@ -18,9 +18,7 @@ use super::{checkpoint::Checkpoint, graph::Graph, normalisation::Normalisation};
 
 /// A network built from a checkpoint.
 pub struct Built {
-    /// Its operators.
     pub graph: Graph,
-    /// Its name (`resnet50`).
     pub architecture: String,
     /// How its pixels are normalised, if the architecture defines that.
     pub normalisation: Option<Normalisation>,
@@ -28,7 +26,6 @@ pub struct Built {
 
 /// An architecture: how to recognise a checkpoint of it, and how to build the network.
 struct Architecture {
-    /// For messages.
     title: &'static str,
     /// Tensors that identify it, unless an entry of [`KNOWN`] before it matches.
     tensors: &'static [&'static str],

@@ -125,12 +125,9 @@ fn without_unread(graph: Graph) -> Result<Graph> {
     let mut read = Graph::new(graph.shape(0));
     let mut renamed = vec![0];
     for (index, node) in graph.into_nodes().into_iter().enumerate() {
-        if !wanted[index + 1] {
-            renamed.push(usize::MAX);
-            continue;
-        }
         let inputs: Vec<usize> = node.inputs.iter().map(|&value| renamed[value]).collect();
-        renamed.push(read.push(&node.name, node.op, &inputs, node.weights)?);
+        let is_wanted = wanted[index + 1];
+        renamed.push(if is_wanted { read.push(&node.name, node.op, &inputs, node.weights)? } else { usize::MAX });
     }
     Ok(read)
 }

@@ -240,20 +240,16 @@ fn block(graph: &Graph, range: Range<usize>, role: Role, name: &str) -> Result<B
     }
     let mut builder = BlockBuilder::new(name, role, graph.shape(range.start));
     for node in &graph.nodes()[range.clone()] {
-        let inputs: Result<Vec<u8>> = node
-            .inputs
-            .iter()
-            .map(|&value| {
-                let place = value.checked_sub(range.start).and_then(|place| u8::try_from(place).ok());
-                place.with_context(|| format!("{} reads a value from before its block", node.name))
-            })
-            .collect();
-        builder.push(&node.name, node.op.clone(), &inputs?, node.weights.clone())?;
+        let place = |&value: &usize| {
+            let place = value.checked_sub(range.start).and_then(|place| u8::try_from(place).ok());
+            place.with_context(|| format!("{} reads a value from before its block", node.name))
+        };
+        let inputs: Vec<u8> = node.inputs.iter().map(place).collect::<Result<_>>()?;
+        builder.push(&node.name, node.op.clone(), &inputs, node.weights.clone())?;
     }
     builder.finish().with_context(|| format!("block {name}"))
 }
 
-/// Unique names for blocks.
 struct Names<'a> {
     graph: &'a Graph,
     used: HashSet<String>,

@@ -27,7 +27,7 @@ pub enum Baseline {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// As in its paper: days on a CPU
+    /// As in the original paper: days on a CPU
     Paper,
     /// Minutes
     Short,

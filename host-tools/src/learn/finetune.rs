@@ -105,13 +105,13 @@ fn check_shapes(teacher: &Network, student: &Network, tuning: &Tuning) -> Result
 
 /// The calibrated images in a teacher's pack: more than are kept for measuring.
 fn noise_images(teacher: &Path) -> Result<NoiseImages> {
-    let missing = || format!("{} holds no calibrated noise: make it with `distill calibrate`", teacher.display());
+    let shown = teacher.display();
+    let missing = || format!("{shown} holds no calibrated noise: make it with `distill calibrate`");
     let images = open_pack(teacher)?.noise_images()?.with_context(missing)?;
+    let count = images.len();
     ensure!(
-        images.len() > MEASURED_INPUTS,
-        "{} holds only {} noise images, and {MEASURED_INPUTS} are kept for measuring: make more with `distill calibrate`",
-        teacher.display(),
-        images.len()
+        count > MEASURED_INPUTS,
+        "{shown} holds only {count} noise images, and {MEASURED_INPUTS} are for measuring: make more with `distill calibrate`"
     );
     Ok(images)
 }

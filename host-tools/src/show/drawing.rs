@@ -47,7 +47,6 @@ pub fn draw(inspection: &Inspection, blocks: &[Block], format: Format) -> Result
     Ok(text)
 }
 
-/// What a picture shows.
 struct Drawing<'a> {
     inspection: &'a Inspection,
     blocks: Vec<DrawnBlock<'a>>,
@@ -65,24 +64,20 @@ struct DrawnBlock<'a> {
 
 /// A box.
 struct Operator<'a> {
-    /// The teacher's name.
     full_name: &'a str,
     /// The same without its block's name.
     name: &'a str,
     /// Such as `conv 3x3 /2, 96 groups`.
     kind: String,
-    /// Number of output channels.
     channels: usize,
     colour: Colour,
     /// Whether a smaller width reduces the channels of this layer.
     inner: bool,
 }
 
-/// An operator reads a value.
 struct Edge {
     /// 0 for the block's input, `i + 1` for the output of operator `i`.
     from: usize,
-    /// The operator.
     to: usize,
     /// Whether it is part of a residual connection: the shorter path to a sum.
     shortcut: bool,
@@ -98,7 +93,6 @@ enum Colour {
     Weightless,
 }
 
-/// Colour of shortcuts.
 const SHORTCUT: &str = "#16a34a";
 /// Colour of the layers whose channels a smaller width reduces.
 const INNER: &str = "#ea580c";
@@ -131,13 +125,10 @@ impl Colour {
 
 /// How a colour is written.
 struct Style {
-    /// In the legend.
     meaning: &'static str,
     /// The class in an SVG's style sheet.
     class: &'static str,
-    /// Of the box.
     fill: &'static str,
-    /// Of its outline.
     stroke: &'static str,
 }
 
@@ -217,11 +208,11 @@ impl fmt::Display for Count {
 }
 
 /// A name from the network's file with some characters escaped, and those replaced that no text file should hold.
-fn escaped(text: &str, escape: fn(char) -> Option<&'static str>) -> String {
+fn escaped(text: &str, escapes: &[(char, &str)]) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
-        match escape(c) {
-            Some(sequence) => escaped.push_str(sequence),
+        match escapes.iter().find(|(special, _)| *special == c) {
+            Some((_, escape)) => escaped.push_str(escape),
             None if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => escaped.push(char::REPLACEMENT_CHARACTER),
             None => escaped.push(c),
         }

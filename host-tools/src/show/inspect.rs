@@ -1,10 +1,6 @@
 //! What a file of blocks holds: shapes, parameters, operations, noise sources.
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
 use distill_core::{Block, Calibrated, Contents, Manifest, Role, Shape, SourceKind, inner_channels};
-use distill_device::open_pack;
 use serde::Serialize;
 
 use super::table;
@@ -32,34 +28,20 @@ pub struct Inspection {
     pub blocks: Vec<BlockLine>,
 }
 
-/// One block.
 #[derive(Debug, Serialize)]
 pub struct BlockLine {
     /// Number among the network's neighbourhoods, as `--blocks` takes it; `None` for stem, head and students.
     pub index: Option<usize>,
-    /// Its name.
     pub name: String,
-    /// Stem, neighbourhood or head.
     pub role: Role,
-    /// Shape of its input.
     pub input: Shape,
-    /// Shape of its output.
     pub output: Shape,
     /// Parts of it that are distilled one by one; 0 if it is distilled as a whole.
     pub parts: usize,
     /// Channels of each inner convolution, which a smaller width reduces.
     pub inner: Vec<usize>,
-    /// Trained scalars.
     pub parameters: usize,
-    /// Multiply-accumulates for one image.
     pub macs: u64,
-}
-
-/// Reads a pack of a network or of students.
-pub fn read_blocks(path: &Path) -> Result<(Manifest, Vec<Block>)> {
-    let mut pack = open_pack(path)?;
-    let blocks: Result<Vec<Block>, _> = (0..pack.blocks()).map(|index| pack.block(index)).collect();
-    Ok((pack.manifest().clone(), blocks.with_context(|| format!("cannot read {}", path.display()))?))
 }
 
 /// Describes blocks.

@@ -25,12 +25,10 @@ pub struct PlanTable {
     pub blocks: Vec<PlanLine>,
 }
 
-/// One block.
 #[derive(Debug, Serialize)]
 pub struct PlanLine {
     /// Number among the neighbourhoods; `None` for a block that is not distilled.
     pub index: Option<usize>,
-    /// Its name.
     pub name: String,
     /// Inputs in each pass of the gradient steps or, without steps, of the solve.
     pub micro_batch: Option<usize>,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
 use super::onnx::{Argument, Attribute, Family, Meaning, OnnxNode, Step, Unreadable};
-use super::{Kept, OnCpu, Operands, Operator, Plain, Values};
+use super::{Kept, OnCpu, Operands, Operator, Plain, Slopes};
 use crate::{
     block::BlockError,
     kernels::{
@@ -170,9 +170,11 @@ impl Plain for Activation {
         }
     }
 
-    fn backward(&self, arch: Arch, _which: usize, values: &Values<'_>, gradient: Read<'_>, target: Write<'_>) {
+    fn backward(&self, slopes: &Slopes<'_>, target: Write<'_>) {
         let activation = *self;
-        zip_two(arch, target, gradient, values.inputs[0], |t, gradient, x| t + gradient * activation.slope(x));
+        zip_two(slopes.arch, target, slopes.gradient, slopes.inputs[0], |t, gradient, x| {
+            t + gradient * activation.slope(x)
+        });
     }
 
     fn in_place(&self) -> bool {

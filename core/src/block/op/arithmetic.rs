@@ -5,7 +5,7 @@ use alloc::{vec, vec::Vec};
 
 #[cfg(feature = "burn")]
 use super::burn::{BurnOperands, Tensor4};
-use super::{Arity, Kept, OnCpu, Operands, Operator, Plain, Values};
+use super::{Arity, Kept, OnCpu, Operands, Operator, Plain, Slopes};
 #[cfg(feature = "onnx")]
 use super::{
     Conv, Op,
@@ -90,8 +90,8 @@ impl Plain for Mul {
         }
     }
 
-    fn backward(&self, arch: Arch, which: usize, values: &Values<'_>, gradient: Read<'_>, target: Write<'_>) {
-        let other = values.inputs[1 - which];
+    fn backward(&self, slopes: &Slopes<'_>, target: Write<'_>) {
+        let (arch, gradient, other) = (slopes.arch, slopes.gradient, slopes.inputs[1 - slopes.which]);
         match (other.1.shape == gradient.1.shape, target.1.shape == gradient.1.shape) {
             (true, true) => zip_two(arch, target, gradient, other, |t, gradient, x| t + gradient * x),
             (false, _) => crate::kernels::elementwise::add_gated(arch, target, gradient, other),

@@ -6,7 +6,7 @@ use alloc::{vec, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "burn")]
-use super::burn::{BurnOperands, Tensor4};
+use super::burn::{BurnOperands, Tensor4, moments};
 #[cfg(feature = "onnx")]
 use super::onnx::{Argument, Attribute, Family, Meaning, Step};
 use super::{Arity, OnCpu, Operands, Operator};
@@ -50,16 +50,11 @@ impl Operator for BatchNorm {
         use crate::block::Statistics;
 
         let x = given.input(0);
-        let [n, c, h, w] = x.dims();
+        let c = x.dims()[1];
         let of = |slot: usize| given.weight(slot).expect("a batch norm has four weights");
-        let (mean, variance) = match given.statistics {
-            Statistics::Running => (of(2), of(3)),
-            Statistics::Current => {
-                let rows = x.clone().swap_dims(0, 1).reshape([c, n * h * w]);
-                let mean = rows.clone().mean_dim(1);
-                let variance = (rows - mean.clone()).square().mean_dim(1);
-                (mean.reshape([c]), variance.reshape([c]))
-            }
+        let [mean, variance] = match given.statistics {
+            Statistics::Running => [of(2), of(3)],
+            Statistics::Current => moments(&x),
         };
         let gain = of(0) / (variance + self.epsilon).sqrt();
         let offset = of(1) - mean * gain.clone();

@@ -49,6 +49,15 @@ impl BurnOperands {
     }
 }
 
+/// Mean and variance of each channel.
+pub fn moments(x: &Tensor<4>) -> [Tensor<1>; 2] {
+    let [n, c, h, w] = x.dims();
+    let rows = x.clone().swap_dims(0, 1).reshape([c, n * h * w]);
+    let mean = rows.clone().mean_dim(1);
+    let variance = (rows - mean.clone()).square().mean_dim(1);
+    [mean, variance].map(|moment| moment.reshape([c]))
+}
+
 /// A value with so many zeros at its top, left, bottom and right.
 pub fn padded(x: Tensor<4>, padding: [u16; 4]) -> Tensor<4> {
     let [top, left, bottom, right] = padding.map(usize::from);

@@ -7,7 +7,7 @@ use alloc::{vec, vec::Vec};
 use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
 use super::onnx::{Argument, Attribute, Family, Meaning, Step};
-use super::{Arity, Channels, OnCpu, Operands, Operator, Plain, Values};
+use super::{Arity, Channels, OnCpu, Operands, Operator, Plain, Slopes};
 use crate::{
     block::BlockError,
     kernels::{
@@ -69,10 +69,11 @@ impl Plain for Concat {
         }
     }
 
-    fn backward(&self, arch: Arch, which: usize, values: &Values<'_>, (gradient, of): Read<'_>, target: Write<'_>) {
-        let first = if which == 0 { 0 } else { values.inputs[0].1.shape.channels };
+    fn backward(&self, slopes: &Slopes<'_>, target: Write<'_>) {
+        let (gradient, of) = slopes.gradient;
+        let first = if slopes.which == 0 { 0 } else { slopes.inputs[0].1.shape.channels };
         let (range, inside) = channels(of, target.1, first);
-        add(arch, target, (&gradient[range], inside));
+        add(slopes.arch, target, (&gradient[range], inside));
     }
 }
 

@@ -7,7 +7,7 @@ use alloc::{vec, vec::Vec};
 use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
 use super::onnx::{Argument, Step};
-use super::{Channels, OnCpu, Operands, Operator, Plain, Values};
+use super::{Channels, OnCpu, Operands, Operator, Plain, Slopes};
 use crate::{
     block::BlockError,
     kernels::{
@@ -58,14 +58,8 @@ impl Plain for Flatten {
         }
     }
 
-    fn backward(
-        &self,
-        _arch: Arch,
-        _which: usize,
-        _values: &Values<'_>,
-        (gradient, of): Read<'_>,
-        (target, to): Write<'_>,
-    ) {
+    fn backward(&self, slopes: &Slopes<'_>, (target, to): Write<'_>) {
+        let (gradient, of) = slopes.gradient;
         let width = to.shape.width;
         for (index, row) in to.rows().enumerate() {
             for (column, target) in target[row..row + width].iter_mut().enumerate() {

@@ -53,7 +53,7 @@ pub struct Tensor {
     pub values: Numbers,
 }
 
-/// Values of a constant.
+/// Slopes of a constant.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Numbers {
     /// Of a floating-point type.

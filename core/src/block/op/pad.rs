@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
 use super::onnx::{Argument, Family, Meaning, OnnxNode, Step, Unreadable};
-use super::{Channels, OnCpu, Operands, Operator, Plain, Values};
+use super::{Channels, OnCpu, Operands, Operator, Plain, Slopes};
 use crate::{
     block::BlockError,
     kernels::{
@@ -86,14 +86,8 @@ impl Plain for Pad {
         }
     }
 
-    fn backward(
-        &self,
-        _arch: Arch,
-        _which: usize,
-        _values: &Values<'_>,
-        (gradient, of): Read<'_>,
-        (target, to): Write<'_>,
-    ) {
+    fn backward(&self, slopes: &Slopes<'_>, (target, to): Write<'_>) {
+        let (gradient, of) = slopes.gradient;
         for (index, row) in to.rows().enumerate() {
             let gradient = &gradient[self.place(to, of, index)..][..to.shape.width];
             for (target, gradient) in target[row..][..to.shape.width].iter_mut().zip(gradient) {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
 use super::onnx::{Argument, Attribute, Family, Meaning, OnnxNode, Step, Unreadable, window_attributes};
-use super::{Kept, OnCpu, Operands, Operator, Plain, Values};
+use super::{Kept, OnCpu, Operands, Operator, Plain, Slopes};
 use crate::{
     block::BlockError,
     kernels::{
@@ -148,15 +148,9 @@ impl Plain for MaxPool {
     }
 
     /// The first of the largest takes it all.
-    fn backward(
-        &self,
-        _arch: Arch,
-        _which: usize,
-        values: &Values<'_>,
-        (gradient, of): Read<'_>,
-        (target, to): Write<'_>,
-    ) {
-        let ((input, from), (output, out)) = (values.inputs[0], values.output);
+    fn backward(&self, slopes: &Slopes<'_>, (target, to): Write<'_>) {
+        let (gradient, of) = slopes.gradient;
+        let ((input, from), (output, out)) = (slopes.inputs[0], slopes.output);
         self.window.each(of, to, |place, rows, columns, channel| {
             let (y, x) = ((place - of.at(channel, 0, 0)) / of.pitch(), (place - of.at(channel, 0, 0)) % of.pitch());
             let largest = output[out.at(channel, y, x)];
@@ -230,14 +224,8 @@ impl Plain for AveragePool {
         });
     }
 
-    fn backward(
-        &self,
-        _arch: Arch,
-        _which: usize,
-        _values: &Values<'_>,
-        (gradient, of): Read<'_>,
-        (target, to): Write<'_>,
-    ) {
+    fn backward(&self, slopes: &Slopes<'_>, (target, to): Write<'_>) {
+        let (gradient, of) = slopes.gradient;
         self.window.each(of, to, |place, rows, columns, channel| {
             let share = gradient[place].0.map(|gradient| gradient / self.divisor(&rows, &columns));
             for row in rows {
@@ -276,14 +264,8 @@ impl Plain for GlobalAveragePool {
         }
     }
 
-    fn backward(
-        &self,
-        _arch: Arch,
-        _which: usize,
-        _values: &Values<'_>,
-        (gradient, of): Read<'_>,
-        (target, to): Write<'_>,
-    ) {
+    fn backward(&self, slopes: &Slopes<'_>, (target, to): Write<'_>) {
+        let (gradient, of) = slopes.gradient;
         let scale = 1.0 / (to.shape.height * to.shape.width) as f32;
         for (index, row) in to.rows().enumerate() {
             let gradient = gradient[of.at(index / to.shape.height, 0, 0)];

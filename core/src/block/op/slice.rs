@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::burn::{BurnOperands, Tensor4};
 #[cfg(feature = "onnx")]
 use super::onnx::{Argument, Family, Meaning, OnnxNode, Step, Unreadable};
-use super::{Channels, OnCpu, Op, Operands, Operator, Plain, Values};
+use super::{Channels, OnCpu, Op, Operands, Operator, Plain, Slopes};
 use crate::{
     block::BlockError,
     kernels::{
@@ -122,14 +122,8 @@ impl Plain for Slice {
         }
     }
 
-    fn backward(
-        &self,
-        _arch: Arch,
-        _which: usize,
-        _values: &Values<'_>,
-        (gradient, of): Read<'_>,
-        (target, to): Write<'_>,
-    ) {
+    fn backward(&self, slopes: &Slopes<'_>, (target, to): Write<'_>) {
+        let (gradient, of) = slopes.gradient;
         for (index, row) in of.rows().enumerate() {
             let targets = target[self.source(of, to, index)..].iter_mut().step_by(self.step[2] as usize);
             for (target, gradient) in targets.zip(&gradient[row..row + of.shape.width]) {

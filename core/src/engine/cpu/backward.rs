@@ -5,19 +5,18 @@ use core::ops::Range;
 
 use super::{
     clear_absent,
-    layout::Slots,
+    layout::{Pair, Slots},
     program::{Kernel, Program, plain},
 };
 use crate::{
     block::{
         Block,
-        op::{Op, Values},
+        op::{Op, Slopes},
     },
     heap::held,
     kernels::{
         conv::{InputGradient, WeightGradient},
-        elementwise::{self, Read, Write},
-        instructions::Arch,
+        elementwise::{self, Write},
         norm::{combine, gradient_sums},
         plane::{Lanes, Plane},
     },
@@ -238,7 +237,7 @@ impl Backward {
         }
         let inputs = step.inputs.into_iter().enumerate();
         for (which, (target, add)) in inputs.filter_map(|(which, input)| Some((which, input?))) {
-            let ((target, to), (gradient, of)) = self.slots.pair(gradients, [target, gradient]);
+            let ((target, to), (gradient, of)) = self.slots.pair(gradients, Pair { write: target, read: gradient });
             match (&forward.kernel, &step.weights) {
                 (Kernel::Conv { .. }, Some(Weights::Conv { by_input: Some(by_input), .. })) => {
                     by_input.run(arch, gradient, add, target);
@@ -251,8 +250,9 @@ impl Backward {
                     if !add {
                         to.rows().for_each(|row| target[row..row + to.shape.width].fill(Lanes::ZERO));
                     }
-                    let values = Values { inputs: forward.inputs.map(value), output: value(forward.output) };
-                    spread((&forward.kernel, arch), which, &values, (gradient, of), (target, to));
+                    let (inputs, output) = (forward.inputs.map(value), value(forward.output));
+                    let slopes = Slopes { arch, which, inputs, output, gradient: (gradient, of) };
+                    spread(&forward.kernel, &slopes, (target, to));
                 }
             }
         }
@@ -286,13 +286,14 @@ impl Backward {
 }
 
 /// Adds the gradient by an input of an operator without weights to `target`.
-fn spread((kernel, arch): (&Kernel, Arch), which: usize, values: &Values<'_>, gradient: Read<'_>, target: Write<'_>) {
+fn spread(kernel: &Kernel, slopes: &Slopes<'_>, target: Write<'_>) {
+    let &Slopes { arch, gradient, output, .. } = slopes;
     match kernel {
         Kernel::Clamp(bounds) | Kernel::Done(bounds) => {
-            elementwise::add_masked(arch, target, gradient, values.output, *bounds);
+            elementwise::add_masked(arch, target, gradient, output, *bounds);
         }
         Kernel::Add => elementwise::add(arch, target, gradient),
-        Kernel::Plain(op) => plain(op).backward(arch, which, values, gradient, target),
+        Kernel::Plain(op) => plain(op).backward(slopes, target),
         Kernel::Conv { .. } | Kernel::Norm(_) => unreachable!("a convolution and a batch norm have weights"),
     }
 }

@@ -50,9 +50,10 @@ impl Groups {
         self.values.resize(len, Lanes::ZERO);
     }
 
-    /// Sets every image: `source(image, offset, chunk)` gives its values from `offset` on.
-    pub fn fill(&mut self, source: impl Fn(usize, usize, &mut [f32]) + Sync) {
-        let (count, elements) = (self.count, self.shape.elements());
+    /// See [`Batch::fill`](crate::engine::Batch::fill).
+    pub fn fill(&mut self, shape: Shape, count: usize, source: impl Fn(usize, usize, &mut [f32]) + Sync) {
+        self.reset(shape, count);
+        let elements = shape.elements();
         let line = self.line();
         let groups = self.values.chunks_exact_mut(elements).enumerate();
         each(groups, |(index, group)| {
@@ -63,13 +64,16 @@ impl Groups {
         });
     }
 
-    /// Sets every image, one after another; see [`Batch::fill_in_order`](crate::engine::Batch::fill_in_order).
+    /// See [`Batch::fill_in_order`](crate::engine::Batch::fill_in_order).
     pub fn fill_in_order<E>(
         &mut self,
+        shape: Shape,
+        count: usize,
         mut source: impl FnMut(usize, usize, &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (elements, mut buffer) = (self.shape.elements(), [0.0; CHUNK]);
-        for image in 0..self.count {
+        self.reset(shape, count);
+        let (elements, mut buffer) = (shape.elements(), [0.0; CHUNK]);
+        for image in 0..count {
             let group = &mut self.values[image / LANES * elements..][..elements];
             for (part, chunk) in group.chunks_mut(CHUNK).enumerate() {
                 let buffer = &mut buffer[..chunk.len()];

@@ -77,7 +77,7 @@ impl Slots {
     }
 
     /// One slot to write and another to read.
-    pub fn pair<'a>(&self, arena: &'a mut [Lanes], [write, read]: [usize; 2]) -> (Write<'a>, Read<'a>) {
+    pub fn pair<'a>(&self, arena: &'a mut [Lanes], Pair { write, read }: Pair) -> (Write<'a>, Read<'a>) {
         let [to, from] = arena
             .get_disjoint_mut([self.range(write), self.range(read)])
             .expect("two slots never overlap, and the arena holds all");
@@ -91,6 +91,13 @@ impl Slots {
             plane.clear_border(values);
         }
     }
+}
+
+/// A slot to write and another to read.
+#[derive(Clone, Copy)]
+pub struct Pair {
+    pub write: usize,
+    pub read: usize,
 }
 
 /// Slots of a block's values, up to the last that is computed.
@@ -111,66 +118,17 @@ impl Layout {
 
     /// Lays out values `0..=last`. For training every value that a gradient needs is kept, otherwise slots are used again.
     pub fn new(block: &Block, last: usize, training: bool) -> Self {
-        let nodes = &block.nodes()[..last];
-        let readers = |value: usize| {
-            nodes.iter().enumerate().filter(move |(_, node)| node.inputs.iter().any(|&read| usize::from(read) == value))
-        };
-        let last_reader: Vec<usize> = (0..=last)
-            .map(|value| if value == last { usize::MAX } else { readers(value).map(|(i, _)| i).max().unwrap_or(0) })
-            .collect();
-        // Chains of values in one place, named by their first.
-        let mut chain: Vec<usize> = (0..=last).collect();
-        for (index, node) in nodes.iter().enumerate() {
-            let in_place = match node.op.operator().on_cpu() {
-                OnCpu::Clamp(_) | OnCpu::Add => true,
-                OnCpu::Norm(_) => !training,
-                OnCpu::Plain(plain) => !training && plain.in_place(),
-                OnCpu::Convolution(_) => false,
-            };
-            let twice = node.inputs.len() == 2 && node.inputs[0] == node.inputs[1];
-            let needed_later = |value: usize| {
-                let read_back = |node: &Node| match node.op.operator().on_cpu() {
-                    OnCpu::Convolution(_) | OnCpu::Norm(_) => true,
-                    OnCpu::Plain(plain) => plain.kept().inputs,
-                    OnCpu::Clamp(_) | OnCpu::Add => false,
-                };
-                let own = match nodes[value - 1].op.operator().on_cpu() {
-                    OnCpu::Clamp(_) => true,
-                    OnCpu::Plain(plain) => plain.kept().output,
-                    _ => false,
-                };
-                training && (own || readers(value).any(|(_, node)| read_back(node)))
-            };
-            let free = |value: &usize| *value > 0 && last_reader[*value] == index && !needed_later(*value);
-            // A sum may lie in the place of either value, everything else in that of the first.
-            let places = if matches!(node.op, Op::Add) { 2 } else { 1 };
-            let place = node.inputs.iter().take(places).map(|&value| usize::from(value)).find(free);
-            if let Some(value) = place.filter(|_| in_place && !twice) {
-                chain[index + 1] = chain[value];
-            }
-        }
-        let plane = |first: usize| {
-            let members = (0..=last).filter(|&value| chain[value] == first);
-            let padding = |value: usize| {
-                block.nodes().iter().filter(move |node| usize::from(node.inputs[0]) == value).map(|node| {
-                    match node.op {
-                        Op::Conv(conv) => conv.border(),
-                        _ => 0,
-                    }
-                })
-            };
-            Plane { shape: block.shape(first), border: members.flat_map(padding).max().unwrap_or(0) }
-        };
+        let chains = Chains::new(block, last, training);
         let (mut slots, mut slot) = (Slots::default(), vec![0; last + 1]);
         // For each slot, the node after which it is free.
         let mut busy: Vec<usize> = Vec::new();
         for value in 0..=last {
-            if chain[value] != value {
-                slot[value] = slot[chain[value]];
+            let first = chains.first[value];
+            if first != value {
+                slot[value] = slot[first];
                 continue;
             }
-            let end = (value..=last).filter(|&v| chain[v] == value).map(|v| last_reader[v]).max().unwrap_or(0);
-            let wanted = plane(value);
+            let wanted = chains.plane(value);
             let free = |&slot: &usize| value > 0 && busy[slot] < value - 1 && slots.plane(slot) == wanted;
             slot[value] = match (0..busy.len()).find(free).filter(|_| !training) {
                 Some(slot) => slot,
@@ -179,16 +137,99 @@ impl Layout {
                     slots.push(wanted)
                 }
             };
-            busy[slot[value]] = end;
+            busy[slot[value]] = chains.last_reader(value);
         }
-        let clamped = (0..last).map(|index| {
-            let mut readers = readers(index + 1);
-            let (Some((reader, node)), None) = (readers.next(), readers.next()) else { return None };
-            let OnCpu::Clamp(bounds) = node.op.operator().on_cpu() else { return None };
-            let clamps = matches!(nodes[index].op.operator().on_cpu(), OnCpu::Convolution(_) | OnCpu::Add);
-            (clamps && chain[reader + 1] == chain[index + 1]).then_some(bounds)
-        });
-        let clamped = clamped.collect();
-        Self { slots, slot, clamped }
+        Self { slots, slot, clamped: (0..last).map(|node| chains.clamp_after(node)).collect() }
+    }
+}
+
+/// Which values share a place.
+struct Chains<'a> {
+    block: &'a Block,
+    nodes: &'a [Node],
+    training: bool,
+    /// For each value the first one of its place.
+    first: Vec<usize>,
+    /// For each value the last node that reads it.
+    last_reader: Vec<usize>,
+}
+
+impl<'a> Chains<'a> {
+    fn new(block: &'a Block, last: usize, training: bool) -> Self {
+        let nodes = &block.nodes()[..last];
+        let last_reader = |value: usize| block.readers(value).take_while(|&node| node < last).last().unwrap_or(0);
+        let last_reader = (0..last).map(last_reader).chain([usize::MAX]).collect();
+        let mut chains = Self { block, nodes, training, first: (0..=last).collect(), last_reader };
+        for node in 0..last {
+            if let Some(value) = chains.place(node) {
+                chains.first[node + 1] = chains.first[value];
+            }
+        }
+        chains
+    }
+
+    /// The input in whose place a node may write.
+    fn place(&self, index: usize) -> Option<usize> {
+        let node = &self.nodes[index];
+        let in_place = match node.op.operator().on_cpu() {
+            OnCpu::Clamp(_) | OnCpu::Add => true,
+            OnCpu::Norm(_) => !self.training,
+            OnCpu::Plain(plain) => !self.training && plain.in_place(),
+            OnCpu::Convolution(_) => false,
+        };
+        let twice = node.inputs.len() == 2 && node.inputs[0] == node.inputs[1];
+        let free = |value: &usize| *value > 0 && self.last_reader[*value] == index && !self.is_kept(*value);
+        // A sum may lie in the place of either value, everything else in that of the first.
+        let places = if matches!(node.op, Op::Add) { 2 } else { 1 };
+        let place = node.inputs.iter().take(places).map(|&value| usize::from(value)).find(free);
+        place.filter(|_| in_place && !twice)
+    }
+
+    /// Whether a gradient needs a value.
+    fn is_kept(&self, value: usize) -> bool {
+        let read_back = |node: &Node| match node.op.operator().on_cpu() {
+            OnCpu::Convolution(_) | OnCpu::Norm(_) => true,
+            OnCpu::Plain(plain) => plain.kept().inputs,
+            OnCpu::Clamp(_) | OnCpu::Add => false,
+        };
+        let own = match self.nodes[value - 1].op.operator().on_cpu() {
+            OnCpu::Clamp(_) => true,
+            OnCpu::Plain(plain) => plain.kept().output,
+            _ => false,
+        };
+        self.training && (own || self.readers(value).any(|node| read_back(&self.nodes[node])))
+    }
+
+    fn readers(&self, value: usize) -> impl Iterator<Item = usize> {
+        self.block.readers(value).take_while(|&node| node < self.nodes.len())
+    }
+
+    /// Values of the place that begins with `first`.
+    fn members(&self, first: usize) -> impl Iterator<Item = usize> {
+        (first..self.first.len()).filter(move |&value| self.first[value] == first)
+    }
+
+    /// The last node that reads a place.
+    fn last_reader(&self, first: usize) -> usize {
+        self.members(first).map(|value| self.last_reader[value]).max().unwrap_or(0)
+    }
+
+    /// How a place lies, with the border that the convolutions that read it ask for.
+    fn plane(&self, first: usize) -> Plane {
+        let border = |node: usize| match self.block.nodes()[node].op {
+            Op::Conv(conv) => conv.border(),
+            _ => 0,
+        };
+        let readers = self.members(first).flat_map(|value| self.block.readers(value));
+        Plane { shape: self.block.shape(first), border: readers.map(border).max().unwrap_or(0) }
+    }
+
+    /// The bounds of a clamp that is done with a node: it alone reads it, and in place.
+    fn clamp_after(&self, node: usize) -> Option<Bounds> {
+        let mut readers = self.readers(node + 1);
+        let (Some(reader), None) = (readers.next(), readers.next()) else { return None };
+        let OnCpu::Clamp(bounds) = self.nodes[reader].op.operator().on_cpu() else { return None };
+        let clamps = matches!(self.nodes[node].op.operator().on_cpu(), OnCpu::Convolution(_) | OnCpu::Add);
+        (clamps && self.first[reader + 1] == self.first[node + 1]).then_some(bounds)
     }
 }

@@ -124,8 +124,18 @@ pub struct Pass<'a> {
     pub waits: bool,
     /// Takes the gradient by the images.
     pub slopes: Option<&'a mut Groups>,
-    /// Is shown the moments of what each batch norm at a stop reads, with its stage's number and its node's.
-    pub observe: &'a mut dyn FnMut(usize, &mut Stage, usize, &[Moments]),
+    /// Is called at each stop.
+    pub observe: &'a mut dyn FnMut(Stop<'_>),
+}
+
+/// A batch norm at which a pass stopped.
+pub struct Stop<'a> {
+    /// Its block, and the stage made of it.
+    pub block: &'a Block,
+    pub stage: &'a mut Stage,
+    pub node: usize,
+    /// Of what it reads, over the batch.
+    pub moments: &'a [Moments],
 }
 
 impl Passes {
@@ -207,7 +217,7 @@ impl Passes {
         }
         let waits = last > 0 && pass.waits;
         for segment in 0..last {
-            self.forward(segment, waits, &mut pass, workspace);
+            self.forward(segment, waits, blocks, &mut pass, workspace);
         }
         for segment in (0..=last).rev() {
             self.backward(segment, waits, &mut pass, workspace);
@@ -236,7 +246,14 @@ impl Passes {
     }
 
     /// Takes the batch to the stop that ends a segment, and settles what its batch norm works with.
-    fn forward(&mut self, segment: usize, waits: bool, pass: &mut Pass<'_>, workspace: &mut Workspace) {
+    fn forward(
+        &mut self,
+        segment: usize,
+        waits: bool,
+        blocks: &[Block],
+        pass: &mut Pass<'_>,
+        workspace: &mut Workspace,
+    ) {
         let places = self.sequence.segment(segment);
         let Place { stage, node } = self.sequence.places[places.end];
         let channels = self.sequence.stages[stage].program.norm_channels(node);
@@ -255,7 +272,7 @@ impl Passes {
         if self.norms == Norms::Current {
             here.program.set_moments(node, &self.moments);
         }
-        (pass.observe)(stage, here, node, &self.moments);
+        (pass.observe)(Stop { block: &blocks[stage], stage: here, node, moments: &self.moments });
     }
 
     /// Takes the gradients of the batch back to where a segment starts. Those of the batch norm there wait for its sums over the whole batch.

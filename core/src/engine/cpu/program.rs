@@ -3,7 +3,10 @@
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
-use super::{clear_absent, layout::Layout};
+use super::{
+    clear_absent,
+    layout::{Layout, Pair},
+};
 use crate::{
     block::{
         Block,
@@ -246,7 +249,7 @@ impl Program {
         let (arch, slots) = (self.arch, &self.layout.slots);
         match kernel {
             Kernel::Conv { convolution, packed, bias } => {
-                let ((target, _), (source, _)) = slots.pair(arena, [*output, *first]);
+                let ((target, _), (source, _)) = slots.pair(arena, Pair { write: *output, read: *first });
                 let start = if bias.is_empty() { Start::Zero } else { Start::Bias(bias) };
                 convolution.forward(arch, source, packed, start, *clamp, target);
             }
@@ -254,7 +257,7 @@ impl Program {
                 elementwise::scale_shift_in_place(arch, slots.get_mut(arena, *output), gain, offset);
             }
             Kernel::Norm(Norm { gain, offset, .. }) => {
-                let (target, source) = slots.pair(arena, [*output, *first]);
+                let (target, source) = slots.pair(arena, Pair { write: *output, read: *first });
                 elementwise::scale_shift(arch, target, source, gain, offset);
             }
             Kernel::Done(_) => {}
@@ -262,16 +265,16 @@ impl Program {
                 elementwise::clamp_in_place(arch, slots.get_mut(arena, *output), *bounds);
             }
             Kernel::Clamp(bounds) => {
-                let (target, source) = slots.pair(arena, [*output, *first]);
+                let (target, source) = slots.pair(arena, Pair { write: *output, read: *first });
                 elementwise::clamp(arch, target, source, *bounds);
             }
             Kernel::Add => {
                 if output != first && output != second {
-                    let (target, source) = slots.pair(arena, [*output, *first]);
+                    let (target, source) = slots.pair(arena, Pair { write: *output, read: *first });
                     elementwise::copy(arch, target, source);
                 }
                 let other = if output == second { first } else { second };
-                let (target, source) = slots.pair(arena, [*output, *other]);
+                let (target, source) = slots.pair(arena, Pair { write: *output, read: *other });
                 match clamp {
                     Some(bounds) => elementwise::add_clamped(arch, target, source, *bounds),
                     None => elementwise::add(arch, target, source),

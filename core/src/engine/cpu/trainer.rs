@@ -2,7 +2,7 @@
 
 use alloc::{borrow::Cow, vec, vec::Vec};
 
-use super::{Groups, Norms, Pass, Passes, Stage, Workspace};
+use super::{Groups, Norms, Pass, Passes, Stop, Workspace};
 use crate::{
     block::{Block, op::Op},
     engine::{Goals, Learners, Optimizer},
@@ -60,9 +60,9 @@ impl CpuTrainer {
 
     pub fn add(&mut self, images: &Groups, goals: Goals<'_>, waits: bool, workspace: &mut Workspace) {
         let Self { blocks, passes, norms, weights, gradients, .. } = self;
-        let observe = &mut |index: usize, stage: &mut Stage, node: usize, moments: &[Moments]| {
+        let observe = &mut |Stop { block, stage, node, moments }: Stop<'_>| {
             if *norms == Norms::Current {
-                update_running_statistics(&blocks[index], node, moments, &mut weights[stage.weights..]);
+                update_running_statistics(block, node, moments, &mut weights[stage.weights..]);
             }
         };
         passes.add(blocks, Pass { images, goals, waits, slopes: None, observe }, workspace, gradients);

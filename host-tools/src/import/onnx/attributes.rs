@@ -8,7 +8,6 @@ pub fn kind(node: &NodeProto) -> &str {
     node.op_type.as_deref().unwrap_or_default()
 }
 
-/// An attribute of any type.
 pub fn attribute(node: &NodeProto, name: &str) -> Option<Attribute> {
     attribute_value(node.attribute.iter().find(|attribute| attribute.name.as_deref() == Some(name))?)
 }

@@ -101,7 +101,6 @@ pub fn elements(dims: &[usize]) -> Option<usize> {
     fits.then_some(if is_empty { 0 } else { product })
 }
 
-/// Number of values.
 pub fn length(values: &Numbers) -> usize {
     match values {
         Numbers::Floats(values) => values.len(),

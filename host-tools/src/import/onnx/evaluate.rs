@@ -16,9 +16,7 @@ pub const FLOATING_POINT: [i64; 4] = [FLOAT, 10, 11, 16];
 
 /// An operator whose inputs are constants.
 pub struct ConstantOperator<'a> {
-    /// Its kind and attributes.
     pub node: &'a NodeProto,
-    /// Its inputs, absent ones included.
     pub inputs: &'a [Option<&'a Tensor>],
     /// The value that `ConstantOfShape` repeats.
     pub fill: Option<Tensor>,
@@ -131,7 +129,7 @@ impl ConstantOperator<'_> {
         let axes = places(&axes, tensor.dims.len())?;
         ensure!(
             [ends.len(), axes.len(), steps.len()] == [starts.len(); 3],
-            "starts, ends, axes and steps differ in number"
+            "starts, ends, axes, steps differ in number"
         );
         let mut chosen: Vec<Vec<usize>> = tensor.dims.iter().map(|&extent| (0..extent).collect()).collect();
         for (index, axis) in axes.into_iter().enumerate() {
@@ -140,11 +138,11 @@ impl ConstantOperator<'_> {
         }
         let dims: Vec<usize> = chosen.iter().map(Vec::len).collect();
         let strides = strides(&tensor.dims);
-        let place = |index: usize| -> usize {
-            coordinates(&dims, index).iter().enumerate().map(|(axis, &here)| chosen[axis][here] * strides[axis]).sum()
+        let place = |index: usize| {
+            let here = coordinates(&dims, index);
+            here.iter().enumerate().map(|(axis, &here)| chosen[axis][here] * strides[axis]).sum()
         };
-        let count = dims.iter().product();
-        Ok(pick(tensor, dims.clone(), (0..count).map(place)))
+        Ok(pick(tensor, dims.clone(), (0..dims.iter().product()).map(place)))
     }
 }
 
@@ -276,7 +274,6 @@ fn strides(dims: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// The coordinates of element `index`.
 fn coordinates(dims: &[usize], index: usize) -> Vec<usize> {
     strides(dims).iter().zip(dims).map(|(stride, extent)| index / stride % extent).collect()
 }

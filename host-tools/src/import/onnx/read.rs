@@ -60,7 +60,6 @@ pub fn read(bytes: &[u8], folder: &Path, input: Option<Shape>) -> Result<OnnxMod
 /// A value of the network as ONNX sees it.
 #[derive(Clone, Debug)]
 struct Value {
-    /// In the graph.
     id: usize,
     /// Extents, with the batch of 1.
     dims: Vec<usize>,
@@ -178,7 +177,6 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// One operator of ours.
     fn operator(&mut self, node: &NodeProto) -> Result<Value> {
         let arguments =
             node.input.iter().map(|name| match (self.values.get(name.as_str()), self.constants.get(name.as_str())) {

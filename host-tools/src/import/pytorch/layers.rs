@@ -19,13 +19,17 @@ pub struct Layers<'a> {
     pub epsilon: f32,
 }
 
+/// Extents of a kernel and of its input along one axis.
+struct Axis {
+    taps: usize,
+    extent: usize,
+}
+
 impl<'a> Layers<'a> {
-    /// A network without layers.
     pub fn new(checkpoint: &'a mut Checkpoint, input: Shape) -> Self {
         Self { checkpoint, graph: Graph::new(input), epsilon: EPSILON }
     }
 
-    /// The network.
     pub fn finish(self) -> Graph {
         self.graph
     }
@@ -46,27 +50,36 @@ impl<'a> Layers<'a> {
         self.checkpoint.modules(prefix, tensor)
     }
 
-    /// Shape of a value.
     pub fn shape(&self, value: usize) -> Shape {
         self.graph.shape(value)
     }
 
-    /// An operator without weights.
     pub fn plain(&mut self, name: &str, op: Op, inputs: &[usize]) -> Result<usize> {
         self.graph.push(name, op, inputs, Vec::new())
     }
 
     /// A convolution that pads by half its kernel on all sides; its kernel's extents give the number of groups.
     pub fn conv(&mut self, name: &str, input: usize, stride: u16) -> Result<usize> {
-        self.padded_conv(name, input, stride, Padding::Half)
+        self.padded_conv(name, input, stride, |Axis { taps, .. }| [taps.saturating_sub(1) / 2; 2])
     }
 
-    /// A convolution that pads as TensorFlow's `SAME`.
+    /// A convolution that pads as TensorFlow's `SAME`: an output for each stride of the input, an odd zero at the end.
     pub fn same_conv(&mut self, name: &str, input: usize, stride: u16) -> Result<usize> {
-        self.padded_conv(name, input, stride, Padding::Same)
+        self.padded_conv(name, input, stride, |Axis { taps, extent }| {
+            let step = usize::from(stride);
+            let missing = ((extent.div_ceil(step) - 1) * step + taps).saturating_sub(extent);
+            [missing / 2, missing - missing / 2]
+        })
     }
 
-    fn padded_conv(&mut self, name: &str, input: usize, stride: u16, padding: Padding) -> Result<usize> {
+    /// `padding` gives the zeros at both ends of an axis.
+    fn padded_conv(
+        &mut self,
+        name: &str,
+        input: usize,
+        stride: u16,
+        padding: impl Fn(Axis) -> [usize; 2],
+    ) -> Result<usize> {
         let kernel = self.weight(name, "weight")?;
         let &[_, inputs, rows, columns] = kernel.dims.as_slice() else {
             let found = kernel.dims.len();
@@ -75,7 +88,7 @@ impl<'a> Layers<'a> {
         let shape = self.shape(input);
         let groups = shape.channels / (inputs as usize).max(1);
         ensure!(groups > 0, "{name} takes {inputs} channels, but is given {}", shape.channels);
-        let along = |taps: u32, extent: usize| padding.before_and_after(taps as usize, usize::from(stride), extent);
+        let along = |taps: u32, extent| padding(Axis { taps: taps as usize, extent }).map(|zeros| zeros as u16);
         let [top, bottom] = along(rows, shape.height);
         let [left, right] = along(columns, shape.width);
         let groups = u16::try_from(groups).with_context(|| format!("{name} has {groups} groups"))?;
@@ -98,14 +111,12 @@ impl<'a> Layers<'a> {
         Ok(x)
     }
 
-    /// A batch norm.
     pub fn norm(&mut self, name: &str, input: usize) -> Result<usize> {
         let parts = ["weight", "bias", "running_mean", "running_var"];
         let weights = parts.into_iter().map(|part| self.weight(name, part)).collect::<Result<_>>()?;
         self.graph.push(name, Op::BatchNorm(BatchNorm { epsilon: self.epsilon }), &[input], weights)
     }
 
-    /// A linear layer.
     pub fn linear(&mut self, name: &str, input: usize) -> Result<usize> {
         let weights = vec![self.weight(name, "weight")?, self.weight(name, "bias")?];
         self.graph.push(name, Op::Linear, &[input], weights)
@@ -113,28 +124,5 @@ impl<'a> Layers<'a> {
 
     fn weight(&mut self, layer: &str, part: &str) -> Result<Weight> {
         self.checkpoint.weight(&format!("{layer}.{part}"))
-    }
-}
-
-/// How a convolution pads its input.
-#[derive(Clone, Copy)]
-enum Padding {
-    /// By half the kernel.
-    Half,
-    /// So that the output has one position for each stride of the input, an odd zero at the end.
-    Same,
-}
-
-impl Padding {
-    /// Zeros at the two ends of an axis.
-    fn before_and_after(self, taps: usize, stride: usize, extent: usize) -> [u16; 2] {
-        let zeros = match self {
-            Self::Half => [taps.saturating_sub(1) / 2; 2],
-            Self::Same => {
-                let missing = ((extent.div_ceil(stride) - 1) * stride + taps).saturating_sub(extent);
-                [missing / 2, missing - missing / 2]
-            }
-        };
-        zeros.map(|zeros| zeros as u16)
     }
 }

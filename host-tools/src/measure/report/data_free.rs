@@ -5,12 +5,13 @@ use std::{
     fmt::Write as _,
     fs,
     io::ErrorKind,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use distill_core::{Calibration, CountingAllocator, Device, NOISE_BATCH, Settings, Tuning, Width};
 use distill_device::{Job, open_pack, run_job};
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use super::table::{Calibrated, Cell, DataFree, Method};
 use crate::{
     export::recompose,
-    images::LabelledImages,
+    images::{self, LabelledImages, Preparation},
     learn::{
         BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate, default_batch,
         finetune_on_noise,
@@ -27,27 +28,35 @@ use crate::{
     network::Network,
 };
 
-/// What a report should hold, and where.
-#[derive(Clone, Debug)]
-pub struct DataFreeOptions<'a> {
-    /// Teacher pack.
-    pub teacher: &'a Path,
-    /// Folder for `data-free.md`, `.json` and `.svg`.
-    pub folder: &'a Path,
-    /// Folder for intermediate packs.
-    pub work: &'a Path,
-    /// Bottleneck multipliers.
-    pub widths: Vec<Width>,
-    /// Number of seeds, from 0.
-    pub seeds: u64,
-    /// Name of the test images.
-    pub data: &'a str,
-    /// Most of them to use.
-    pub limit: usize,
-    /// Which baselines, if any.
-    pub baselines: Option<Preset>,
-    /// Share of the usual work, for a trial.
-    pub effort: f32,
+/// What a report should hold, and where: the options of `distill report data-free`.
+#[derive(Args, Clone, Debug)]
+pub struct DataFreeOptions {
+    /// Teacher pack, whose batch norms are not folded
+    teacher: PathBuf,
+    /// Folder to write to; a report that is already there is completed
+    #[arg(short, long, value_name = "FOLDER")]
+    output: PathBuf,
+    /// Test images, as `distill evaluate` takes them
+    #[arg(long, value_name = "DATA", default_value = "cifar10")]
+    data: String,
+    /// Folder for intermediate packs
+    #[arg(long, value_name = "FOLDER", default_value = "distill-report")]
+    work: PathBuf,
+    /// Bottleneck multipliers
+    #[arg(long, value_delimiter = ',', default_value = "1,0.9,0.75,0.5", value_name = "LIST")]
+    widths: Vec<f32>,
+    /// Number of seeds, from 0
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    seeds: u64,
+    /// Only the first N test images
+    #[arg(long, value_name = "N")]
+    limit: Option<NonZeroUsize>,
+    /// Add baselines, and how much work goes into them [default: no baselines]
+    #[arg(long, value_enum, value_name = "PRESET")]
+    baselines: Option<Preset>,
+    /// Share of the usual images and steps, for a trial; it does not affect baselines
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    effort: f32,
 }
 
 /// Gradient steps per block on calibrated noise.
@@ -57,15 +66,15 @@ const DISTILL_STEPS: usize = 600;
 ///
 /// # Errors
 /// A teacher without batch norms, a file, or a report in the folder of another teacher, data set or settings.
-pub fn data_free(
-    options: &DataFreeOptions<'_>,
-    test: &dyn LabelledImages,
-    heap: &CountingAllocator<System>,
-) -> Result<DataFree> {
-    let folder = options.folder;
+pub fn data_free(options: &DataFreeOptions, heap: &CountingAllocator<System>) -> Result<DataFree> {
+    let widths: Vec<Width> = options.widths.iter().map(|&k| Width::new(k)).collect::<Result<_, _>>()?;
+    ensure!(options.effort > 0.0 && options.effort <= 1.0, "the effort must be above 0 and at most 1");
+    let teacher = Network::read_pack(&options.teacher)?;
+    let test = &*images::open(&options.data, &teacher, Preparation::default())?;
+    let limit = options.limit.map_or(usize::MAX, NonZeroUsize::get);
+    let folder = &options.output;
     fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let teacher = Network::read_pack(options.teacher)?;
-    let recipes = Recipes { effort: options.effort, batch: default_batch(options.teacher)? };
+    let recipes = Recipes { effort: options.effort, batch: default_batch(&options.teacher)? };
     let mut report = read_or_start(options, &teacher, test, recipes.described()?)?;
     report.baselines = report.baselines.or(options.baselines);
     report.command = command(options, &report)?;
@@ -73,7 +82,7 @@ pub fn data_free(
     let key = crc32fast::hash(format!("{} {}", report.teacher, report.recipes).as_bytes());
     let work = options.work.join(format!("{key:08x}"));
     for seed in 0..options.seeds {
-        let missing = missing(options, &report, seed);
+        let missing = missing(&report, &widths, seed, options.baselines);
         if missing.is_empty() {
             continue;
         }
@@ -86,11 +95,9 @@ pub fn data_free(
         for (width, method) in missing {
             eprintln!("seed {seed}, k {}: {}", width.k(), method.title());
             let (student, seconds) = maker.make(method, width)?;
-            let evaluation = evaluate(&student, test, options.limit, &Device::Cpu)?;
-            let interface_error = match method.baseline() {
-                Some(_) => None,
-                None => Some(maker.interface_error(&teacher, &student)?),
-            };
+            let evaluation = evaluate(&student, test, limit, &Device::Cpu)?;
+            let is_ours = method.baseline().is_none();
+            let interface_error = is_ours.then(|| maker.interface_error(&teacher, &student)).transpose()?;
             let (accuracy, parameters, width) = (evaluation.accuracy, evaluation.parameters, width.k());
             report.cells.push(Cell { method, width, seed, accuracy, interface_error, parameters, seconds });
             report.write(folder)?;
@@ -102,13 +109,14 @@ pub fn data_free(
 
 /// The report in the folder, which must be of the same kind, or an empty one.
 fn read_or_start(
-    options: &DataFreeOptions<'_>,
+    options: &DataFreeOptions,
     teacher: &Network,
     test: &dyn LabelledImages,
     recipes: Value,
 ) -> Result<DataFree> {
-    let path = options.folder.join("data-free.json");
-    let fingerprint = open_pack(options.teacher)?.fingerprint();
+    let limit = options.limit.map_or(usize::MAX, NonZeroUsize::get);
+    let path = options.output.join("data-free.json");
+    let fingerprint = open_pack(&options.teacher)?.fingerprint();
     let labels: Vec<u8> = test.labels().iter().flat_map(|label| label.to_le_bytes()).collect();
     let labels = crc32fast::hash(&labels);
     let cannot_read = || format!("cannot read {}", path.display());
@@ -117,7 +125,7 @@ fn read_or_start(
             serde_json::from_slice(&bytes).with_context(|| format!("{}: name another folder", cannot_read()))?
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let evaluation = evaluate(teacher, test, options.limit, &Device::Cpu)?;
+            let evaluation = evaluate(teacher, test, limit, &Device::Cpu)?;
             return Ok(DataFree {
                 command: String::new(),
                 source: teacher.manifest.source.clone(),
@@ -135,49 +143,42 @@ fn read_or_start(
         }
         Err(error) => return Err(error).with_context(cannot_read),
     };
-    let same_baselines = match (report.baselines, options.baselines) {
-        (Some(theirs), Some(ours)) => theirs == ours,
-        _ => true,
-    };
+    let shown = path.display();
+    let same_baselines = report.baselines.is_none_or(|theirs| options.baselines.is_none_or(|ours| ours == theirs));
     ensure!(
         report.teacher == fingerprint
             && report.labels == labels
             && report.effort == options.effort
-            && report.images == options.limit.min(test.labels().len())
+            && report.images == limit.min(test.labels().len())
             && same_baselines,
-        "{} is of another teacher, effort, data set, number of images or kind of baselines: name another folder",
-        path.display()
+        "{shown} is of another teacher, effort, data set, number of images or kind of baselines: name another folder"
     );
-    ensure!(
-        report.recipes == recipes,
-        "{} was made with other settings, or by another version: name another folder",
-        path.display()
-    );
+    ensure!(report.recipes == recipes, "{shown} was made with other settings or another version: name another folder");
     Ok(report)
 }
 
 /// The students of a seed that the report does not have yet.
-fn missing(options: &DataFreeOptions<'_>, report: &DataFree, seed: u64) -> Vec<(Width, Method)> {
-    let is_wanted = |method: &Method| options.baselines.is_some() || method.baseline().is_none();
+fn missing(report: &DataFree, widths: &[Width], seed: u64, baselines: Option<Preset>) -> Vec<(Width, Method)> {
+    let is_wanted = |method: &Method| baselines.is_some() || method.baseline().is_none();
     let is_missing = |&(width, method): &(Width, Method)| {
         !report.cells.iter().any(|cell| cell.method == method && cell.width == width.k() && cell.seed == seed)
     };
     let methods = || Method::ALL.into_iter().filter(is_wanted);
-    let students = options.widths.iter().flat_map(|&width| methods().map(move |method| (width, method)));
+    let students = widths.iter().flat_map(|&width| methods().map(move |method| (width, method)));
     students.filter(is_missing).collect()
 }
 
 /// The command that makes the whole report. It names files without their folders, which are those of one machine.
-fn command(options: &DataFreeOptions<'_>, report: &DataFree) -> Result<String> {
+fn command(options: &DataFreeOptions, report: &DataFree) -> Result<String> {
     let teacher = options.teacher.file_name().unwrap_or_default().to_string_lossy();
-    let mut widths: Vec<f32> = options.widths.iter().map(|width| width.k()).chain(report.widths()).collect();
+    let mut widths: Vec<f32> = options.widths.iter().copied().chain(report.widths()).collect();
     widths.sort_by(|a, b| b.total_cmp(a));
     widths.dedup();
     let widths: Vec<String> = widths.iter().map(f32::to_string).collect();
     let seeds = report.cells.iter().map(|cell| cell.seed + 1).fold(options.seeds, u64::max);
     let mut command = format!(
         "distill report data-free {teacher} -o {} --data {} --widths {} --seeds {seeds}",
-        options.folder.display(),
+        options.output.display(),
         options.data,
         widths.join(",")
     );
@@ -187,8 +188,8 @@ fn command(options: &DataFreeOptions<'_>, report: &DataFree) -> Result<String> {
     if options.effort != 1.0 {
         write!(command, " --effort {}", options.effort)?;
     }
-    if options.limit != usize::MAX {
-        write!(command, " --limit {}", options.limit)?;
+    if let Some(limit) = options.limit {
+        write!(command, " --limit {limit}")?;
     }
     Ok(command)
 }
@@ -251,7 +252,7 @@ impl Recipes {
 
 /// Makes the students of one seed.
 struct Maker<'a> {
-    options: &'a DataFreeOptions<'a>,
+    options: &'a DataFreeOptions,
     recipes: &'a Recipes,
     seed: u64,
     heap: &'a CountingAllocator<System>,
@@ -268,7 +269,7 @@ impl Maker<'_> {
     fn calibrate(&self) -> Result<Calibrated> {
         fs::create_dir_all(self.work).with_context(|| format!("cannot make the folder {}", self.work.display()))?;
         let (calibration, images) = (self.recipes.calibration(self.seed), self.recipes.images());
-        let outcome = calibrate(self.options.teacher, &self.calibrated(), &calibration, images)?;
+        let outcome = calibrate(&self.options.teacher, &self.calibrated(), &calibration, images)?;
         let seconds = (outcome.found == 0).then_some(outcome.seconds);
         Ok(Calibrated { seed: self.seed, images: outcome.images, mismatch: outcome.mismatch, seconds })
     }
@@ -284,7 +285,7 @@ impl Maker<'_> {
         let student = match (method, method.baseline()) {
             (_, Some(method)) => {
                 let preset = self.options.baselines.unwrap_or(Preset::Short);
-                baseline(self.options.teacher, BaselineOptions { method, preset, width, seed })?
+                baseline(&self.options.teacher, BaselineOptions { method, preset, width, seed })?
             }
             (Method::FineTuned, _) => {
                 let (student, tuning) = (recompose(&calibrated, &[distilled])?, self.recipes.tuning(seed));

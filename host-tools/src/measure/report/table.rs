@@ -67,20 +67,15 @@ impl Method {
     }
 }
 
-/// One student.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cell {
-    /// How it was made.
     pub method: Method,
-    /// Bottleneck multiplier.
     pub width: f32,
-    /// Seed.
     pub seed: u64,
     /// Percent of the test images.
     pub accuracy: f64,
     /// Mean relative error of its blocks on calibrated noise; `None` for a student trained end to end.
     pub interface_error: Option<f64>,
-    /// Trained scalars.
     pub parameters: usize,
     /// Wall time of the method's last step: from the teacher pack, or from the student that is fine-tuned.
     pub seconds: f64,
@@ -89,9 +84,7 @@ pub struct Cell {
 /// The noise images of one seed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Calibrated {
-    /// Seed.
     pub seed: u64,
-    /// Number of images.
     pub images: usize,
     /// The remaining mismatch of the statistics.
     pub mismatch: f32,
@@ -149,22 +142,17 @@ fn paper(k: f32) -> Option<&'static PaperRow> {
     PAPER.iter().find(|row| row.k == k)
 }
 
-/// The students of one method and width, one for each seed.
-struct Seeds<'a>(Vec<&'a Cell>);
-
-impl Seeds<'_> {
-    fn mean(&self, value: impl Fn(&Cell) -> Option<f64>) -> Option<f64> {
-        let values: Vec<f64> = self.0.iter().map(|cell| value(cell)).collect::<Option<_>>()?;
-        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-    }
+fn mean(cells: &[&Cell], value: impl Fn(&Cell) -> Option<f64>) -> Option<f64> {
+    let values: Vec<f64> = cells.iter().map(|cell| value(cell)).collect::<Option<_>>()?;
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 impl DataFree {
     /// Mean accuracy of each method at each width, largest first, and the paper's best without data.
     fn curves(&self) -> Vec<Curve> {
         let curve = |method: Method| {
-            let mean = |k: f32| Some((k, self.seeds(method, k).mean(|cell| Some(cell.accuracy))?));
-            Curve { title: method.title(), points: self.widths().into_iter().filter_map(mean).collect() }
+            let point = |k: f32| Some((k, mean(&self.seeds(method, k), |cell| Some(cell.accuracy))?));
+            Curve { title: method.title(), points: self.widths().into_iter().filter_map(point).collect() }
         };
         let paper = self.widths().into_iter().filter_map(|k| Some((k, paper(k)?.g_nd_ft))).collect();
         Method::ALL.into_iter().map(curve).chain([Curve { title: "paper, G-ND+FT", points: paper }]).collect()
@@ -178,8 +166,9 @@ impl DataFree {
         widths
     }
 
-    fn seeds(&self, method: Method, k: f32) -> Seeds<'_> {
-        Seeds(self.cells.iter().filter(|cell| cell.method == method && cell.width == k).collect())
+    /// The students of a method and width, one for each seed.
+    fn seeds(&self, method: Method, k: f32) -> Vec<&Cell> {
+        self.cells.iter().filter(|cell| cell.method == method && cell.width == k).collect()
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
@@ -229,16 +218,16 @@ impl DataFree {
             text.push_str(&paper(k).map_or_else(|| " |".to_owned(), |row| format!(" {:.2} |", row.g_nd)));
             for &method in &methods {
                 let seeds = self.seeds(method, k);
-                let Some(accuracy) = seeds.mean(|cell| Some(cell.accuracy)) else {
+                let Some(accuracy) = mean(&seeds, |cell| Some(cell.accuracy)) else {
                     text.push_str(" |");
                     continue;
                 };
-                let distance = seeds.0.iter().map(|cell| (cell.accuracy - accuracy).abs()).fold(0.0, f64::max);
-                write!(text, " {accuracy:.2} ± {distance:.2} ({})", seeds.0.len())?;
-                if let Some(error) = seeds.mean(|cell| cell.interface_error) {
+                let distance = seeds.iter().map(|cell| (cell.accuracy - accuracy).abs()).fold(0.0, f64::max);
+                write!(text, " {accuracy:.2} ± {distance:.2} ({})", seeds.len())?;
+                if let Some(error) = mean(&seeds, |cell| cell.interface_error) {
                     write!(text, ", error {error:.3}")?;
                 }
-                let seconds = seeds.mean(|cell| Some(cell.seconds)).unwrap_or(0.0);
+                let seconds = mean(&seeds, |cell| Some(cell.seconds)).unwrap_or(0.0);
                 write!(text, ", {seconds:.0} s |")?;
             }
             text.push('\n');

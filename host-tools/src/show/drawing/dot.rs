@@ -4,7 +4,6 @@ use std::fmt::{self, Write};
 
 use super::{Drawing, DrawnBlock, INNER, SHORTCUT, Style};
 
-/// Writes the source.
 pub(super) fn write(out: &mut String, drawing: &Drawing<'_>) -> fmt::Result {
     writeln!(out, "digraph {} {{", quoted(&drawing.inspection.architecture))?;
     writeln!(out, "  graph [fontname=\"Helvetica\", compound=true, nodesep=0.2, ranksep=0.25];")?;
@@ -59,10 +58,5 @@ fn quoted(text: &str) -> String {
 
 /// In quotes, Graphviz interprets backslashes and HTML entities.
 fn escaped(text: &str) -> String {
-    super::escaped(text, |c| match c {
-        '"' => Some("\\\""),
-        '\\' => Some("\\\\"),
-        '&' => Some("&amp;"),
-        _ => None,
-    })
+    super::escaped(text, &[('"', "\\\""), ('\\', "\\\\"), ('&', "&amp;")])
 }

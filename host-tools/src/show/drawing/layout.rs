@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 
 use super::{Colour, DrawnBlock, Edge};
 
-/// Height of a box.
 pub(super) const BOX: i32 = 20;
 /// Space between two rows, above the first and below the last.
 const GAP: i32 = 18;
@@ -17,7 +16,6 @@ const MARGIN: i32 = 14;
 /// Distance between two tracks.
 const TRACK: i32 = 10;
 
-/// x and y.
 pub(super) type Point = (i32, i32);
 
 /// Widths that all blocks of a picture share.
@@ -25,7 +23,6 @@ pub(super) type Point = (i32, i32);
 pub(super) struct Widths {
     /// The text at the left.
     pub text: i32,
-    /// A box.
     pub boxes: i32,
 }
 
@@ -37,13 +34,11 @@ pub(super) struct Layout {
     pub axis: i32,
     /// Upper left corner of each operator's box.
     pub corners: Vec<Point>,
-    /// Lines between the boxes.
     pub routes: Vec<Route>,
     /// The line to the block's output.
     pub exit: Vec<Point>,
 }
 
-/// A line between two boxes.
 pub(super) struct Route {
     pub corners: Vec<Point>,
     pub shortcut: bool,

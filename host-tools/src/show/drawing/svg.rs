@@ -60,7 +60,6 @@ struct Fields {
 }
 
 impl Fields {
-    /// Width of the box.
     fn width(&self) -> i32 {
         pixels(self.name + self.kind + self.channels + 5) + 10
     }
@@ -70,7 +69,6 @@ impl Fields {
 struct Placed<'a> {
     block: &'a DrawnBlock<'a>,
     layout: Layout,
-    /// Upper left.
     corner: Point,
 }
 
@@ -84,7 +82,6 @@ impl Placed<'_> {
     }
 }
 
-/// Writes the file.
 pub(super) fn write(out: &mut String, drawing: &Drawing<'_>) -> fmt::Result {
     let operators = || drawing.blocks.iter().flat_map(|block| &block.operators);
     let widest =
@@ -270,11 +267,5 @@ fn path(corners: &[Point]) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    super::escaped(text, |c| match c {
-        '<' => Some("&lt;"),
-        '>' => Some("&gt;"),
-        '&' => Some("&amp;"),
-        '"' => Some("&quot;"),
-        _ => None,
-    })
+    super::escaped(text, &[('<', "&lt;"), ('>', "&gt;"), ('&', "&amp;"), ('"', "&quot;")])
 }
