@@ -6,11 +6,11 @@ use std::alloc::System;
 
 use distill_core::{
     Activation, BatchNorm, Block, BlockBuilder, Budget, Calibration, Calibrator, Conv, CountingAllocator, Device,
-    Encoding, Event, Manifest, Noise, Op, Pack, PackWriter, PlanError, Purpose, Recipe, Ridge, Role, RunError,
-    Selection, Settings, Shape, Stream, Training, Update, Width, run,
+    Encoding, Event, Manifest, Op, Pack, PackWriter, Part, PlanError, Purpose, Recipe, Ridge, Role, Run, RunError,
+    Selection, Settings, Shape, SourceKind, Stream, Training, Update, Width, run,
 };
 
-use distill_tests::{gaussian, norm_weights, pack, residual};
+use distill_tests::{Task, gaussian, norm_weights, pack, residual, source};
 
 #[global_allocator]
 static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
@@ -23,14 +23,16 @@ struct Done {
 }
 
 /// Runs with `bytes`, into storage that holds `student`; the smallest budget where they do not do.
-fn attempt(teacher: &[u8], settings: &Settings, bytes: u64, mut student: Vec<u8>) -> Result<Done, u64> {
+fn attempt(teacher: &[u8], task: &Task, bytes: u64, mut student: Vec<u8>) -> Result<Done, u64> {
     // Room for the student is not the run's.
     student.reserve(teacher.len() + (1 << 20));
-    let mut pack = Pack::open(teacher).unwrap();
+    let (mut pack, mut source) = (Pack::open(teacher).unwrap(), source(task.kind, teacher));
     // A storage that takes nothing from this heap.
     let cache = Box::new(distill_device::scratch_file(&std::env::temp_dir().join("cache")).unwrap());
     let before = HEAP.in_use_bytes();
-    let settings = Settings { budget: Budget { bytes, used: 0 }, ..settings.clone() };
+    let settings = &Settings { budget: Budget { bytes, used: 0 }, ..task.settings.clone() };
+    let (source, scratch) = (&mut *source, Some(cache as _));
+    let run_of = Run { teacher: &mut pack, source, scratch, settings, device: &Device::Cpu };
     HEAP.reset_peak();
     let mut planned = 0;
     let observe = |event: Event<'_>| {
@@ -38,7 +40,7 @@ fn attempt(teacher: &[u8], settings: &Settings, bytes: u64, mut student: Vec<u8>
             planned = plan.bytes;
         }
     };
-    let result = run(&mut pack, &mut student, Some(cache), &settings, &Device::Cpu, observe).map(|_| ());
+    let result = run(run_of, &mut student, observe).map(|_| ());
     let peak = (HEAP.peak_bytes() - before) as u64;
     match result {
         Ok(()) => Ok(Done { peak, planned, student }),
@@ -59,8 +61,8 @@ fn check(what: &str, done: &Done, budget: u64) {
 }
 
 /// Runs a network in all the memory there is, in half of what that takes, in the least, and once more where all is done.
-fn check_budgets(what: &str, teacher: &[u8], settings: &Settings) {
-    let attempt = |bytes, student| attempt(teacher, settings, bytes, student);
+fn check_budgets(what: &str, teacher: &[u8], task: &Task) {
+    let attempt = |bytes, student| attempt(teacher, task, bytes, student);
     let free = attempt(u64::MAX, Vec::new()).unwrap_or_else(|_| panic!("{what}: no limit does not do"));
     check(what, &free, u64::MAX);
     let Err(smallest) = attempt(1, Vec::new()) else { panic!("{what}: a run in one byte") };
@@ -75,11 +77,11 @@ fn check_budgets(what: &str, teacher: &[u8], settings: &Settings) {
     assert!(resumed.student == free.student, "{what}: going on with a finished run changed it");
 }
 
-fn settings(k: f32, noise: Noise, steps: usize, batch: usize) -> Settings {
-    let mut settings = distill_tests::settings(noise);
-    settings.recipe.width = Width::new(k).unwrap();
-    settings.recipe.training = Training { steps, batch, ..settings.recipe.training };
-    settings
+fn task(k: f32, kind: SourceKind, steps: usize, batch: usize) -> Task {
+    Task::new(kind, |settings| {
+        settings.recipe.width = Width::new(k).unwrap();
+        settings.recipe.training = Training { steps, batch, ..settings.recipe.training };
+    })
 }
 
 /// Two of the same kind: the cache passes the first.
@@ -95,15 +97,15 @@ fn check_grid() {
         let next = residual(stream, "next", block.output(), to);
         let teacher = pair(block, next);
         for (k, noise, steps, batch) in [
-            (0.5, Noise::Standard, 0, 64),
-            (0.25, Noise::Standard, 2, 16),
-            (0.5, Noise::Standard, 2, 50),
-            (1.0, Noise::Standard, 2, 128),
-            (0.5, Noise::Propagated, 0, 64),
-            (0.75, Noise::Propagated, 2, 64),
+            (0.5, SourceKind::Standard, 0, 64),
+            (0.25, SourceKind::Standard, 2, 16),
+            (0.5, SourceKind::Standard, 2, 50),
+            (1.0, SourceKind::Standard, 2, 128),
+            (0.5, SourceKind::Propagated, 0, 64),
+            (0.75, SourceKind::Propagated, 2, 64),
         ] {
             let what = format!("{from}x{size}x{size} to {to}, k {k}, {noise:?}, {steps} steps of {batch}");
-            check_budgets(&what, &teacher, &settings(k, noise, steps, batch));
+            check_budgets(&what, &teacher, &task(k, noise, steps, batch));
         }
     }
 }
@@ -138,13 +140,13 @@ fn check_shapes() {
     ];
     for (name, input, convolutions) in shapes {
         let teacher = pair(chain(name, input, convolutions), chain("next", input, convolutions));
-        for noise in [Noise::Standard, Noise::Propagated] {
+        for noise in [SourceKind::Standard, SourceKind::Propagated] {
             for (solved, steps, batch) in [(true, 0, 64), (false, 0, 64), (true, 2, 1), (false, 1, 200)] {
-                let mut settings = settings(0.5, noise, steps, batch);
-                settings.recipe.solve_inputs *= usize::from(solved);
-                settings.recipe.training.update = Update::MOMENTUM;
+                let task = task(0.5, noise, steps, batch).with(|s| {
+                    (s.recipe.solve, s.recipe.training.update) = (solved, Update::MOMENTUM);
+                });
                 let what = format!("{name}, {noise:?}, solve {solved}, {steps} steps of {batch}");
-                check_budgets(&what, &teacher, &settings);
+                check_budgets(&what, &teacher, &task);
             }
         }
     }
@@ -157,21 +159,15 @@ fn check_calibrated() {
         let block = residual(stream, "block", Shape::new(from, size, size), to);
         let next = residual(stream, "next", block.output(), to);
         let teacher = calibrated(&[block, next]);
-        let [mut plain, mut steps] = [(0.5, 0), (0.75, 2)].map(|(k, steps)| settings(k, Noise::Calibrated, steps, 64));
         // Enough inputs that some choose a ridge.
-        for settings in [&mut plain, &mut steps] {
-            (settings.images, settings.recipe.solve_inputs) = (128, 128);
-        }
-        let with = |settings: &Settings, change: fn(&mut Settings)| {
-            let mut settings = settings.clone();
-            change(&mut settings);
-            settings
-        };
+        let [plain, steps] = [(0.5, 0), (0.75, 2)]
+            .map(|(k, steps)| task(k, SourceKind::Calibrated, steps, 64).with(|s| s.recipe.images = 128));
+        let with = |task: &Task, change: fn(&mut Settings)| task.clone().with(change);
         let all: fn(&mut Settings) = |s| {
             s.sequential = true;
             (s.recipe.selection, s.recipe.ridge) = (Selection::Residual, Ridge::HeldOut);
         };
-        for (what, settings) in [
+        for (what, task) in [
             ("alone", plain.clone()),
             ("sequential", with(&plain, |s| s.sequential = true)),
             ("residual", with(&plain, |s| s.recipe.selection = Selection::Residual)),
@@ -182,14 +178,14 @@ fn check_calibrated() {
             ("steps", with(&steps, all)),
             ("all", with(&with(&plain, all), |s| s.recipe.projections = 2)),
         ] {
-            check_budgets(&format!("{from}x{size}x{size} to {to}, calibrated, {what}"), &teacher, &settings);
+            check_budgets(&format!("{from}x{size}x{size} to {to}, calibrated, {what}"), &teacher, &task);
         }
     }
     // A solve of more outputs than features.
     let wide = |name: &str| chain(name, Shape::new(16, 1, 1), &[(16, 1, 1), (1024, 1, 1)]);
-    let mut settings = settings(0.5, Noise::Propagated, 0, 64);
-    (settings.images, settings.recipe.solve_inputs, settings.recipe.ridge) = (128, 128, Ridge::HeldOut);
-    check_budgets("wide outputs, ridge", &pack(&[wide("wide")], Encoding::F32), &settings);
+    let task = task(0.5, SourceKind::Propagated, 0, 64);
+    let task = task.with(|s| (s.recipe.images, s.recipe.ridge) = (128, Ridge::HeldOut));
+    check_budgets("wide outputs, ridge", &pack(&[wide("wide")], Encoding::F32), &task);
 }
 
 /// A pack of a network with more noise images than are held out.
@@ -226,27 +222,27 @@ fn check_recipes() {
     };
     let within = |name: &str, parts: fn(u8) -> Vec<[u8; 2]>| {
         let (block, last) = parted(name);
-        block.with_parts(parts(last).into_iter().collect()).unwrap()
+        block.with_parts(parts(last).into_iter().map(Part::from).collect()).unwrap()
     };
     let of_two = |last| vec![[0, 6], [6, last]];
     // Of the second kind only the first part has anything inside.
     let of_one = |last| vec![[0, 6], [6, 9], [9, last]];
     let parts = pair(within("parts", of_two), within("next", of_one));
     let whole = pair(chain("whole", Shape::new(32, 8, 8), &layers), chain("next", Shape::new(32, 8, 8), &layers));
-    for noise in [Noise::Standard, Noise::Propagated] {
+    for noise in [SourceKind::Standard, SourceKind::Propagated] {
         for (steps, batch) in [(0, 64), (2, 50)] {
-            let settings = settings(0.5, noise, steps, batch);
-            check_budgets(&format!("parts, {noise:?}, {steps} steps of {batch}"), &parts, &settings);
-            let changed = Recipe { fewer_layers: 1, activation: Some(Activation::Silu), ..settings.recipe };
-            let settings = Settings { recipe: changed, ..settings };
-            check_budgets(&format!("fewer layers, {noise:?}, {steps} steps of {batch}"), &whole, &settings);
+            let task = task(0.5, noise, steps, batch);
+            check_budgets(&format!("parts, {noise:?}, {steps} steps of {batch}"), &parts, &task);
+            let changed = Recipe { fewer_layers: 1, activation: Some(Activation::Silu), ..task.settings.recipe };
+            let task = task.with(|s| s.recipe = changed);
+            check_budgets(&format!("fewer layers, {noise:?}, {steps} steps of {batch}"), &whole, &task);
         }
     }
     let parts = calibrated(&[within("parts", of_two), within("next", of_one)]);
     for (steps, stop) in [(0, false), (2, false), (2, true)] {
-        let mut settings = settings(0.5, Noise::Calibrated, steps, 50);
-        (settings.sequential, settings.recipe.training.stop) = (true, stop);
-        check_budgets(&format!("parts, calibrated, sequential, {steps} steps, stop {stop}"), &parts, &settings);
+        let task = task(0.5, SourceKind::Calibrated, steps, 50);
+        let task = task.with(|s| (s.sequential, s.recipe.training.stop) = (true, stop));
+        check_budgets(&format!("parts, calibrated, sequential, {steps} steps, stop {stop}"), &parts, &task);
     }
 }
 
@@ -257,11 +253,11 @@ fn check_many() {
         .collect();
     let teacher = pack(&blocks, Encoding::F16);
     drop(blocks);
-    for noise in [Noise::Standard, Noise::Propagated] {
-        let settings = settings(0.5, noise, 1, 2048);
-        let Err(smallest) = attempt(&teacher, &settings, 1, Vec::new()) else { panic!("a run in one byte") };
+    for noise in [SourceKind::Standard, SourceKind::Propagated] {
+        let task = task(0.5, noise, 1, 2048);
+        let Err(smallest) = attempt(&teacher, &task, 1, Vec::new()) else { panic!("a run in one byte") };
         for budget in [u64::MAX, smallest] {
-            let done = attempt(&teacher, &settings, budget, Vec::new()).unwrap_or_else(|least| panic!("{least}"));
+            let done = attempt(&teacher, &task, budget, Vec::new()).unwrap_or_else(|least| panic!("{least}"));
             println!("400 blocks, {noise:?}: peak {}, planned {}", done.peak, done.planned);
             assert!(done.peak <= done.planned, "400 blocks, {noise:?}: {} bytes of {}", done.peak, done.planned);
         }
@@ -284,7 +280,7 @@ fn check_depth() {
             .collect();
         let teacher = pack(&network, Encoding::F16);
         drop(network);
-        let done = attempt(&teacher, &distill_tests::settings(Noise::Propagated), 8 << 20, Vec::new());
+        let done = attempt(&teacher, &Task::new(SourceKind::Propagated, |_| {}), 8 << 20, Vec::new());
         let done = done.unwrap_or_else(|smallest| panic!("{smallest} bytes"));
         println!("ResNet-{}: peak {}, pack {} bytes", 6 * n + 2, done.peak, teacher.len());
         peaks.push(done.peak);

@@ -5,10 +5,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
 
+use std::convert::Infallible;
+
 use distill_core::{
-    BatchNorm, Block, BlockBuilder, Boundary, Budget, Cache, Contents, Conv, Encoding, Manifest, Noise, Op, PackWriter,
-    Pad, Purpose, Recipe, Ridge, Role, Schedule, Selection, Settings, Shape, Slice, Stream, Training, Update, Weight,
-    Width,
+    Batch, BatchNorm, Block, BlockBuilder, BlockReport, Cache, CacheSize, CalibratedNoise, Contents, Conv, Device,
+    Draw, Encoding, Engine, Event, Goal, Goals, Learners, Manifest, Op, Pack, PackWriter, Pad, Purpose, ReadAt, Recipe,
+    Role, Run, RunError, RunFailure, Settings, Shape, Sides, Slice, Source, SourceKind, Store, Stream, Trainer,
+    Training, Weight, WhiteNoise, Width, WriteAt, run,
 };
 
 /// What the network takes.
@@ -104,6 +107,7 @@ pub fn manifest() -> Manifest {
         classes: Vec::new(),
         source: "small_network.rs".into(),
         source_sha256: [7; 32],
+        made_from: None,
     }
 }
 
@@ -117,46 +121,90 @@ pub fn pack(blocks: &[Block], encoding: Encoding) -> Vec<u8> {
 }
 
 /// Half the width, a solve, no gradient step, 32 noise images.
-pub fn settings(noise: Noise) -> Settings {
-    let training = Training {
-        steps: 0,
-        batch: 16,
-        update: Update::Adam,
-        schedule: Schedule::Cosine,
-        rate: 3e-3,
-        weight_decay: 0.0,
-        stop: false,
-    };
+pub fn settings() -> Settings {
     let width = Width::new(0.5).unwrap();
-    let selection = Selection::Norm;
-    let recipe = Recipe {
-        width,
-        fewer_layers: 0,
-        activation: None,
-        selection,
-        solve_inputs: 32,
-        ridge: Ridge::USUAL,
-        projections: 0,
-        training,
-    };
-    let widths = Vec::new();
-    let budget = Budget::UNLIMITED;
-    Settings {
-        recipe,
-        widths,
-        noise,
-        sequential: false,
-        look_ahead: 0,
-        images: 32,
-        blocks: Vec::new(),
-        seed: 3,
-        budget,
+    let training = Training { rate: 3e-3, ..Training::adam(0, 16) };
+    let usual = Settings::new(width, 0);
+    Settings { recipe: Recipe { images: 32, training, ..usual.recipe }, seed: 3, ..usual }
+}
+
+/// A run: where its inputs come from, and what it is to do.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Where its inputs come from.
+    pub kind: SourceKind,
+    /// What it is to do.
+    pub settings: Settings,
+}
+
+impl Task {
+    /// [`settings`] with a change.
+    pub fn new(kind: SourceKind, change: impl FnOnce(&mut Settings)) -> Self {
+        Self { kind, settings: settings() }.with(change)
+    }
+
+    /// The run with a change.
+    pub fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    /// Runs on the CPU, over a teacher's pack whose noise images are those of `bytes`.
+    pub fn run_on<R: ReadAt, W: WriteAt>(
+        &self,
+        teacher: &mut Pack<R>,
+        bytes: &[u8],
+        student: W,
+        observe: impl FnMut(Event<'_>),
+    ) -> Result<(Vec<BlockReport>, W), RunFailure<R, W>> {
+        let source = &mut *source(self.kind, bytes);
+        run(Run { teacher, source, scratch: None, settings: &self.settings, device: &Device::Cpu }, student, observe)
+    }
+
+    /// Reports and student pack of a run over a teacher's pack.
+    pub fn run(&self, teacher: &[u8]) -> Result<(Vec<BlockReport>, Vec<u8>), RunError<Infallible, Infallible>> {
+        let mut pack = Pack::open(teacher).map_err(RunError::Teacher)?;
+        self.run_on(&mut pack, teacher, Vec::new(), |_| {})
     }
 }
 
-/// A cache in memory of white noise, `count` images in batches of `batch`.
-pub fn noise_boundary(seed: u64, shape: Shape, [count, batch]: [usize; 2]) -> Boundary {
-    let mut boundary = Boundary::new(Cache::MEMORY, shape, [count, batch]);
-    boundary.put_noise(count, &mut Stream::new(seed, Purpose::Images, 0)).unwrap();
-    boundary
+/// A source of inputs; calibrated noise comes from a pack.
+pub fn source(kind: SourceKind, pack: &[u8]) -> Box<dyn Source + '_> {
+    match kind {
+        SourceKind::Standard => Box::new(WhiteNoise::Standard),
+        SourceKind::Propagated => Box::new(WhiteNoise::Propagated),
+        SourceKind::Calibrated => Box::new(CalibratedNoise(Pack::open(pack).unwrap())),
+        other => panic!("no source of {other:?} inputs"),
+    }
+}
+
+/// A cache in memory of white noise, `images` in batches of `batch`.
+pub fn noise_cache(seed: u64, shape: Shape, [images, batch]: [usize; 2]) -> Cache {
+    let mut cache = Cache::new(Store::MEMORY, shape, CacheSize { images, batch, sides: Sides::Teacher });
+    WhiteNoise::Propagated.fill(&mut cache, Draw { seed, held_out: 0 }).unwrap();
+    cache
+}
+
+/// A block that moves towards outputs, one step at a time.
+#[derive(Debug)]
+pub struct BlockTrainer(Trainer);
+
+impl BlockTrainer {
+    /// Starts from its weights.
+    pub fn new(block: Block, training: &Training) -> Self {
+        Self(Trainer::new(vec![block], Learners::FIRST, training, &Engine::default()))
+    }
+
+    /// The mean squared error before the step.
+    pub fn step(&mut self, input: &Batch, output: &Batch) -> f32 {
+        let values = output.len() * output.shape().elements();
+        let goal = Goal { output: output.clone(), weight: 1.0 / values as f32 };
+        self.0.step(input, Goals { outputs: &[goal], classes: None });
+        (self.0.distance(0) / values as f64) as f32
+    }
+
+    /// The block with the weights reached.
+    pub fn finish(self) -> Block {
+        self.0.finish().unwrap().swap_remove(0)
+    }
 }

@@ -11,9 +11,9 @@ use std::{alloc::System, hint::black_box, time::Instant};
 
 use anyhow::{Context, Result};
 use distill_core::{
-    Block, BlockTrainer, Chain, CountingAllocator, Device, DeviceBlock, Encoding, Images, NetworkTrainer,
-    NormalEquations, Op, Pack, PackWriter, Purpose, Ridge, Schedule, Settings, Shape, Statistics, Stream, Training,
-    Update, Width, fold_batch_norms, run, shrink, solvable_nodes,
+    Batch, Block, Chain, Classes, CountingAllocator, Device, DeviceBlock, Encoding, Engine, Goal, Goals, Learners,
+    NormalEquations, Op, Pack, PackWriter, Purpose, Ridge, Run, Schedule, Settings, Shape, Statistics, Stream, Trainer,
+    Training, Update, WhiteNoise, Width, fold_batch_norms, one_hot, run, shrink, solvable,
 };
 use distill_host::{network::Network, quickstart::builtin_teacher};
 
@@ -68,14 +68,15 @@ impl Bench {
     /// One gradient step: inputs and targets ready; forward, loss, backward, Adam.
     fn step(&self, stage: &str, teacher: &Block, k: f32, batch: usize) -> Result<()> {
         let student = shrink(teacher, Width::new(k)?)?;
-        let settings = Settings::new(Width::new(k)?, 1 << 20);
-        let mut trainer = BlockTrainer::new(student.clone(), &settings.recipe.training, &Device::Cpu);
+        let (engine, training) = (Engine::default(), Training::adam(1 << 20, batch));
+        let mut trainer = Trainer::new(vec![student.clone()], Learners::FIRST, &training, &engine);
         let input = noise(teacher.input(), batch);
-        let target = DeviceBlock::new(teacher, &Device::Cpu).forward(&input, Statistics::Running);
+        let output = DeviceBlock::new(teacher, &engine.device).forward(&input, Statistics::Running);
+        let goals = [Goal { output, ..Goal::mean_squared(teacher.output(), batch, &engine) }];
         // Forward, by weights and by input, which the first convolution has no use for.
         let macs = 3 * student.macs() - first_macs(&student);
         self.measure(&format!("step/{stage}/k{k}/b{batch}"), 25, Some(macs * batch as u64), || {
-            trainer.step(&input, &target);
+            trainer.step(&input, Goals { outputs: &goals, classes: None });
         });
         Ok(())
     }
@@ -91,7 +92,7 @@ impl Bench {
     /// The sums of a ridge solve over 512 inputs, hidden activations and targets ready, and its factorisation.
     fn solve(&self, stage: &str, teacher: &Block) -> Result<()> {
         let student = shrink(teacher, Width::new(0.75)?)?;
-        let [node, _] = solvable_nodes(&student, teacher).context("nothing to solve")?;
+        let node = solvable(&student, teacher).context("nothing to solve")?.student;
         let read = usize::from(student.nodes()[node].inputs[0]);
         let input = noise(teacher.input(), 64);
         let hidden = DeviceBlock::up_to(&student, read, &Device::Cpu).forward(&input, Statistics::Running);
@@ -124,7 +125,7 @@ impl Bench {
     fn evaluation(&self, teacher: &Network) -> Result<()> {
         let folded = teacher.folded()?;
         let mut chain = Chain::new(&folded.blocks, &Device::Cpu);
-        let (input, mut output) = (noise(teacher.input(), 128), Images::zeros(teacher.input(), 0));
+        let (input, mut output) = (noise(teacher.input(), 128), Batch::new(&Device::Cpu));
         let batches = 10_000 / 128;
         self.measure("evaluate/resnet20/n10000", 3, Some(10_000 * teacher.macs()), || {
             (0..batches).for_each(|_| chain.forward(&input, &mut output));
@@ -147,9 +148,15 @@ impl Bench {
         let input = noise(teacher.input(), training.batch);
         let labels: Vec<u16> = (0..training.batch).map(|image| (image % 10) as u16).collect();
         let macs = 3 * teacher.macs() - first_macs(&teacher.blocks[0]);
-        let mut trainer = NetworkTrainer::new(&teacher.blocks, &training);
+        let probabilities = one_hot(&labels, 10);
+        let goals = Goals {
+            outputs: &[],
+            classes: Some(Classes { probabilities: &probabilities, temperature: 1.0, weight: 1.0 }),
+        };
+        let learners = Learners { count: teacher.blocks.len(), statistics: Statistics::Current };
+        let mut trainer = Trainer::new(teacher.blocks.clone(), learners, &training, &Engine::default());
         self.measure("network/resnet20/b128", 9, Some(macs * training.batch as u64), || {
-            trainer.step(&input, &labels);
+            trainer.step(&input, goals);
         });
     }
 
@@ -166,7 +173,9 @@ impl Bench {
             self.measure(&format!("run/resnet20/{name}/k{k}"), 5, None, || {
                 let mut student = Vec::new();
                 let done = Pack::open(pack.as_slice()).is_ok_and(|mut teacher| {
-                    run(&mut teacher, &mut student, None, &settings, &Device::Cpu, |_| {}).is_ok()
+                    let (teacher, source) = (&mut teacher, &mut WhiteNoise::Propagated);
+                    let run_of = Run { teacher, source, scratch: None, settings: &settings, device: &Device::Cpu };
+                    run(run_of, &mut student, |_| {}).is_ok()
                 });
                 assert!(done, "the run failed");
             });
@@ -207,6 +216,6 @@ fn first_macs(block: &Block) -> u64 {
     block.weight(first, 0).map_or(0, |kernel| (kernel.data.len() * height * width) as u64)
 }
 
-fn noise(shape: Shape, count: usize) -> Images {
-    Images::from_values(&Stream::new(0, Purpose::Images, 0).images(count, shape), shape)
+fn noise(shape: Shape, count: usize) -> Batch {
+    Batch::from_values(&Stream::new(0, Purpose::Images, 0).images(count, shape), shape)
 }

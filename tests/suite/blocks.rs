@@ -1,7 +1,7 @@
 //! Blocks: what is refused, and the forward pass of every operator against plain loops.
 
 use distill_core::{
-    BatchNorm, Block, BlockBuilder, BlockError, Conv, Device, DeviceBlock, Dims, Images, MAX_EXTENT, MAX_NODES, Node,
+    Batch, BatchNorm, Block, BlockBuilder, BlockError, Conv, Device, DeviceBlock, Dims, MAX_EXTENT, MAX_NODES, Node,
     Nodes, Op, Pad, Purpose, Role, Shape, Slice, Statistics, Stream, Weight,
 };
 
@@ -37,7 +37,7 @@ fn check(op: Op, input: Shape, weights: &[&[usize]], expected: Shape, statistics
     let batch = 3;
     let values = stream.images(batch, input);
     let naive = naive::values(&block, &widen(&values), statistics).swap_remove(1);
-    let output = DeviceBlock::new(&block, &Device::Cpu).forward(&Images::from_values(&values, input), statistics);
+    let output = DeviceBlock::new(&block, &Device::Cpu).forward(&Batch::from_values(&values, input), statistics);
     assert_eq!(block.output(), expected);
     assert_eq!((output.len(), output.shape()), (batch, expected));
     for (index, (found, naive)) in output.to_values().into_iter().zip(naive).enumerate() {
@@ -97,7 +97,7 @@ fn whole_residual_block_matches_loops_in_both_statistics() {
     let stream = &mut Stream::new(2, Purpose::Images, 0);
     let block = residual(stream, "b", Shape::new(4, 8, 8), 8);
     let values = stream.images(2, block.input());
-    let input = Images::from_values(&values, block.input());
+    let input = Batch::from_values(&values, block.input());
     for statistics in [Statistics::Running, Statistics::Current] {
         let naive = naive::values(&block, &widen(&values), statistics);
         for (value, naive) in naive.iter().enumerate() {

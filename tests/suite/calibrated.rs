@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use distill_core::{
-    Block, BlockBuilder, BlockError, Calibration, Calibrator, Chain, Conv, Device, Encoding, Images, Lessons, Manifest,
-    Noise, NoiseImages, Op, Pack, PackError, PackWriter, Pull, Purpose, Role, Selection, Settings, Shape, Slice,
-    Stream, Tuning, Width, finetune, fold_batch_norms, learn, run,
+    Batch, Block, BlockBuilder, Calibration, Calibrator, Chain, Conv, Device, DistillError, Encoding, Engine, Lessons,
+    Manifest, NoiseImages, Op, Pack, PackError, PackWriter, PlanError, Pull, Purpose, Role, RunError, Selection,
+    Settings, Shape, Slice, SourceKind, Stream, Tuning, Width, finetune, fold_batch_norms, learn,
 };
+use distill_device::Advised;
 use distill_host::{learn::untaught, measure::interface_error, network::Network};
-use distill_tests::{SAME, gaussian, manifest, pack, teacher};
+use distill_tests::{SAME, Task, gaussian, manifest, pack, teacher};
 
 use crate::naive;
 
@@ -79,10 +80,8 @@ fn images_of_another_shape_are_told() {
 }
 
 /// Students of a run, in the places of their teachers, and the errors of the blocks.
-fn student(teacher_pack: &[u8], settings: &Settings) -> (Vec<Block>, Vec<f64>) {
-    let mut student = Vec::new();
-    let mut teacher_pack = Pack::open(teacher_pack).unwrap();
-    let (reports, _) = run(&mut teacher_pack, &mut student, None, settings, &Device::Cpu, |_| {}).unwrap();
+fn student(teacher_pack: &[u8], task: &Task) -> (Vec<Block>, Vec<f64>) {
+    let (reports, student) = task.run(teacher_pack).unwrap();
     let mut students = Pack::open(student.as_slice()).unwrap();
     let mut network = teacher();
     for index in 0..students.blocks() {
@@ -91,27 +90,31 @@ fn student(teacher_pack: &[u8], settings: &Settings) -> (Vec<Block>, Vec<f64>) {
     (network, reports.iter().map(|report| report.relative_error).collect())
 }
 
-fn settings(k: f32, change: impl FnOnce(&mut Settings)) -> Settings {
+/// A run on calibrated noise.
+fn task(k: f32, change: impl FnOnce(&mut Settings)) -> Task {
     let mut settings = Settings::calibrated(Width::new(k).unwrap(), 0);
-    (settings.images, settings.recipe.solve_inputs, settings.recipe.projections) = (256, 256, 0);
-    change(&mut settings);
-    settings
+    (settings.recipe.images, settings.recipe.projections) = (256, 0);
+    Task { kind: SourceKind::Calibrated, settings }.with(change)
+}
+
+/// A run on standard noise that chooses channels by residual.
+fn by_residual(k: f32) -> Task {
+    let settings = Settings::new(Width::new(k).unwrap(), 0);
+    Task { kind: SourceKind::Standard, settings }.with(|settings| settings.recipe.selection = Selection::Residual)
 }
 
 #[test]
 fn each_means_of_the_solve_lowers_the_error() {
     let bytes = calibrated_pack(&images(4).0);
     // The last block's error is that of all before it, too, where each is fed what those make.
-    let last = |settings: &Settings| *student(&bytes, settings).1.last().unwrap();
-    let sequential = |change: fn(&mut Settings)| settings(0.5, change);
-    let plain = last(&sequential(|settings| settings.recipe.selection = Selection::Norm));
-    let chosen = last(&sequential(|_| {}));
-    let projected = last(&sequential(|settings| settings.recipe.projections = 4));
+    let last = |change: fn(&mut Settings)| *student(&bytes, &task(0.5, change)).1.last().unwrap();
+    let plain = last(|settings| settings.recipe.selection = Selection::Norm);
+    let chosen = last(|_| {});
+    let projected = last(|settings| settings.recipe.projections = 4);
     assert!(chosen < plain && projected < 0.97 * chosen, "norm {plain}, residual {chosen}, projected {projected}");
     // Students that were fed the teacher's activations do not make good each other's errors.
-    let end = |settings: &Settings| relative(&student(&bytes, settings).0);
-    let (alone, together) =
-        (end(&settings(0.25, |settings| settings.sequential = false)), end(&settings(0.25, |_| {})));
+    let end = |change: fn(&mut Settings)| relative(&student(&bytes, &task(0.25, change)).0);
+    let (alone, together) = (end(|settings| settings.sequential = false), end(|_| {}));
     assert!(together < 0.9 * alone, "independent {alone}, sequential {together}");
 }
 
@@ -134,10 +137,8 @@ fn bottleneck() -> Block {
 fn the_solve_is_of_what_the_student_makes_where_other_channels_are_gone_before_it() {
     let bytes = pack(&[bottleneck()], Encoding::F32);
     let error = |selection| {
-        let mut settings = Settings { noise: Noise::Standard, ..Settings::new(Width::new(0.5).unwrap(), 0) };
-        settings.recipe.selection = selection;
-        let mut teacher = Pack::open(bytes.as_slice()).unwrap();
-        run(&mut teacher, Vec::new(), None, &settings, &Device::Cpu, |_| {}).unwrap().0[0].relative_error
+        let task = by_residual(0.5).with(|settings| settings.recipe.selection = selection);
+        task.run(&bytes).unwrap().0[0].relative_error
     };
     let (norm, residual) = (error(Selection::Norm), error(Selection::Residual));
     // 0.86 of it; with the solution for the teacher's hidden activations 0.95.
@@ -160,10 +161,7 @@ fn a_channel_stays_where_what_is_solved_reads_some_of_a_group() {
     let x = builder.push("relu", Op::RELU, &[x], Vec::new()).unwrap();
     builder.push("conv2", SAME, &[x], weights(stream, "conv2", [4, 4])).unwrap();
     let bytes = pack(&[builder.finish().unwrap()], Encoding::F32);
-    let mut settings = Settings { noise: Noise::Standard, ..Settings::new(Width::new(0.5).unwrap(), 0) };
-    settings.recipe.selection = Selection::Residual;
-    let mut teacher = Pack::open(bytes.as_slice()).unwrap();
-    let (reports, _) = run(&mut teacher, Vec::new(), None, &settings, &Device::Cpu, |_| {}).unwrap();
+    let (reports, _) = by_residual(0.5).run(&bytes).unwrap();
     // Nothing reads the four channels that go.
     assert!(reports[0].relative_error < 1e-3, "{}", reports[0].relative_error);
 }
@@ -184,10 +182,7 @@ fn a_channel_stays_in_every_slice_of_a_group() {
     kernel.data.chunks_exact_mut(8 * 9).for_each(|output| output[4 * 9..].iter_mut().for_each(|w| *w *= 1e-3));
     builder.push("conv2", SAME, &[x], vec![kernel]).unwrap();
     let bytes = pack(&[builder.finish().unwrap()], Encoding::F32);
-    let mut settings = Settings { noise: Noise::Standard, ..Settings::new(Width::new(0.25).unwrap(), 0) };
-    settings.recipe.selection = Selection::Residual;
-    let mut student = Vec::new();
-    run(&mut Pack::open(bytes.as_slice()).unwrap(), &mut student, None, &settings, &Device::Cpu, |_| {}).unwrap();
+    let (_, student) = by_residual(0.25).run(&bytes).unwrap();
     let student = Pack::open(student.as_slice()).unwrap().block(0).unwrap();
     assert_eq!(student.weights()[0].dims[0], 3, "a quarter of eight, and one of the second slice");
 }
@@ -197,7 +192,7 @@ fn a_shortcut_is_made_good_wherever_it_stands_in_the_graph() {
     let (blocks, images) = (teacher(), images(4).0);
     let mut reordered = blocks.clone();
     reordered[2] = shortcut_first(&blocks[2]);
-    let errors = |blocks: &[Block]| student(&pack_with(blocks, &images), &settings(0.5, |_| {})).1;
+    let errors = |blocks: &[Block]| student(&pack_with(blocks, &images), &task(0.5, |_| {})).1;
     for (last, first) in errors(&blocks).into_iter().zip(errors(&reordered)) {
         assert!((last - first).abs() <= 1e-4 * last, "{last} with the shortcut behind the layers, {first} before them");
     }
@@ -223,22 +218,21 @@ fn threads_and_a_restart_change_nothing() {
         pool.install(|| {
             let (images, mismatch) = images(4);
             let bytes = calibrated_pack(&images);
-            let settings = settings(0.5, |settings| {
+            let task = task(0.5, |settings| {
                 (settings.recipe.projections, settings.recipe.training.steps) = (2, 3);
             });
-            (images, mismatch, student(&bytes, &settings))
+            (images, mismatch, student(&bytes, &task))
         })
     };
     let one = on(1);
     assert!(one == on(3), "the number of threads changed something");
     // Each block's student is read again from what an earlier run left, and the others go on from it.
     let bytes = calibrated_pack(&one.0);
-    let settings = settings(0.5, |settings| settings.recipe.projections = 2);
-    let mut whole = Vec::new();
-    run(&mut Pack::open(bytes.as_slice()).unwrap(), &mut whole, None, &settings, &Device::Cpu, |_| {}).unwrap();
+    let task = task(0.5, |settings| settings.recipe.projections = 2);
+    let (_, whole) = task.run(&bytes).unwrap();
     for left in [whole.len() / 3, 2 * whole.len() / 3] {
-        let mut cut = whole[..left].to_vec();
-        run(&mut Pack::open(bytes.as_slice()).unwrap(), &mut cut, None, &settings, &Device::Cpu, |_| {}).unwrap();
+        let cut = whole[..left].to_vec();
+        let (_, cut) = task.run_on(&mut Pack::open(bytes.as_slice()).unwrap(), &bytes, cut, |_| {}).unwrap();
         assert!(cut == whole, "cut after {left} bytes of {}", whole.len());
     }
 }
@@ -255,7 +249,7 @@ fn outputs(network: &[Block]) -> Vec<f64> {
 }
 
 fn outputs_of(network: &[Block], noise: &NoiseImages, range: Range<usize>) -> Vec<f64> {
-    let mut output = Images::zeros(network[0].input(), 0);
+    let mut output = Batch::new(&Device::Cpu);
     let folded: Vec<Block> = network.iter().map(|block| fold_batch_norms(block).unwrap()).collect();
     Chain::new(&folded, &Device::Cpu).forward(&noise.images(range, &manifest().pixels()), &mut output);
     naive::widen(&output.to_values())
@@ -264,8 +258,7 @@ fn outputs_of(network: &[Block], noise: &NoiseImages, range: Range<usize>) -> Ve
 #[test]
 fn a_student_of_full_width_is_its_teacher() {
     let bytes = calibrated_pack(&images(4).0);
-    let settings = settings(1.0, |settings| settings.recipe.training.steps = 5);
-    let (network, errors) = student(&bytes, &settings);
+    let (network, errors) = student(&bytes, &task(1.0, |settings| settings.recipe.training.steps = 5));
     let folded = |block: &Block| fold_batch_norms(block).unwrap();
     assert_eq!(network[1..4].to_vec(), teacher()[1..4].iter().map(folded).collect::<Vec<_>>());
     assert_eq!(errors, [0.0; 3]);
@@ -275,12 +268,12 @@ fn a_student_of_full_width_is_its_teacher() {
 fn looking_ahead_helps_the_next_block_and_stopping_keeps_the_best() {
     let bytes = calibrated_pack(&images(4).0);
     let trained = |change: fn(&mut Settings)| {
-        let settings = settings(0.25, |settings| {
+        let task = task(0.25, |settings| {
             settings.sequential = false;
             (settings.recipe.training.steps, settings.recipe.training.batch) = (100, 32);
             change(settings);
         });
-        student(&bytes, &settings)
+        student(&bytes, &task)
     };
     let (plain, ahead) = (trained(|_| {}).0, trained(|settings| settings.look_ahead = 1).0);
     // What the next block of the teacher makes of a student, on noise that none has seen.
@@ -300,7 +293,7 @@ fn looking_ahead_helps_the_next_block_and_stopping_keeps_the_best() {
         settings.recipe.training.rate = 10.0;
         settings.recipe.training.stop = true;
     });
-    let solved = student(&bytes, &settings(0.25, |settings| settings.sequential = false)).1;
+    let solved = student(&bytes, &task(0.25, |settings| settings.sequential = false)).1;
     let close = |(stopped, solved): (&f64, &f64)| *stopped < 1.2 * solved;
     assert!(stopped.1.iter().zip(&solved).all(close), "{stopped:?}, {solved:?}");
 }
@@ -337,7 +330,7 @@ fn images_are_smooth_and_of_a_class_as_far_as_is_asked() {
 fn the_interface_error_is_the_mean_over_the_blocks() {
     let images = images(2).0;
     let (blocks, pixels) = (teacher(), manifest().pixels());
-    let (student, _) = student(&calibrated_pack(&images), &settings(0.5, |_| {}));
+    let (student, _) = student(&calibrated_pack(&images), &task(0.5, |_| {}));
     let network = |blocks: &[Block]| Network::new(manifest(), blocks.to_vec()).unwrap();
     let found = interface_error(&network(&blocks), &network(&student), &images).unwrap();
     let mut input = naive::widen(&images.images(64..128, &pixels).to_values());
@@ -359,7 +352,7 @@ fn a_diverged_student_is_told_at_once() {
     tuning.training.rate = 1e30;
     let student = untaught(&blocks, Width::new(0.5).unwrap(), 3).unwrap();
     let found = finetune(&blocks, &student, Lessons::White, &tuning, |_| steps += 1);
-    assert!(matches!(found, Err(BlockError::WeightValue { .. })) && steps < 10, "{steps} steps, {found:?}");
+    assert!(matches!(found, Err(DistillError::Diverged { .. })) && steps < 10, "{steps} steps, {found:?}");
 }
 
 #[test]
@@ -375,19 +368,19 @@ fn networks_that_noise_cannot_ask_are_refused() {
 
 #[test]
 fn noise_that_is_not_there_is_asked_for() {
-    let mut plain = &pack(&teacher(), Encoding::F32)[..];
-    let mut pack = Pack::open(&mut plain).unwrap();
-    let error = run(&mut pack, Vec::new(), None, &settings(0.5, |_| {}), &Device::Cpu, |_| {}).unwrap_err();
-    assert!(error.to_string().contains("distill calibrate"), "{error}");
-    let standard = settings(0.5, |settings| settings.noise = Noise::Standard);
-    let error = run(&mut pack, Vec::new(), None, &standard, &Device::Cpu, |_| {}).unwrap_err();
+    let plain = pack(&teacher(), Encoding::F32);
+    let error = task(0.5, |_| {}).run(&plain).unwrap_err();
+    let expected = matches!(error, RunError::Plan(PlanError::TooFewImages { images: 0, held_out: 64 }));
+    assert!(expected && error.advised().to_string().contains("distill calibrate"));
+    let standard = Task { kind: SourceKind::Standard, ..task(0.5, |_| {}) };
+    let error = standard.run(&plain).unwrap_err();
     assert!(error.to_string().contains("sequential"), "{error}");
 }
 
 #[test]
 fn a_whole_student_learns_from_noise() {
     let (images, pixels, blocks) = (images(4).0, manifest().pixels(), teacher());
-    let (student, _) = student(&calibrated_pack(&images), &settings(0.5, |_| {}));
+    let (student, _) = student(&calibrated_pack(&images), &task(0.5, |_| {}));
     let tuning = Tuning::new(60);
     let lessons = Lessons::Images { images: &images, pixels: &pixels, seen: 192 };
     let tuned = finetune(&blocks, &student, lessons, &tuning, |_| {}).unwrap();
@@ -418,6 +411,6 @@ fn baselines_begin_with_nothing_of_the_teacher_and_learn() {
     let impressions = Calibrator::new(&blocks).impressions(0, &calibration, 1.0, &pixels, |_| {}).unwrap();
     let tuning = Tuning { features: 0.0, ..Tuning::new(60) };
     let lessons = Lessons::Images { images: &impressions, pixels: &pixels, seen: 32 };
-    learn(&blocks, &student, lessons, &tuning, |loss| losses.push(loss)).unwrap();
+    learn(&blocks, student, lessons, &tuning, &Engine::default(), |loss| losses.push(loss)).unwrap();
     assert!(losses[59] < losses[0], "{losses:?}");
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use distill_core::{Contents, Device, Encoding, Manifest, Noise, Pack, PackWriter, Purpose, Stream, run};
+use distill_core::{Contents, Encoding, Manifest, Pack, PackWriter, Purpose, SourceKind, Stream};
 use distill_host::{
     export::{export, recompose},
     import::{ImportOptions, Split, import, safetensors},
@@ -15,15 +15,13 @@ use distill_host::{
 use tempfile::TempDir;
 
 use crate::graphs::random_block;
-use distill_tests::{manifest, pack, settings, teacher};
+use distill_tests::{Task, manifest, pack, teacher};
 
 /// Packs of the small teacher and of its students, in a folder.
 fn packs(folder: &TempDir) -> (PathBuf, PathBuf) {
     let (teacher_path, student_path) = (folder.path().join("teacher.ndp"), folder.path().join("student.ndp"));
     let bytes = pack(&teacher(), Encoding::F32);
-    let mut student = Vec::new();
-    let mut opened = Pack::open(bytes.as_slice()).unwrap();
-    run(&mut opened, &mut student, None, &settings(Noise::Standard), &Device::Cpu, |_| {}).unwrap();
+    let (_, student) = Task::new(SourceKind::Standard, |_| {}).run(&bytes).unwrap();
     fs::write(&teacher_path, &bytes).unwrap();
     fs::write(&student_path, &student).unwrap();
     (teacher_path, student_path)

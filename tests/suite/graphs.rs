@@ -1,8 +1,8 @@
 //! Random graphs of every operator: what may lie in one place, which gradients meet, and what a batch's statistics are.
 
 use distill_core::{
-    Activation, AveragePool, BatchNorm, Block, BlockBuilder, BlockError, Conv, Device, DeviceBlock, Images, MaxPool,
-    Op, Pad, Purpose, Role, Shape, Slice, Statistics, Stream, Weight, Window,
+    Activation, AveragePool, Batch, BatchNorm, Block, BlockBuilder, BlockError, Conv, Device, DeviceBlock, MaxPool, Op,
+    Pad, Purpose, Role, Shape, Slice, Statistics, Stream, Weight, Window,
 };
 
 use crate::{
@@ -200,7 +200,7 @@ fn random_blocks_take_the_statistics_of_their_batch() {
     for _ in 0..150 {
         let (block, count) = (random_block(stream), 17 + stream.below(20));
         let input = stream.images(count, block.input());
-        let images = Images::from_values(&input, block.input());
+        let images = Batch::from_values(&input, block.input());
         let expected = naive::values(&block, &widen(&input), Statistics::Current);
         for (value, expected) in expected.iter().enumerate() {
             let found = DeviceBlock::up_to(&block, value, &Device::Cpu).forward(&images, Statistics::Current);
@@ -216,7 +216,7 @@ fn images_come_out_as_they_went_in() {
     let shape = Shape::new(3, 5, 7);
     for count in [1, 15, 16, 17, 40] {
         let values = Stream::new(1, Purpose::Images, count).images(count, shape);
-        let images = Images::from_values(&values, shape);
+        let images = Batch::from_values(&values, shape);
         assert_eq!((images.len(), images.to_values()), (count, values));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use distill_core::{Chain, Device, Images};
+use distill_core::{Batch, Chain, Device};
 use distill_host::{
     import::{Checkpoint, ImportOptions, Normalisation, TensorValues, import, network},
     network::Network,
@@ -43,8 +43,8 @@ fn golden_difference(network: &Network, golden: &str) -> f64 {
     let expected: Vec<Vec<f64>> = serde_json::from_value(golden["logits"].clone()).unwrap();
     assert_eq!((expected.len(), expected[0].len()), (4, 10));
     let difference = |network: &Network| {
-        let mut found = Images::zeros(network.input(), 0);
-        let input = Images::from_values(&golden_input(network), network.input());
+        let mut found = Batch::new(&Device::Cpu);
+        let input = Batch::from_values(&golden_input(network), network.input());
         Chain::new(&network.blocks, &Device::Cpu).forward(&input, &mut found);
         let found = found.to_values();
         let pairs = found.iter().zip(expected.iter().flatten());

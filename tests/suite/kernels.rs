@@ -2,12 +2,12 @@
 //! against finite differences.
 
 use distill_core::{
-    Block, BlockBuilder, BlockTrainer, Conv, Device, DeviceBlock, Images, Op, Purpose, Role, Schedule, Shape,
-    Statistics, Stream, Training, Update, Weight,
+    Batch, Block, BlockBuilder, Conv, Device, DeviceBlock, Op, Purpose, Role, Schedule, Shape, Statistics, Stream,
+    Training, Update, Weight,
 };
 
 use crate::naive::{self, widen};
-use distill_tests::gaussian;
+use distill_tests::{BlockTrainer, gaussian};
 
 /// Gradients by one step that moves every weight by exactly minus its gradient.
 const BARE: Training = Training {
@@ -22,9 +22,9 @@ const BARE: Training = Training {
 
 /// The gradient of a block's mean squared error by each of its weights, on the CPU.
 pub fn gradient(block: &Block, input: &[f32], target: &[f32]) -> Vec<Vec<f32>> {
-    let mut trainer = BlockTrainer::new(block.clone(), &BARE, &Device::Cpu);
-    trainer.step(&Images::from_values(input, block.input()), &Images::from_values(target, block.output()));
-    let moved = trainer.finish().unwrap();
+    let mut trainer = BlockTrainer::new(block.clone(), &BARE);
+    trainer.step(&Batch::from_values(input, block.input()), &Batch::from_values(target, block.output()));
+    let moved = trainer.finish();
     let pairs = block.weights().iter().zip(moved.weights());
     pairs.map(|(before, after)| before.data.iter().zip(&after.data).map(|(b, a)| b - a).collect()).collect()
 }
@@ -34,7 +34,7 @@ pub fn check(block: &Block, count: usize, stream: &mut Stream) {
     let input = stream.images(count, block.input());
     let target = stream.images(count, block.output());
     let found =
-        DeviceBlock::new(block, &Device::Cpu).forward(&Images::from_values(&input, block.input()), Statistics::Running);
+        DeviceBlock::new(block, &Device::Cpu).forward(&Batch::from_values(&input, block.input()), Statistics::Running);
     let (wide, expected) = (widen(&input), naive::forward(block, &widen(&input)));
     let error = naive::relative_error(&widen(&found.to_values()), &expected);
     assert!(error <= 3e-6, "{block:#?}: output off by {error}");

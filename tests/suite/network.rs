@@ -1,6 +1,9 @@
 //! Gradient steps on a whole network, with the statistics of each batch.
 
-use distill_core::{Block, Images, NetworkTrainer, Op, Purpose, Schedule, Statistics, Stream, Training, Update};
+use distill_core::{
+    Batch, Block, Classes, Engine, Goals, Learners, Op, Purpose, Schedule, Statistics, Stream, Trainer, Training,
+    Update, one_hot,
+};
 
 use crate::naive::{self, widen};
 use distill_tests::{IMAGE, teacher};
@@ -17,6 +20,19 @@ fn labels() -> Vec<u16> {
     (0..COUNT).map(|image| (7 * image % 10) as u16).collect()
 }
 
+/// A whole network in training, with the statistics of each batch.
+fn trainer(blocks: &[Block], rate: f32, engine: &Engine) -> Trainer {
+    let learners = Learners { count: blocks.len(), statistics: Statistics::Current };
+    Trainer::new(blocks.to_vec(), learners, &training(rate), engine)
+}
+
+/// A step towards the labels; the mean cross-entropy before it.
+fn step(trainer: &mut Trainer, images: &Batch, labels: &[u16]) -> f32 {
+    let classes = Classes { probabilities: &one_hot(labels, 10), temperature: 1.0, weight: 1.0 };
+    trainer.step(images, Goals { outputs: &[], classes: Some(classes) });
+    trainer.cross_entropy()
+}
+
 /// Mean cross-entropy of the network's logits, batch norms with the statistics of the batch.
 fn cross_entropy(blocks: &[Block], input: &[f64]) -> f64 {
     let through = |x: Vec<f64>, block: &Block| naive::values(block, &x, Statistics::Current).pop().unwrap();
@@ -31,9 +47,8 @@ fn cross_entropy(blocks: &[Block], input: &[f64]) -> f64 {
 fn one_step_moves_every_weight_by_the_gradient() {
     let blocks = teacher();
     let input = Stream::new(2, Purpose::Images, 0).images(COUNT, IMAGE);
-    let training = training(1.0);
-    let mut trainer = NetworkTrainer::new(&blocks, &training);
-    let loss = trainer.step(&Images::from_values(&input, IMAGE), &labels());
+    let mut trainer = trainer(&blocks, 1.0, &Engine::default());
+    let loss = step(&mut trainer, &Batch::from_values(&input, IMAGE), &labels());
     let wide = widen(&input);
     assert!((f64::from(loss) / cross_entropy(&blocks, &wide) - 1.0).abs() <= 1e-5, "{loss}");
     let moved = trainer.finish().unwrap();
@@ -66,10 +81,9 @@ fn one_step_moves_every_weight_by_the_gradient() {
 fn running_statistics_follow_the_batches_and_the_loss_falls() {
     let blocks = teacher();
     let input = Stream::new(2, Purpose::Images, 0).images(COUNT, IMAGE);
-    let images = Images::from_values(&input, IMAGE);
-    let training = training(0.02);
-    let mut trainer = NetworkTrainer::new(&blocks, &training);
-    let losses: Vec<f32> = (0..30).map(|_| trainer.step(&images, &labels())).collect();
+    let images = Batch::from_values(&input, IMAGE);
+    let mut trainer = trainer(&blocks, 0.02, &Engine::default());
+    let losses: Vec<f32> = (0..30).map(|_| step(&mut trainer, &images, &labels())).collect();
     assert!(losses[29] < 0.75 * losses[0], "{losses:?}");
     let moved = trainer.finish().unwrap();
     // The first batch norm sees the same images each time, through a convolution that hardly moves.

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use distill_core::{Chain, Device, Images, Role, Width, fold_batch_norms, shrink};
+use distill_core::{Batch, Chain, Device, Role, Width, fold_batch_norms, shrink};
 use distill_host::{
     export::export,
     import::{ImportOptions, Split, import},
@@ -44,9 +44,8 @@ fn read(file: &str, split: Split) -> Network {
 
 /// `max |found − expected| / max |expected|` over the golden images.
 fn difference(network: &Network, golden: &Golden) -> f32 {
-    let mut logits = Images::zeros(network.input(), 0);
-    Chain::new(&network.blocks, &Device::Cpu)
-        .forward(&Images::from_values(&golden.input, network.input()), &mut logits);
+    let mut logits = Batch::new(&Device::Cpu);
+    Chain::new(&network.blocks, &Device::Cpu).forward(&Batch::from_values(&golden.input, network.input()), &mut logits);
     let expected: Vec<f32> = golden.logits.concat();
     let found = logits.to_values();
     assert_eq!(found.len(), expected.len());

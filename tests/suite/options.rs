@@ -1,7 +1,7 @@
 //! What the options of `distill-device run` mean.
 
 use clap::Parser;
-use distill_core::{Activation, Noise, Ridge, Schedule, Selection, Settings, Update, Width};
+use distill_core::{Activation, Ridge, Schedule, Selection, Settings, SourceKind, Update, Width};
 use distill_device::RunOptions;
 
 #[derive(Parser)]
@@ -10,14 +10,19 @@ struct Command {
     options: RunOptions,
 }
 
-fn settings(line: &str) -> Settings {
+fn asked(line: &str) -> (SourceKind, Settings) {
     let words = ["run", "teacher.ndp", "-o", "student.ndp"].into_iter().chain(line.split_whitespace());
-    Command::parse_from(words).options.work.settings().unwrap()
+    let work = Command::parse_from(words).options.work;
+    (work.source(), work.settings().unwrap())
+}
+
+fn settings(line: &str) -> Settings {
+    asked(line).1
 }
 
 #[test]
 fn defaults_are_the_cores() {
-    assert_eq!(settings(""), Settings::new(Width::new(0.5).unwrap(), 0));
+    assert_eq!(asked(""), (SourceKind::Propagated, Settings::new(Width::new(0.5).unwrap(), 0)));
 }
 
 #[test]
@@ -29,8 +34,8 @@ fn every_option_reaches_its_setting() {
         settings
     };
     assert_eq!(settings("--width 0.25").recipe.width, Width::new(0.25).unwrap());
-    assert_eq!(settings("--noise standard"), changed(|s| s.noise = Noise::Standard));
-    assert_eq!(settings("--no-solve"), changed(|s| s.recipe.solve_inputs = 0));
+    assert_eq!(asked("--noise standard"), (SourceKind::Standard, base.clone()));
+    assert_eq!(settings("--no-solve"), changed(|s| s.recipe.solve = false));
     assert_eq!(settings("--no-solve --solve"), base);
     assert_eq!(settings("--steps 7"), changed(|s| s.recipe.training.steps = 7));
     assert_eq!(settings("--batch 3"), changed(|s| s.recipe.training.batch = 3));
@@ -47,8 +52,7 @@ fn every_option_reaches_its_setting() {
     assert_eq!(settings("--projections 3"), changed(|s| s.recipe.projections = 3));
     assert_eq!(settings("--look-ahead 2"), changed(|s| s.look_ahead = 2));
     assert_eq!(settings("--stop"), changed(|s| s.recipe.training.stop = true));
-    let images = settings("--images 64");
-    assert_eq!((images.images, images.recipe.solve_inputs), (64, 64));
+    assert_eq!(settings("--images 64"), changed(|s| s.recipe.images = 64));
     let sgd = settings("--optimizer sgd").recipe.training;
     assert_eq!((sgd.update, sgd.rate), (Update::Momentum { momentum: 0.9 }, 3e-2));
 }
@@ -56,11 +60,11 @@ fn every_option_reaches_its_setting() {
 #[test]
 fn calibrated_noise_has_defaults_of_its_own() {
     let half = Width::new(0.5).unwrap();
-    assert_eq!(settings("--noise calibrated"), Settings::calibrated(half, 0));
+    assert_eq!(asked("--noise calibrated"), (SourceKind::Calibrated, Settings::calibrated(half, 0)));
     assert_eq!(settings("--noise calibrated --steps 600"), Settings::calibrated(half, 600));
     assert_eq!(settings("--noise calibrated --independent --sequential"), Settings::calibrated(half, 0));
-    let plain = settings("--noise calibrated --independent --select norm --ridge 1e-4 --projections 0 --images 512");
-    assert_eq!(plain, Settings { noise: Noise::Calibrated, ..settings("") });
+    let plain = asked("--noise calibrated --independent --select norm --ridge 1e-4 --projections 0 --images 512");
+    assert_eq!(plain, (SourceKind::Calibrated, settings("")));
     for wrong in ["nought", "0", "-1", "inf"] {
         let words = ["run", "teacher.ndp", "-o", "student.ndp", &format!("--ridge={wrong}")].map(str::to_owned);
         let settings = Command::try_parse_from(words).map(|command| command.options.work.settings());

@@ -36,6 +36,7 @@ fn example_manifest() -> Manifest {
         classes: vec!["cat".into()],
         source: "x.th".into(),
         source_sha256: std::array::from_fn(|i| i as u8),
+        made_from: None,
     }
 }
 

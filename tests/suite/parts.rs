@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use distill_core::{
-    Activation, Block, BlockError, Device, DeviceBlock, Encoding, Images, Noise, Op, Pack, PackWriter, Parts, Purpose,
-    Recipe, Settings, Statistics, Stream, Width, fold_batch_norms, replace_activations, run, without_layers,
+    Activation, Batch, Block, BlockError, Device, DeviceBlock, Encoding, Op, Pack, PackWriter, Part, Parts, Purpose,
+    Recipe, Settings, SourceKind, Statistics, Stream, Width, fold_batch_norms, replace_activations, without_layers,
 };
 use distill_host::{
     import::{ImportOptions, Split, import},
     network::Network,
 };
+use distill_tests::Task;
 
 /// A network of bottlenecks, the first with a convolution in its shortcut.
 fn bottlenecks(split: Split) -> Network {
@@ -21,7 +22,7 @@ fn neighbourhood(network: &Network, number: usize) -> Block {
     network.neighbourhoods().nth(number).unwrap().1.clone()
 }
 
-/// Students of a network's neighbourhoods, and their reports' errors.
+/// Students of a network's neighbourhoods on standard noise, and their reports' errors.
 fn distilled(network: &Network, settings: &Settings) -> (Vec<Block>, Vec<f64>) {
     let mut bytes = Vec::new();
     let mut writer = PackWriter::new(&mut bytes, &network.manifest, network.blocks.len()).unwrap();
@@ -29,9 +30,8 @@ fn distilled(network: &Network, settings: &Settings) -> (Vec<Block>, Vec<f64>) {
         writer.add(position, block, Encoding::F32).unwrap();
     }
     writer.finish().unwrap();
-    let mut student = Vec::new();
-    let mut teacher = Pack::open(bytes.as_slice()).unwrap();
-    let (reports, _) = run(&mut teacher, &mut student, None, settings, &Device::Cpu, |_| {}).unwrap();
+    let task = Task { kind: SourceKind::Standard, settings: settings.clone() };
+    let (reports, student) = task.run(&bytes).unwrap();
     let mut students = Pack::open(student.as_slice()).unwrap();
     let blocks = (0..students.blocks()).map(|index| students.block(index).unwrap()).collect();
     (blocks, reports.into_iter().map(|report| report.relative_error).collect())
@@ -44,7 +44,7 @@ fn widths(block: &Block) -> Vec<usize> {
 }
 
 fn settings() -> Settings {
-    Settings { noise: Noise::Standard, images: 64, ..Settings::new(Width::new(0.5).unwrap(), 0) }
+    Settings::new(Width::new(0.5).unwrap(), 0)
 }
 
 #[test]
@@ -74,8 +74,7 @@ fn a_part_narrows_inside_its_own_boundary_only() {
 #[test]
 fn single_layers_have_nothing_to_narrow_and_stay_the_teachers() {
     let network = bottlenecks(Split::Layer);
-    let (students, errors) =
-        distilled(&network, &Settings { noise: Noise::Standard, ..Settings::new(Width::new(0.5).unwrap(), 3) });
+    let (students, errors) = distilled(&network, &Settings::new(Width::new(0.5).unwrap(), 3));
     for (index, (student, error)) in students.iter().zip(errors).enumerate() {
         assert_eq!(*student, fold_batch_norms(&neighbourhood(&network, index)).unwrap());
         assert_eq!(error, 0.0);
@@ -84,10 +83,10 @@ fn single_layers_have_nothing_to_narrow_and_stay_the_teachers() {
 
 #[test]
 fn parts_learn_from_what_the_teacher_feeds_them() {
-    let trained = Settings { noise: Noise::Standard, images: 64, ..Settings::new(Width::new(0.5).unwrap(), 60) };
+    let trained = Settings::new(Width::new(0.5).unwrap(), 60);
     let network = bottlenecks(Split::Layers(2));
     let (solved, trained) = (distilled(&network, &settings()).1, distilled(&network, &trained).1);
-    let pruned = Settings { recipe: Recipe { solve_inputs: 0, ..settings().recipe }, ..settings() };
+    let pruned = Settings { recipe: Recipe { solve: false, ..settings().recipe }, ..settings() };
     let pruned = distilled(&network, &pruned).1;
     for block in 0..2 {
         assert!(solved[block] < pruned[block], "block {block}: {} and pruned {}", solved[block], pruned[block]);
@@ -100,7 +99,7 @@ fn what_is_no_neighbourhood_is_refused() {
     let block = neighbourhood(&bottlenecks(Split::Unit), 0);
     let last = block.nodes().len() as u8;
     let refused = |parts: &[[u8; 2]]| {
-        let error = block.clone().with_parts(Parts::from_slice(parts).unwrap()).unwrap_err();
+        let error = block.clone().with_parts(parts.iter().copied().map(Part::from).collect()).unwrap_err();
         assert!(matches!(error, BlockError::Part { .. }), "{parts:?}: {error}");
     };
     refused(&[[1, 1]]);
@@ -108,7 +107,7 @@ fn what_is_no_neighbourhood_is_refused() {
     refused(&[[0, last + 1]]);
     refused(&[[1, last]]); // the shortcut reaches into it
     refused(&[[0, 3], [1, 2]]); // overlap
-    block.clone().with_parts(Parts::from_slice(&[[0, last]]).unwrap()).unwrap();
+    block.clone().with_parts(Parts::from_iter([Part { from: 0, to: last }])).unwrap();
 }
 
 #[test]
@@ -137,10 +136,12 @@ fn other_activations_and_fewer_layers_keep_the_boundary() {
     // The last convolution is solved for what is gone.
     let recipe =
         Recipe { fewer_layers: 1, activation: Some(Activation::HardSwish), width: Width::FULL, ..settings().recipe };
-    let errors =
-        |solve_inputs| distilled(&network, &Settings { recipe: Recipe { solve_inputs, ..recipe }, ..settings() }).1;
-    let (solved, pruned) = (errors(256), errors(0));
+    let errors = |solve| {
+        let recipe = Recipe { images: 256, solve, ..recipe };
+        distilled(&network, &Settings { recipe, ..settings() }).1
+    };
+    let (solved, pruned) = (errors(true), errors(false));
     assert!(solved[1] < 0.9 * pruned[1], "{} and {}", solved[1], pruned[1]);
-    let images = Images::from_values(&Stream::new(1, Purpose::Images, 0).images(2, shorter.input()), shorter.input());
+    let images = Batch::from_values(&Stream::new(1, Purpose::Images, 0).images(2, shorter.input()), shorter.input());
     assert!(DeviceBlock::new(&shorter, &Device::Cpu).forward(&images, Statistics::Running).to_values()[0].is_finite());
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use distill_core::{Chain, Device, Images, Shape};
+use distill_core::{Batch, Chain, Device, Shape};
 use distill_host::{
     import::{Checkpoint, ImportOptions, import, network},
     network::Network,
@@ -25,8 +25,8 @@ fn check(name: &str, architecture: &str, blocks: usize) -> Network {
     let pixel = |c: usize, y: usize, x: usize| (((c * 31 + y * 5 + x * 3) % 17) as f32 - 8.0) / 4.0;
     let rows = (0..3).flat_map(|c| (0..extent).map(move |y| (c, y)));
     let image: Vec<f32> = rows.flat_map(|(c, y)| (0..extent).map(move |x| pixel(c, y, x))).collect();
-    let mut logits = Images::zeros(input, 0);
-    Chain::new(&network.blocks, &Device::Cpu).forward(&Images::from_values(&image, input), &mut logits);
+    let mut logits = Batch::new(&Device::Cpu);
+    Chain::new(&network.blocks, &Device::Cpu).forward(&Batch::from_values(&image, input), &mut logits);
     let largest = expected.iter().fold(0.0, |most: f32, v| most.max(v.abs()));
     let off = logits.to_values().iter().zip(&expected).fold(0.0, |most: f32, (a, b)| most.max((a - b).abs()));
     // A wrong stride, padding or shortcut is off by the size of a logit.

@@ -3,26 +3,19 @@
 use std::{convert::Infallible, io};
 
 use distill_core::{
-    Block, BlockReport, Budget, Contents, Device, Encoding, Event, Noise, Pack, PackError, PlanError, ReadAt, RunError,
-    Settings, Training, Width, WriteAt, fold_batch_norms, run,
+    Block, BlockReport, Budget, Contents, Device, Encoding, Event, Pack, PackError, PlanError, ReadAt, Run, RunError,
+    Settings, SourceKind, Training, Width, WriteAt, fold_batch_norms, run,
 };
 
-use distill_tests::{pack, settings, teacher};
+use distill_tests::{Task, pack, source, teacher};
 
-const SOURCES: [Noise; 2] = [Noise::Standard, Noise::Propagated];
+const SOURCES: [SourceKind; 2] = [SourceKind::Standard, SourceKind::Propagated];
 
 type Failure = RunError<Infallible, Infallible>;
 
-fn try_run(teacher: &[u8], settings: &Settings) -> Result<(Vec<BlockReport>, Vec<u8>), Failure> {
-    let mut pack = Pack::open(teacher).map_err(RunError::Teacher)?;
-    let mut student = Vec::new();
-    let (reports, _) = run(&mut pack, &mut student, None, settings, &Device::Cpu, |_| {})?;
-    Ok((reports, student))
-}
-
 /// Reports and student pack of a run on the small teacher.
-fn distilled(settings: &Settings) -> (Vec<BlockReport>, Vec<u8>) {
-    try_run(&pack(&teacher(), Encoding::F32), settings).unwrap()
+fn distilled(task: &Task) -> (Vec<BlockReport>, Vec<u8>) {
+    task.run(&pack(&teacher(), Encoding::F32)).unwrap()
 }
 
 /// Position and block of everything in a pack.
@@ -31,20 +24,19 @@ fn blocks(bytes: &[u8]) -> Vec<(usize, Block)> {
     (0..pack.blocks()).map(|index| (pack.position(index), pack.block(index).unwrap())).collect()
 }
 
-fn changed(noise: Noise, change: impl FnOnce(&mut Settings)) -> Settings {
-    let mut settings = settings(noise);
-    change(&mut settings);
-    settings
+/// The usual run.
+fn usual(kind: SourceKind) -> Task {
+    Task::new(kind, |_| {})
 }
 
-fn with_steps(noise: Noise, steps: usize) -> Settings {
-    changed(noise, |s| s.recipe.training = Training { steps, ..s.recipe.training })
+fn with_steps(kind: SourceKind, steps: usize) -> Task {
+    Task::new(kind, |s| s.recipe.training.steps = steps)
 }
 
 #[test]
 fn same_seed_gives_the_same_bytes_and_another_seed_others() {
     for noise in SOURCES {
-        let seeded = |seed: u64| distilled(&changed(noise, |s| s.seed = seed)).1;
+        let seeded = |seed: u64| distilled(&Task::new(noise, |s| s.seed = seed)).1;
         assert_eq!(seeded(3), seeded(3), "{noise:?}");
         assert_ne!(seeded(3), seeded(4), "{noise:?}");
     }
@@ -56,10 +48,10 @@ fn same_seed_gives_the_same_bytes_and_another_seed_others() {
 fn threads_do_not_change_a_byte() {
     for noise in SOURCES {
         // Batches of three groups of images, the last not full.
-        let settings = changed(noise, |s| s.recipe.training = Training { steps: 3, batch: 40, ..s.recipe.training });
+        let task = Task::new(noise, |s| s.recipe.training = Training { steps: 3, batch: 40, ..s.recipe.training });
         let on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| distilled(&settings))
+            pool.install(|| distilled(&task))
         };
         let one = on(1);
         assert_eq!((&one, &one), (&on(2), &on(8)), "{noise:?}");
@@ -68,7 +60,7 @@ fn threads_do_not_change_a_byte() {
 
 #[test]
 fn students_keep_names_places_and_boundaries() {
-    let (reports, bytes) = distilled(&settings(Noise::Standard));
+    let (reports, bytes) = distilled(&usual(SourceKind::Standard));
     let teacher_bytes = pack(&teacher(), Encoding::F32);
     let fingerprint = Pack::open(teacher_bytes.as_slice()).unwrap().fingerprint();
     let contents = Pack::open(bytes.as_slice()).unwrap().manifest().contents;
@@ -87,11 +79,11 @@ fn students_keep_names_places_and_boundaries() {
 }
 
 /// Asserts that distilling only neighbourhood `index` gives the same student as distilling all.
-fn check_subset(settings: &Settings, index: usize) {
-    let (all_reports, all) = distilled(settings);
-    let (reports, one) = distilled(&Settings { blocks: vec![index], ..settings.clone() });
-    assert_eq!(reports, [all_reports[index].clone()], "{:?}", settings.noise);
-    assert_eq!(blocks(&one), [blocks(&all)[index].clone()], "{:?}", settings.noise);
+fn check_subset(task: &Task, index: usize) {
+    let (all_reports, all) = distilled(task);
+    let (reports, one) = distilled(&task.clone().with(|s| s.blocks = vec![index]));
+    assert_eq!(reports, [all_reports[index].clone()], "{:?}", task.kind);
+    assert_eq!(blocks(&one), [blocks(&all)[index].clone()], "{:?}", task.kind);
 }
 
 #[test]
@@ -100,30 +92,30 @@ fn subset_gives_the_students_of_the_full_run() {
         check_subset(&with_steps(noise, 2), 0);
         check_subset(&with_steps(noise, 2), 2); // for propagated noise, the blocks before must still be passed
     }
-    let settings = changed(Noise::Standard, |s| s.blocks = vec![2, 0, 2]);
-    let positions: Vec<usize> = blocks(&distilled(&settings).1).into_iter().map(|(position, _)| position).collect();
+    let task = Task::new(SourceKind::Standard, |s| s.blocks = vec![2, 0, 2]);
+    let positions: Vec<usize> = blocks(&distilled(&task).1).into_iter().map(|(position, _)| position).collect();
     assert_eq!(positions, [1, 3], "in network order, each once");
 }
 
 #[test]
 fn full_width_without_solve_is_the_folded_teacher() {
-    let settings = changed(Noise::Propagated, |s| {
+    let task = Task::new(SourceKind::Propagated, |s| {
         s.recipe.width = Width::FULL;
-        s.recipe.solve_inputs = 0;
+        s.recipe.solve = false;
     });
-    let (reports, bytes) = distilled(&settings);
+    let (reports, bytes) = distilled(&task);
     for (position, student) in blocks(&bytes) {
         assert_eq!(student, fold_batch_norms(&teacher()[position]).unwrap());
     }
     assert!(reports.iter().all(|report| report.relative_error == 0.0 && report.loss == 0.0), "{reports:?}");
 }
 
-fn errors(settings: &Settings) -> Vec<f64> {
-    distilled(settings).0.iter().map(|report| report.relative_error).collect()
+fn errors(task: &Task) -> Vec<f64> {
+    distilled(task).0.iter().map(|report| report.relative_error).collect()
 }
 
 /// Asserts that `better` has the smaller held-out error in every block.
-fn check_better(worse: &Settings, better: &Settings) {
+fn check_better(worse: &Task, better: &Task) {
     let (before, after) = (errors(worse), errors(better));
     // A stage that does nothing, or something to another block, leaves at least one error as it was.
     assert!(before.iter().zip(&after).all(|(b, a)| *a < 0.97 * b && *a > 0.0), "{before:?} became {after:?}");
@@ -132,20 +124,15 @@ fn check_better(worse: &Settings, better: &Settings) {
 #[test]
 fn solve_lowers_the_error_on_inputs_it_did_not_see() {
     for noise in SOURCES {
-        let solved = changed(noise, |s| s.images = 256);
-        let solved = Settings { recipe: distill_core::Recipe { solve_inputs: 256, ..solved.recipe }, ..solved };
-        let pruned = Settings { recipe: distill_core::Recipe { solve_inputs: 0, ..solved.recipe }, ..solved.clone() };
-        check_better(&pruned, &solved);
+        let solved = Task::new(noise, |s| s.recipe.images = 256);
+        check_better(&solved.clone().with(|s| s.recipe.solve = false), &solved);
     }
 }
 
 #[test]
 fn training_lowers_the_error_on_inputs_it_did_not_see() {
     for noise in SOURCES {
-        let steps = |steps| {
-            let settings = with_steps(noise, steps);
-            Settings { recipe: distill_core::Recipe { solve_inputs: 0, ..settings.recipe }, images: 128, ..settings }
-        };
+        let steps = |steps| with_steps(noise, steps).with(|s| (s.recipe.solve, s.recipe.images) = (false, 128));
         check_better(&steps(0), &steps(60));
     }
 }
@@ -164,24 +151,24 @@ fn events_come_in_order() {
             other => format!("{other:?}"),
         });
     };
-    let settings = Settings { blocks: vec![1, 2], ..with_steps(Noise::Standard, 2) };
-    run(&mut pack, &mut Vec::new(), None, &settings, &Device::Cpu, observe).unwrap();
+    let task = with_steps(SourceKind::Standard, 2).with(|s| s.blocks = vec![1, 2]);
+    task.run_on(&mut pack, &teacher, Vec::new(), observe).unwrap();
     let one = |start: &str, end: &str| [start, "step 1 true", "step 2 true", end].map(String::from);
     let blocks = [one("start 1/2 layer2.0", "end 1"), one("start 2/2 layer2.1", "end 2")].concat();
     assert_eq!(seen, [vec!["plan 2".into()], blocks].concat());
 }
 
 /// Asserts that a run on `teacher` fails as expected.
-fn check_fails(teacher: &[u8], settings: &Settings, expected: impl Fn(&Failure) -> bool) {
-    let error = try_run(teacher, settings).expect_err("the run succeeded");
+fn check_fails(teacher: &[u8], task: &Task, expected: impl Fn(&Failure) -> bool) {
+    let error = task.run(teacher).expect_err("the run succeeded");
     assert!(expected(&error), "{error:?}");
 }
 
 #[test]
 fn block_that_is_not_there_is_told() {
-    let settings = changed(Noise::Standard, |s| s.blocks = vec![0, 3]);
+    let task = Task::new(SourceKind::Standard, |s| s.blocks = vec![0, 3]);
     let expected = |e: &Failure| matches!(e, RunError::Plan(PlanError::NoSuchBlock { index: 3, blocks: 3 }));
-    check_fails(&pack(&teacher(), Encoding::F32), &settings, expected);
+    check_fails(&pack(&teacher(), Encoding::F32), &task, expected);
 }
 
 #[test]
@@ -189,29 +176,29 @@ fn teacher_without_statistics_cannot_have_propagated_noise() {
     let folded: Vec<Block> = teacher().iter().map(|block| fold_batch_norms(block).unwrap()).collect();
     let folded = pack(&folded, Encoding::F32);
     let expected = |e: &Failure| matches!(e, RunError::Plan(PlanError::NoStatistics { block }) if block == "layer1.0");
-    check_fails(&folded, &settings(Noise::Propagated), expected);
-    try_run(&folded, &settings(Noise::Standard)).unwrap();
+    check_fails(&folded, &usual(SourceKind::Propagated), expected);
+    usual(SourceKind::Standard).run(&folded).unwrap();
     // One neighbourhood without is enough: a recomposed network has some of each.
     let mut mixed = teacher();
     mixed[2] = fold_batch_norms(&mixed[2]).unwrap();
     let expected = |e: &Failure| matches!(e, RunError::Plan(PlanError::NoStatistics { block }) if block == "layer2.0");
-    check_fails(&pack(&mixed, Encoding::F32), &settings(Noise::Propagated), expected);
+    check_fails(&pack(&mixed, Encoding::F32), &usual(SourceKind::Propagated), expected);
 }
 
 #[test]
 fn settings_outside_their_range_are_told() {
     let teacher = pack(&teacher(), Encoding::F32);
     let refused = |setting: &str, change: fn(&mut Settings)| {
-        let settings = changed(Noise::Propagated, change);
         check_fails(
             &teacher,
-            &settings,
+            &Task::new(SourceKind::Propagated, change),
             |e| matches!(e, RunError::Plan(PlanError::Settings(error)) if error.setting == setting),
         );
     };
-    refused("number of noise images", |s| s.images = 0);
-    refused("number of noise images", |s| s.images = usize::MAX);
-    refused("number of inputs of a solve", |s| s.recipe.solve_inputs = usize::MAX);
+    refused("number of images", |s| s.recipe.images = 0);
+    refused("number of images", |s| s.recipe.images = usize::MAX);
+    refused("number of blocks to look ahead at", |s| s.look_ahead = 65);
+    refused("source of a sequential run", |s| s.sequential = true);
     refused("batch", |s| s.recipe.training.batch = 0);
     refused("batch", |s| s.recipe.training.batch = usize::MAX);
     refused("number of steps", |s| s.recipe.training.steps = usize::MAX);
@@ -221,35 +208,35 @@ fn settings_outside_their_range_are_told() {
 
 #[test]
 fn training_that_diverges_is_told() {
-    let settings = changed(Noise::Standard, |s| {
+    let task = Task::new(SourceKind::Standard, |s| {
         s.recipe.training.update = distill_core::Update::Momentum { momentum: 0.9 };
         s.recipe.training = Training { steps: 30, rate: 1e6, ..s.recipe.training };
     });
     let expected = |e: &Failure| matches!(e, RunError::Diverged { .. });
-    check_fails(&pack(&teacher(), Encoding::F32), &settings, expected);
+    check_fails(&pack(&teacher(), Encoding::F32), &task, expected);
 }
 
 #[test]
 fn student_pack_is_no_teacher() {
-    let (_, student) = distilled(&settings(Noise::Standard));
+    let (_, student) = distilled(&usual(SourceKind::Standard));
     let expected = |e: &Failure| matches!(e, RunError::Plan(PlanError::Teacher(PackError::WrongContents)));
-    check_fails(&student, &settings(Noise::Standard), expected);
+    check_fails(&student, &usual(SourceKind::Standard), expected);
 }
 
 #[test]
 fn damaged_or_truncated_teacher_is_told() {
     let mut bytes = pack(&teacher(), Encoding::F32);
     let expected = |e: &Failure| matches!(e, RunError::Teacher(PackError::Length { .. }));
-    check_fails(&bytes[..bytes.len() - 1], &settings(Noise::Standard), expected);
-    let settings = settings(Noise::Propagated);
+    check_fails(&bytes[..bytes.len() - 1], &usual(SourceKind::Standard), expected);
+    let task = usual(SourceKind::Propagated);
     // Six sections; the head's is the last, and a run has no use for its weights.
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
-    try_run(&bytes, &settings).unwrap();
+    task.run(&bytes).unwrap();
     let kernel = teacher()[3].weights()[0].data[0].to_le_bytes();
     let at = bytes.windows(4).position(|window| window == kernel).unwrap();
     bytes[at] ^= 1;
-    check_fails(&bytes, &settings, |e| {
+    check_fails(&bytes, &task, |e| {
         matches!(e, RunError::Plan(PlanError::Teacher(PackError::Checksum { section: Some(4) })))
     });
 }
@@ -261,7 +248,7 @@ fn teacher_whose_blocks_do_not_fit_together_is_told() {
     let bytes = pack(&blocks, Encoding::F32);
     check_fails(
         &bytes,
-        &settings(Noise::Propagated),
+        &usual(SourceKind::Propagated),
         |e| matches!(e, RunError::Plan(PlanError::Misfit { block, .. }) if block == "layer2.1"),
     );
 }
@@ -333,7 +320,7 @@ fn run_failing(reads: usize, writes: usize) -> (Result<(), DiskError>, Vec<u8>, 
     let mut attempt = || {
         let mut pack =
             Pack::open(Failing { storage: teacher.as_slice(), remaining: reads }).map_err(RunError::Teacher)?;
-        run(&mut pack, &mut student, None, &settings(Noise::Standard), &Device::Cpu, |_| {}).map(|_| ())
+        usual(SourceKind::Standard).run_on(&mut pack, &teacher, &mut student, |_| {}).map(|_| ())
     };
     let result = attempt();
     let used = writes - student.remaining;
@@ -362,14 +349,14 @@ fn storage_that_fails_at_any_operation_fails_the_run_and_leaves_no_pack() {
 #[test]
 fn run_that_was_cut_off_at_any_write_ends_in_the_same_bytes() {
     for noise in SOURCES {
-        let settings = with_steps(noise, 2);
+        let task = with_steps(noise, 2);
         let teacher = pack(&teacher(), Encoding::F32);
-        let (reports, whole) = distilled(&settings);
+        let (reports, whole) = distilled(&task);
         // Blocks that are distilled, not read: each tells its steps.
         let resumed = |student: &mut Failing<Vec<u8>>| {
             let (mut pack, mut trained) = (Pack::open(teacher.as_slice()).unwrap(), 0);
             let observe = |event: Event<'_>| trained += usize::from(matches!(event, Event::Stepped { step: 1, .. }));
-            let result = run(&mut pack, &mut *student, None, &settings, &Device::Cpu, observe);
+            let result = task.run_on(&mut pack, &teacher, &mut *student, observe);
             (result.map(|(reports, _)| reports), trained)
         };
         let mut seen = Vec::new();
@@ -393,39 +380,40 @@ fn run_that_was_cut_off_at_any_write_ends_in_the_same_bytes() {
 
 #[test]
 fn unfinished_pack_of_another_run_is_not_gone_on_with() {
-    let settings = settings(Noise::Standard);
+    let task = usual(SourceKind::Standard);
     let (_, student, _) = run_failing(usize::MAX, 12);
     assert!(matches!(Pack::open(student.as_slice()), Err(PackError::Unfinished)));
     let teacher = pack(&teacher(), Encoding::F32);
-    let mut half = pack(&self::teacher(), Encoding::F16);
-    let attempt = |teacher: &[u8], settings: &Settings| {
-        let mut student = student.clone();
-        let result = run(&mut Pack::open(teacher).unwrap(), &mut student, None, settings, &Device::Cpu, |_| {});
+    let half = pack(&self::teacher(), Encoding::F16);
+    let attempt = |teacher: &[u8], task: &Task| {
+        let result = task.run_on(&mut Pack::open(teacher).unwrap(), teacher, student.clone(), |_| {});
         let refused = matches!(result, Err(RunError::Student(PackError::OtherJob)));
         assert!(result.is_ok() != refused);
         refused
     };
-    assert!(!attempt(&teacher, &settings));
-    assert!(attempt(&mut half, &settings), "another teacher");
-    assert!(attempt(&teacher, &Settings { seed: 4, ..settings.clone() }), "another seed");
-    assert!(attempt(&teacher, &Settings { blocks: vec![0, 1], ..settings.clone() }), "other blocks");
-    let budget = Budget { bytes: 1 << 20, used: 0 };
-    assert!(!attempt(&teacher, &Settings { budget, ..settings.clone() }), "a budget changes no result");
+    assert!(!attempt(&teacher, &task));
+    assert!(attempt(&half, &task), "another teacher");
+    assert!(attempt(&teacher, &usual(SourceKind::Propagated)), "another source");
+    let changed = |change: fn(&mut Settings)| attempt(&teacher, &task.clone().with(change));
+    assert!(changed(|s| s.seed = 4), "another seed");
+    assert!(changed(|s| s.blocks = vec![0, 1]), "other blocks");
+    assert!(!changed(|s| s.budget = Budget { bytes: 1 << 20, used: 0 }), "a budget changes no result");
 }
 
 #[test]
 fn budget_does_not_change_the_student() {
-    for (noise, batch) in [(Noise::Standard, 40), (Noise::Propagated, 200)] {
-        let settings = changed(noise, |s| {
+    for (noise, batch) in [(SourceKind::Standard, 40), (SourceKind::Propagated, 200)] {
+        let task = Task::new(noise, |s| {
             s.recipe.training = Training { steps: 3, batch, ..s.recipe.training };
-            s.images = 100;
+            s.recipe.images = 100;
         });
-        let (reports, whole) = distilled(&settings);
+        let (reports, whole) = distilled(&task);
         let teacher = pack(&teacher(), Encoding::F32);
         let attempt = |bytes: u64| {
-            let settings = Settings { budget: Budget { bytes, used: 0 }, ..settings.clone() };
-            let (mut pack, cache) = (Pack::open(teacher.as_slice()).unwrap(), Box::new(Vec::new()));
-            run(&mut pack, Vec::new(), Some(cache), &settings, &Device::Cpu, |_| {})
+            let settings = &Settings { budget: Budget { bytes, used: 0 }, ..task.settings.clone() };
+            let (mut pack, mut source) = (Pack::open(teacher.as_slice()).unwrap(), source(task.kind, &teacher));
+            let (source, scratch) = (&mut *source, Some(Box::new(Vec::new()) as _));
+            run(Run { teacher: &mut pack, source, scratch, settings, device: &Device::Cpu }, Vec::new(), |_| {})
         };
         let Err(RunError::Plan(PlanError::Budget { budget: 1, smallest, .. })) = attempt(1) else { panic!("one byte") };
         for bytes in [smallest, smallest + smallest / 8, smallest + smallest / 2, 2 * smallest, 4 * smallest] {

@@ -1,8 +1,8 @@
 //! The ridge solve: it finds a teacher that the narrow student can be, and never does worse than pruning.
 
 use distill_core::{
-    Block, BlockBuilder, Conv, Device, DeviceBlock, Images, NormalEquations, Op, Purpose, Ridge, Role, Shape,
-    Statistics, Stream, Weight, Width, fold_batch_norms, shrink, solvable_nodes,
+    Batch, Block, BlockBuilder, Conv, Device, DeviceBlock, NormalEquations, Op, Purpose, Ridge, Role, Shape,
+    Statistics, Stream, Weight, Width, fold_batch_norms, shrink, solvable,
 };
 
 use crate::naive::{self, mean_squared_error, widen};
@@ -23,7 +23,7 @@ fn solved_with(ridge: Ridge, teacher: &Block, student: &Block, node: usize, valu
     let target = DeviceBlock::up_to(teacher, node + 1, &Device::Cpu);
     // A group of images and part of one.
     for batch in values.chunks(20 * teacher.input().elements()) {
-        let input = Images::from_values(batch, teacher.input());
+        let input = Batch::from_values(batch, teacher.input());
         let [hidden, target] = [&hidden, &target].map(|block| block.forward(&input, Statistics::Running));
         equations.add(&hidden, &target);
     }
@@ -63,7 +63,7 @@ fn redundant_teacher(second: Conv) -> (Block, Weight, Weight) {
 fn check_recovers(second: Conv) {
     let (teacher, kernel, bias) = redundant_teacher(second);
     let student = shrink(&teacher, Width::new(0.5).unwrap()).unwrap();
-    let [node, _] = solvable_nodes(&student, &teacher).unwrap();
+    let node = solvable(&student, &teacher).unwrap().student;
     assert_eq!(node, 2);
     let values = Stream::new(9, Purpose::Solve, 0).images(64, INPUT);
     let found = solved(&teacher, &student, node, &values);
@@ -91,7 +91,7 @@ fn check_lowers(seed: u64, channels: usize, k: f32) {
     let stream = &mut Stream::new(seed, Purpose::Images, 0);
     let teacher = fold_batch_norms(&residual(stream, "block", INPUT, channels)).unwrap();
     let student = shrink(&teacher, Width::new(k).unwrap()).unwrap();
-    let [node, _] = solvable_nodes(&student, &teacher).unwrap();
+    let node = solvable(&student, &teacher).unwrap().student;
     let values = stream.images(24, INPUT);
     let found = solved(&teacher, &student, node, &values);
     let (before, after) = (error_at(&student, &teacher, node, &values), error_at(&found, &teacher, node, &values));
@@ -117,7 +117,7 @@ fn held_out_inputs_choose_the_ridge() {
     let (stream, input) = (&mut Stream::new(6, Purpose::Images, 0), Shape::new(64, 1, 1));
     let teacher = fold_batch_norms(&residual(stream, "block", input, 64)).unwrap();
     let student = shrink(&teacher, Width::new(0.9).unwrap()).unwrap();
-    let [node, _] = solvable_nodes(&student, &teacher).unwrap();
+    let node = solvable(&student, &teacher).unwrap().student;
     let [seen, fresh] = [128, 512].map(|count| stream.images(count, input));
     let error = |ridge| error_at(&solved_with(ridge, &teacher, &student, node, &seen), &teacher, node, &fresh);
     let (chosen, errors) = (error(Ridge::HeldOut), Ridge::STRENGTHS.map(|strength| error(Ridge::Strength(strength))));
@@ -131,9 +131,9 @@ fn nothing_to_solve_where_nothing_was_shrunk() {
     let stream = &mut Stream::new(1, Purpose::Images, 0);
     let block = residual(stream, "block", INPUT, 4);
     let folded = fold_batch_norms(&block).unwrap();
-    assert_eq!(solvable_nodes(&folded, &folded), None);
+    assert_eq!(solvable(&folded, &folded), None);
     // Without a bias there is no unknown for the constant term.
-    assert_eq!(solvable_nodes(&shrink(&block, Width::new(0.5).unwrap()).unwrap(), &block), None);
+    assert_eq!(solvable(&shrink(&block, Width::new(0.5).unwrap()).unwrap(), &block), None);
 }
 
 #[test]

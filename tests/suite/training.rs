@@ -1,15 +1,15 @@
 //! Gradient steps: update rules against hand-computed sequences, gradients against finite differences.
 
 use distill_core::{
-    Block, BlockBuilder, BlockTrainer, Device, DeviceBlock, Images, Inputs, Op, Optimizer, Portions, Purpose, Role,
-    Schedule, Shape, Source, Stream, Training, Update, Width, fold_batch_norms, shrink, train,
+    Batch, Block, BlockBuilder, BlockTraining, Device, DeviceBlock, Engine, Inputs, InputsFrom, Op, Optimizer, Purpose,
+    Role, Schedule, Shape, Stream, Training, Update, Width, fold_batch_norms, shrink, train,
 };
 
 use crate::{
     naive::{self, mean_squared_error, widen},
     transforms::pre_activation,
 };
-use distill_tests::residual;
+use distill_tests::{BlockTrainer, residual};
 
 const INPUT: Shape = Shape::new(2, 4, 4);
 
@@ -102,7 +102,7 @@ fn teacher_and_student(channels: usize) -> (Block, Block) {
 }
 
 fn fresh_noise() -> Inputs<'static> {
-    Inputs::new(Source::Fresh(INPUT), 11, 0)
+    Inputs::new(InputsFrom::Fresh(INPUT), 11, 0)
 }
 
 /// The student after training on noise of its own, and the loss before each step.
@@ -113,8 +113,8 @@ fn trained(teacher: &Block, student: &Block, training: &Training) -> (Block, Vec
         losses.push(loss);
         assert_eq!(step, losses.len());
     };
-    let on = (&Device::Cpu, Portions::default());
-    let block = train(&target, student.clone(), &[], &mut fresh_noise(), training, on, progress).unwrap();
+    let how = BlockTraining { teacher: &target, ahead: &[], training, engine: &Engine::default() };
+    let block = train(student.clone(), how, &mut fresh_noise(), progress).unwrap();
     (block, losses)
 }
 
@@ -127,7 +127,7 @@ fn one_step(rate: f32) -> Training {
 fn check_gradient(channels: usize) {
     let (teacher, student) = teacher_and_student(channels);
     let (moved, losses) = trained(&teacher, &student, &one_step(1.0));
-    let mut batch = Images::zeros(INPUT, 0);
+    let mut batch = Batch::new(&Device::Cpu);
     fresh_noise().epochs().next_into(3, &mut batch).unwrap();
     let batch = widen(&batch.to_values());
     let target = naive::forward(&teacher, &batch);
@@ -165,9 +165,9 @@ fn loss_is_told_where_nothing_is_trained() {
     let mut builder = BlockBuilder::new("relu", Role::Neighbourhood, INPUT);
     builder.push("relu", Op::RELU, &[0], vec![]).unwrap();
     let block = builder.finish().unwrap();
-    let (input, target) = (Images::from_values(&[-1.0; 64], INPUT), Images::from_values(&[3.0; 64], INPUT));
+    let (input, target) = (Batch::from_values(&[-1.0; 64], INPUT), Batch::from_values(&[3.0; 64], INPUT));
     let training = one_step(1.0);
-    assert_eq!(BlockTrainer::new(block.clone(), &training, &Device::Cpu).step(&input, &target), 9.0);
+    assert_eq!(BlockTrainer::new(block.clone(), &training).step(&input, &target), 9.0);
 }
 
 #[test]
@@ -194,14 +194,13 @@ fn steps_lower_the_loss() {
 #[test]
 fn running_statistics_stay_as_they_are() {
     let student = pre_activation();
-    let mut inputs = Inputs::new(Source::Fresh(student.input()), 11, 0);
+    let mut inputs = Inputs::new(InputsFrom::Fresh(student.input()), 11, 0);
     let teacher =
         fold_batch_norms(&residual(&mut Stream::new(4, Purpose::Images, 0), "block", student.input(), 4)).unwrap();
     let training = Training { steps: 3, weight_decay: 0.1, ..one_step(0.1) };
-    let on = (&Device::Cpu, Portions::default());
-    let moved =
-        train(&DeviceBlock::new(&teacher, &Device::Cpu), student.clone(), &[], &mut inputs, &training, on, |_, _| {})
-            .unwrap();
+    let (teacher, engine) = (DeviceBlock::new(&teacher, &Device::Cpu), Engine::default());
+    let how = BlockTraining { teacher: &teacher, ahead: &[], training: &training, engine: &engine };
+    let moved = train(student.clone(), how, &mut inputs, |_, _| {}).unwrap();
     let unchanged: Vec<&str> = (0..student.weights().len())
         .filter(|&index| moved.weights()[index] == student.weights()[index])
         .map(|index| student.weights()[index].name.as_str())

@@ -19,6 +19,8 @@ use crate::{
 pub struct Trainer {
     training: Training,
     on: On,
+    /// The arenas of its passes. Between two parts of a batch, other passes may use them.
+    pub(crate) workspace: Workspace,
     /// Maximum images in memory at a time.
     portion: usize,
     step: usize,
@@ -107,7 +109,7 @@ impl Trainer {
             #[cfg(feature = "burn")]
             Device::Burn(device) => On::Burn(Box::new(BurnTrainer::new(blocks, learners, training, device))),
         };
-        Self { training: *training, on, portion: engine.portions.training, step: 0 }
+        Self { training: *training, on, workspace: engine.workspace(), portion: engine.portions.training, step: 0 }
     }
 
     /// Takes one step over a whole batch.
@@ -116,7 +118,7 @@ impl Trainer {
     /// As [`add`](Self::add).
     pub fn step(&mut self, input: &Batch, goals: Goals<'_>) {
         self.begin(input.len());
-        self.add(input, goals, &mut Workspace::default());
+        self.add(input, goals);
         self.update();
     }
 
@@ -130,9 +132,11 @@ impl Trainer {
     ///
     /// # Panics
     /// If inputs or goals are on another device or do not fit the blocks.
-    pub(crate) fn add(&mut self, input: &Batch, goals: Goals<'_>, workspace: &mut Workspace) {
+    pub(crate) fn add(&mut self, input: &Batch, goals: Goals<'_>) {
         match (&mut self.on, &input.0) {
-            (On::Cpu(on), batch::On::Cpu(input)) => on.add(input, goals, input.len() <= self.portion, workspace),
+            (On::Cpu(on), batch::On::Cpu(input)) => {
+                on.add(input, goals, input.len() <= self.portion, &mut self.workspace);
+            }
             #[cfg(feature = "burn")]
             (On::Burn(on), batch::On::Burn(input)) => on.add(input, goals),
             #[cfg(feature = "burn")]

@@ -54,7 +54,10 @@ pub fn distill(
         neighbourhood(folded, how, inputs, &mut progress)?
     } else {
         let student = parts(&folded, how, inputs, &mut progress)?;
-        (DeviceBlock::new(&folded, device), student)
+        let target = DeviceBlock::new(&folded, device);
+        // As planned: it is not there while the student is measured.
+        drop(folded);
+        (target, student)
     };
     measure(&target, student, inputs, how.engine)
 }
