@@ -1,4 +1,4 @@
-//! Where the inputs of a neighbourhood come from: random numbers, images made of them, and the activations that they become.
+//! The inputs of a neighbourhood: random numbers, images made from them, and their activations inside the network.
 
 mod cache;
 mod images;

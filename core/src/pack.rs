@@ -1,7 +1,7 @@
-//! The pack file: a network, or some of its neighbourhoods, to be read one block at a time.
+//! The pack file: a network or some of its neighbourhoods, read one block at a time.
 //!
-//! `docs/pack-format.md` specifies the bytes. A writer reserves header and index, appends the
-//! sections, and writes index and header last: a pack that was cut short has no valid header.
+//! `docs/pack-format.md` specifies the bytes. A writer reserves space for header and index, appends the sections, and
+//! writes index and header last: a truncated pack has no valid header.
 
 mod calibrated;
 mod error;
@@ -29,59 +29,59 @@ pub use self::{
 
 /// First four bytes of every pack.
 pub const MAGIC: [u8; 4] = *b"NDP\x1A";
-/// Those of a pack that is not finished: its blocks so far can be gone on with.
+/// First four bytes of an unfinished pack, from which a run can be resumed.
 pub const UNFINISHED: [u8; 4] = *b"NDP\x1B";
-/// The version this code writes, and the newest it reads.
+/// The version that is written, and the newest that is read.
 pub const VERSION: u16 = 4;
-/// The oldest version this code reads: without what students were made from.
+/// The oldest version that is read; it lacks [`Manifest::made_from`].
 const OLDEST: u16 = 3;
 
 const HEADER_BYTES: u64 = 32;
 const ENTRY_BYTES: u64 = 32;
-/// Sections a pack may have; ResNet-1001 has about 500 neighbourhoods.
+/// Maximum sections of a pack; ResNet-1001 has about 500 neighbourhoods.
 const MAX_SECTIONS: u32 = 4096;
-/// Bytes of one section's metadata.
+/// Maximum bytes of one section's metadata.
 const MAX_METADATA_BYTES: u32 = 1 << 20;
-/// Weights are converted through a buffer of this size.
+/// Size of the buffer in which weights are converted.
 const CHUNK_BYTES: usize = 4096;
 
-/// What a forward pass needs beyond the blocks, and where they came from.
+/// Data that a forward pass needs beyond the blocks, and the network's origin.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// A whole network, or neighbourhoods for one.
+    /// A whole network, or student neighbourhoods.
     pub contents: Contents,
     /// The importer's name for the network (`resnet20-cifar`).
     pub architecture: String,
     /// Per-channel mean subtracted from pixels in 0..1.
     pub mean: Vec<f32>,
-    /// Per-channel standard deviation they are then divided by.
+    /// Per-channel standard deviation by which they are then divided.
     pub std: Vec<f32>,
     /// Class names, in the order of the logits; may be empty.
     pub classes: Vec<String>,
-    /// File the network was imported from.
+    /// The file from which the network was imported.
     pub source: String,
     /// SHA-256 of that file.
     pub source_sha256: [u8; 32],
-    /// What its students were made from, the one closest to data where there are several; `None` where there are no students, or from before
+    /// The source of the students' inputs, for several the one closest to data; `None` without students or before
     /// version 4.
     pub made_from: Option<SourceKind>,
 }
 
 impl Manifest {
-    /// Whether there is a finite mean and a positive deviation for each of so many channels.
+    /// Whether there are a finite mean and a positive deviation for each of `channels` channels.
     pub fn normalises(&self, channels: usize) -> bool {
         [&self.mean, &self.std].iter().all(|values| values.len() == channels)
             && self.mean.iter().all(|mean| mean.is_finite())
             && self.std.iter().all(|std| std.is_finite() && *std > 0.0)
     }
 
-    /// What a pixel is to the network.
+    /// The normalisation of pixels for the network.
     pub fn pixels(&self) -> Pixels {
         Pixels::new(self.mean.clone(), self.std.clone())
     }
 }
 
-/// What a pack holds.
+/// The contents of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Contents {
     /// Every block of a network, in order: a teacher, or a recomposed student.
@@ -93,16 +93,16 @@ pub enum Contents {
     },
 }
 
-/// The calibrated noise images in a pack, without their pixels.
+/// Metadata of the calibrated noise images in a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibrated {
     /// How they were made.
     pub calibration: Calibration,
-    /// How many.
+    /// Number of images.
     pub images: u32,
-    /// Shape of one.
+    /// Shape of one image.
     pub shape: Shape,
-    /// What is left of the statistics' mismatch, on average over the batches.
+    /// Remaining mismatch of the statistics, averaged over the batches.
     pub mismatch: f32,
 }
 
@@ -133,7 +133,7 @@ struct WeightEntry {
     encoding: Encoding,
 }
 
-/// One line of the index.
+/// One entry of the index.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Entry {
     offset: u64,
@@ -145,7 +145,7 @@ struct Entry {
 }
 
 impl Encoding {
-    /// This encoding, unless a value is too large for it.
+    /// Returns this encoding, or `F32` if a value is too large for half precision.
     fn for_values(self, values: &[f32]) -> Self {
         if values.iter().all(|&value| f16::from_f32(value).is_finite()) { self } else { Self::F32 }
     }

@@ -1,4 +1,4 @@
-//! What is asked for, as plain data: nothing here computes.
+//! The parameters of distillation, as plain data without computation.
 
 use core::fmt;
 
@@ -6,37 +6,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::block::{Statistics, op::Activation};
 
-/// What is done to a neighbourhood. Each stage can be switched off.
+/// How a neighbourhood is distilled. Each stage can be switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Recipe {
     /// Bottleneck multiplier `k`.
     pub width: Width,
-    /// Layers left out.
+    /// Number of layers to remove.
     pub fewer_layers: usize,
-    /// What takes the place of the activations inside; `None` leaves them.
+    /// Replacement for the activations inside; `None` keeps them.
     pub activation: Option<Activation>,
-    /// How the channels to keep are chosen.
+    /// How to choose the channels to keep.
     pub selection: Selection,
-    /// Images to learn from, which all go into a solve. Of a source that is cached they are kept, rounded up to whole batches of
+    /// Number of images to learn from, all of which a solve uses. Cached sources round it up to whole batches of
     /// [`NOISE_BATCH`](crate::NOISE_BATCH).
     pub images: usize,
-    /// Whether the last convolution is solved in closed form.
+    /// Whether to solve the last convolution in closed form.
     pub solve: bool,
-    /// How strongly the solve holds on to the teacher's weights.
+    /// Regularisation of the solve towards the teacher's weights.
     pub ridge: Ridge,
-    /// Most iterations on the layers before the solved convolution, each followed by its solve (variable projection).
+    /// Maximum iterations on the layers before the solved convolution, each with its own solve (variable projection).
     pub projections: usize,
     /// Gradient steps after it.
     pub training: Training,
 }
 
-/// How the channels that a student keeps are chosen.
+/// How to choose the channels that a student keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Selection {
-    /// The largest ‖w_in‖·‖w_out‖: no inputs are needed.
+    /// The largest ‖w_in‖·‖w_out‖; needs no inputs.
     Norm,
-    /// Of the channels that the solved convolution reads those that it can least do without, on the inputs of the solve; of others the
-    /// largest norms. Without a solve, and where a student differs in more than its width, all go by norm.
+    /// Of the channels that the solved convolution reads, those whose removal would raise its residual most on the
+    /// inputs of the solve; of all others, the largest norms. Without a solve, or if the student differs in more than
+    /// its width, all channels are chosen by norm.
     Residual,
 }
 
@@ -44,12 +45,12 @@ pub enum Selection {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Width(f32);
 
-/// A number that is no [`Width`].
+/// A number outside the range of [`Width`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WidthError(pub f32);
 
 impl Width {
-    /// Every channel kept.
+    /// Keeps every channel.
     pub const FULL: Self = Self(1.0);
 
     /// # Errors
@@ -65,33 +66,34 @@ impl Width {
 
     /// Channels kept of `channels`: `⌊k·C⌋`, at least 1.
     pub fn of(self, channels: usize) -> usize {
-        // The small term keeps 0.29 · 100 at 29.
+        // The small term compensates for rounding: 0.29 · 100 must be 29.
         ((self.0 * channels as f32 + 1e-3) as usize).clamp(1, channels)
     }
 }
 
-/// How strongly a solve holds on to the weights that a convolution has: λ relative to the mean of the Gram matrix's diagonal.
+/// Regularisation of a solve towards a convolution's present weights: λ relative to the mean diagonal of the Gram
+/// matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ridge {
     /// This strength.
     Strength(f64),
-    /// Of [`Ridge::STRENGTHS`] the one whose solution for seven of eight inputs does best on the others: of 128 in a row the last 16.
-    /// Variants of the same noise image may lie on both sides.
+    /// The strength among [`Ridge::STRENGTHS`] whose solution on 7/8 of the inputs has the least error on the rest, the
+    /// last 16 of every 128. Variants of one noise image may be on both sides of the split.
     HeldOut,
 }
 
 impl Ridge {
-    /// Our probe's choice, flat from 1e-5 to 1e-3.
+    /// The best in our experiment, whose error is flat from 1e-5 to 1e-3.
     pub(crate) const STRENGTH: f64 = 1e-4;
-    /// That as a rule.
+    /// The default.
     pub const USUAL: Self = Self::Strength(Self::STRENGTH);
 
-    /// Whether it is a number above 0, or chosen.
+    /// Whether it is a finite number above 0, or chosen on held-out inputs.
     pub(crate) fn is_sound(self) -> bool {
         !matches!(self, Self::Strength(strength) if !(strength.is_finite() && strength > 0.0))
     }
-    /// What is tried on held-out inputs.
+    /// The strengths tried on held-out inputs.
     pub const STRENGTHS: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 }
 
@@ -99,10 +101,10 @@ pub(crate) const ADAM_BETA_1: f32 = 0.9;
 pub(crate) const ADAM_BETA_2: f32 = 0.999;
 pub(crate) const ADAM_EPSILON: f32 = 1e-8;
 
-/// Which update a step applies.
+/// The update rule of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub enum Update {
-    /// Kingma & Ba 2015, with β₁ 0.9, β₂ 0.999, ε 1e-8.
+    /// Adam (Kingma & Ba 2015) with β₁ 0.9, β₂ 0.999, ε 1e-8.
     Adam,
     /// `v ← μ·v + g; w ← w − η·v` (PyTorch's form, no Nesterov).
     Momentum {
@@ -112,10 +114,10 @@ pub enum Update {
 }
 
 impl Update {
-    /// Momentum of the paper.
+    /// The paper's momentum.
     pub const MOMENTUM: Self = Self::Momentum { momentum: 0.9 };
 
-    /// Peak learning rate after a solve, where none is asked for: the best on held-out noise that no block diverges with.
+    /// Default peak learning rate after a solve: the best on held-out noise at which no block diverges.
     pub const fn default_rate(self) -> f32 {
         match self {
             Self::Adam => 1e-3,
@@ -133,12 +135,12 @@ pub enum Schedule {
     Step,
 }
 
-/// How weights are trained: how long, by which rule, and how fast.
+/// How weights are trained: duration, update rule and learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Training {
-    /// Gradient steps; 0 leaves the start as it is.
+    /// Number of gradient steps; 0 disables training.
     pub steps: usize,
-    /// Inputs a step.
+    /// Inputs per step.
     pub batch: usize,
     /// Update rule.
     pub update: Update,
@@ -148,18 +150,18 @@ pub struct Training {
     pub rate: f32,
     /// L2 strength.
     pub weight_decay: f32,
-    /// Whether held-out noise may end the steps early and chooses the best student on the way.
+    /// Whether to stop early on held-out noise and keep the best student.
     pub stop: bool,
 }
 
 impl Training {
-    /// Steps of Adam down a cosine from its usual rate, without L2.
+    /// `steps` steps of Adam with a cosine schedule from its default rate, without L2.
     pub const fn adam(steps: usize, batch: usize) -> Self {
         let (update, schedule) = (Update::Adam, Schedule::Cosine);
         Self { steps, batch, update, schedule, rate: update.default_rate(), weight_decay: 0.0, stop: false }
     }
 
-    /// Whether nothing moves any more: a student that is its teacher.
+    /// Whether further steps would change nothing: the student reproduces its teacher exactly.
     pub(crate) fn is_over(&self, loss: f32) -> bool {
         loss == 0.0 && self.weight_decay == 0.0
     }
@@ -175,18 +177,18 @@ impl Schedule {
         }
     }
 }
-/// What the inputs of a run are. Noise comes before everything that data took part in.
+/// The kind of a run's inputs. The order matters: kinds without data come before those that use data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum SourceKind {
-    /// `N(0, 1)` straight into every neighbourhood, drawn anew for each batch (the paper's G-ND).
+    /// `N(0, 1)` as the input of every neighbourhood, drawn anew for each batch (the paper's G-ND).
     Standard,
-    /// Noise images pushed through the teacher's blocks with current batch statistics
+    /// Noise images propagated through the teacher's blocks with current batch statistics
     /// (Raikwar & Mishra 2022), kept in a cache.
     Propagated,
     /// [`NoiseImages`](crate::NoiseImages), matched to the teacher's running statistics, and variants of them,
-    /// pushed through the teacher with those statistics, kept in a cache.
+    /// propagated through the teacher with those statistics, kept in a cache.
     Calibrated,
 }
 
@@ -201,46 +203,47 @@ impl fmt::Display for SourceKind {
 }
 
 impl SourceKind {
-    /// Whether activations of the teacher are kept in a cache.
+    /// Whether the teacher's activations are kept in a cache.
     pub fn is_cached(self) -> bool {
         self != Self::Standard
     }
 
-    /// Whether no image of the teacher's data, nor a label, took part.
+    /// Whether neither images nor labels of the teacher's data were used.
     pub fn is_without_data(self) -> bool {
         self <= Self::Calibrated
     }
 
-    /// The statistics that the teacher's batch norms work with while a cache is pushed through them.
+    /// The statistics of the teacher's batch norms while the cache is propagated.
     pub fn statistics(self) -> Statistics {
         if self == Self::Propagated { Statistics::Current } else { Statistics::Running }
     }
 }
 
-/// What noise images begin as.
+/// The initial values of noise images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Start {
     /// `N(0, 1)` in every pixel.
     White,
-    /// White noise of every octave, of equal strength: a spectrum that falls like natural images' (1/f).
+    /// The sum of white noise of every octave with equal variance, whose spectrum falls like that of natural images
+    /// (1/f).
     Octaves,
 }
 
 /// How noise images are made.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Images that share their statistics.
+    /// Images per batch, which are matched together.
     pub batch: usize,
-    /// What they begin as.
+    /// Their initial values.
     pub start: Start,
-    /// Every random number follows from it.
+    /// Seed of all random numbers.
     pub seed: u64,
-    /// What they are moved towards, and how far.
+    /// The objective and its optimisation.
     pub pull: Pull,
 }
 
 impl Calibration {
-    /// Images that share their statistics, where memory allows.
+    /// Default images per batch, if memory allows.
     pub const BATCH: usize = 128;
 
     /// Batches of 128 from [`Start::Octaves`] by `steps` steps of [`Pull::calibration`].
@@ -249,30 +252,30 @@ impl Calibration {
     }
 }
 
-/// What images are moved towards, and how far.
+/// The objective of noise images, and its optimisation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pull {
     /// Steps of Adam on the pixels of a batch.
     pub steps: usize,
-    /// Their peak learning rate, down a cosine to zero.
+    /// Peak learning rate of a cosine schedule.
     pub rate: f32,
-    /// Weight of the mismatch of the statistics.
+    /// Weight of the statistics' mismatch.
     pub statistics: f32,
     /// Weight of the mean squared difference of neighbouring pixels.
     pub smoothness: f32,
-    /// Weight of the cross-entropy between what the teacher says and what it should.
+    /// Weight of the cross-entropy between the teacher's output and the target classes.
     pub classes: f32,
-    /// The teacher's logits are divided by it.
+    /// Divisor of the teacher's logits.
     pub temperature: f32,
 }
 
 impl Pull {
-    /// Towards the running statistics, and a little towards smoothness and a class.
+    /// Matches the running statistics, with small weights on smoothness and a class.
     pub const fn calibration(steps: usize) -> Self {
         Self { steps, rate: 0.1, statistics: 1.0, smoothness: 0.05, classes: 0.1, temperature: 1.0 }
     }
 
-    /// Towards what the teacher should say, and nothing else (class impressions; Nayak et al. 2019).
+    /// Matches only the class probabilities (class impressions; Nayak et al. 2019).
     pub const fn impressions(steps: usize) -> Self {
         Self { steps, rate: 0.01, statistics: 0.0, smoothness: 0.0, classes: 1.0, temperature: 20.0 }
     }

@@ -1,8 +1,8 @@
-//! The device's whole job: teacher pack in, student pack out, one block in memory at a time.
+//! The whole job of a device: teacher pack in, student pack out, one block in memory at a time.
 //!
-//! For each block of the teacher in order: load it, distil it if it is a chosen neighbourhood,
-//! append its student to the pack, push the cached inputs through the *teacher's* block (in a sequential run the students' inputs
-//! through the student's, too), drop it. Peak memory does not grow with depth.
+//! For each block of the teacher in order: load it, distil it if it is a chosen neighbourhood, append its student to
+//! the pack, propagate the cached inputs through the *teacher's* block (in a sequential run the students' inputs
+//! through the student's block, too), and drop it. Peak memory does not grow with depth.
 
 mod advance;
 mod distill;
@@ -30,28 +30,28 @@ use crate::{
     student::fold_batch_norms,
 };
 
-/// What a run is given.
+/// The inputs of a run.
 #[derive(Debug)]
 pub struct Run<'a, R> {
     /// The teacher's pack.
     pub teacher: &'a mut Pack<R>,
-    /// Where the inputs come from.
+    /// The source of the inputs.
     pub source: &'a mut dyn Source,
-    /// Where cached activations lie if the budget has no room for them.
+    /// Storage for cached activations that do not fit the budget.
     pub scratch: Option<Box<dyn Scratch>>,
-    /// What to distil, and how.
+    /// The settings.
     pub settings: &'a Settings,
-    /// What computes.
+    /// The compute device.
     pub device: &'a Device,
 }
 
-/// What a run is doing, for progress bars and clocks.
+/// The progress of a run, for progress bars and timers.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// The run is planned, and about to begin.
+    /// The plan is ready; the run starts next.
     Planned(&'a Plan),
-    /// A neighbourhood is about to be distilled.
+    /// The distillation of a neighbourhood starts.
     Started {
         /// Its number.
         index: usize,
@@ -67,7 +67,7 @@ pub enum Event<'a> {
         /// Its loss.
         loss: f32,
     },
-    /// A neighbourhood is distilled and written, as planned.
+    /// A neighbourhood is distilled and written; its report and plan.
     Finished(&'a BlockReport, &'a BlockPlan),
 }
 
@@ -75,7 +75,7 @@ pub enum Event<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError<R, W> {
-    /// It was not begun.
+    /// The run cannot be planned.
     Plan(PlanError<R>),
     /// The teacher pack.
     Teacher(PackError<R>),
@@ -85,16 +85,16 @@ pub enum RunError<R, W> {
     Source(ScratchError),
     /// The storage of the cached activations.
     Cache(ScratchError),
-    /// A student's weights or outputs are no longer finite numbers.
+    /// A student's weights or outputs became infinite or NaN.
     Diverged {
         /// The block's name.
         block: String,
     },
-    /// A block did not transform.
+    /// A transformation of a block failed.
     Block(BlockError),
 }
 
-/// [`RunError`] with the errors of a teacher's storage and a student's.
+/// [`RunError`] with the errors of the teacher's and the student's storage.
 pub type RunFailure<R, W> = RunError<<R as ReadAt>::Error, <W as ReadAt>::Error>;
 
 impl<R, W> From<DistillError> for RunError<R, W> {
@@ -121,11 +121,11 @@ impl<R, W> From<BlockError> for RunError<R, W> {
 
 /// Distils the chosen neighbourhoods of a teacher into a student pack.
 ///
-/// After each block the student's storage holds a checkpoint: a run that was cut off resumes from there when it is given the
-/// same storage again, and ends in the same bytes. With empty storage it begins.
+/// After each block the student's storage holds a checkpoint: a run that was interrupted resumes there if it is given
+/// the same storage, and produces the same bytes. With empty storage it starts from the beginning.
 ///
 /// # Errors
-/// [`RunError`]; the student's storage then holds no valid pack, but the blocks that are done.
+/// [`RunError`]; the student's storage then holds the finished blocks, but not a valid pack.
 pub fn run<R: ReadAt, W: WriteAt>(
     mut run: Run<'_, R>,
     student: W,
@@ -172,7 +172,7 @@ pub fn run<R: ReadAt, W: WriteAt>(
             observe(Event::Finished(&reports[reports.len() - 1], planned));
         }
         if let Some(cache) = cache.as_mut().filter(|_| place + 1 < plan.blocks.len()) {
-            // With running statistics in the students' form: a student that is its teacher then makes the same to the bit.
+            // With running statistics fold the teacher, too: a student equal to it then has bit-identical outputs.
             let load = |side| match (side, planned.number, kind.statistics()) {
                 (Side::Student, Some(_), _) => writer.block(reports.len() - 1).map_err(RunError::Student),
                 (Side::Teacher, _, Statistics::Current) => teacher.block(planned.position).map_err(RunError::Teacher),
@@ -191,7 +191,7 @@ fn job<R: ReadAt>(teacher: &Pack<R>, source: &dyn Source, settings: &Settings, d
     postcard::to_allocvec(&made_by).map_or(0, |bytes| crc32fast::hash(&bytes))
 }
 
-/// A student that an earlier run finished, with its errors.
+/// Measures a student that an earlier run finished.
 fn measure_again<R, W>(
     block: Block,
     mut inputs: Inputs<'_>,
@@ -201,7 +201,7 @@ fn measure_again<R, W>(
     let folded = fold_batch_norms(&block)?;
     drop(block);
     let target = DeviceBlock::new(&folded, &engine.device);
-    // One of the two in memory at a time: the student after its teacher's program is made.
+    // Load the student only now: only one of the two blocks is in memory at a time.
     drop(folded);
     Ok(measure(&target, load()?, &mut inputs, engine)?)
 }
@@ -211,13 +211,13 @@ fn folded<R: ReadAt>(teacher: &mut Pack<R>, position: usize) -> Result<Block, Pa
     fold_batch_norms(&teacher.block(position)?).map_err(PackError::Block)
 }
 
-/// Its blocks after the one at `position`, at most `count`.
+/// The teacher's folded blocks after `position`, at most `count`.
 fn ahead<R: ReadAt>(teacher: &mut Pack<R>, position: usize, count: usize) -> Result<Vec<Block>, PackError<R::Error>> {
     let next = position + 1..teacher.blocks().min(position + 1 + count);
     next.map(|position| folded(teacher, position)).collect()
 }
 
-/// Images at the network's input, where the source's kind is one that is cached.
+/// Creates the cache of images at the network's input; `None` if the source's kind is not cached.
 fn start_cache<R: ReadAt, W>(
     teacher: &mut Pack<R>,
     source: &mut dyn Source,
@@ -247,7 +247,7 @@ impl<R: fmt::Display, W: fmt::Display> fmt::Display for RunError<R, W> {
             Self::Cache(error) => write!(f, "cannot use the cache of activations: {error}"),
             Self::Source(error) => write!(f, "cannot read the inputs: {error}"),
             Self::Diverged { block } => {
-                write!(f, "training of block {block} diverged: take a lower learning rate, or check the teacher")
+                write!(f, "training of block {block} diverged: use a lower learning rate, or check the teacher")
             }
             Self::Block(error) => write!(f, "{error}"),
         }

@@ -1,4 +1,4 @@
-//! What needs no gradient step: channels, the last convolution and the layers before it, by least squares.
+//! Least-squares solutions without gradient steps: channel selection, the last convolution and the layers before it.
 
 mod closed_form;
 mod eliminate;

@@ -1,4 +1,4 @@
-//! A student before it learns anything: the teacher's block without batch norms, and smaller inside.
+//! Untrained students: the teacher's block without batch norms and with fewer inner channels.
 
 mod fold;
 mod shrink;

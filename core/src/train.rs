@@ -1,4 +1,4 @@
-//! What learns by gradient: a block, a whole student, and the noise images themselves.
+//! Training by gradient descent: of a block, of a whole student, and of the noise images themselves.
 
 mod block;
 mod calibrate;

@@ -1,8 +1,8 @@
 //! The activations at one boundary of the network: the inputs of the next neighbourhood.
 //!
-//! They are pushed forward one block at a time, batch by batch and in place, so the cache is the only thing whose size grows with
-//! the number of images. It is held in half precision, because activations are needed to three digits: in memory, in a
-//! [`Scratch`] storage, or on the device that computes.
+//! They are propagated one block at a time, batch by batch and in place, so only the cache grows with the number of
+//! images. Half precision suffices, because activations are needed to three digits. The cache is in memory, in a
+//! [`Scratch`] storage, or on the compute device.
 
 use alloc::{boxed::Box, vec, vec::Vec};
 use core::ops::Range;
@@ -26,23 +26,23 @@ use crate::{
     tensor::Shape,
 };
 
-/// Cached activations `[images, C, H, W]` at one boundary: what the teacher makes there, and in a sequential run after them what the students before
-/// make of the same images.
+/// Cached activations `[images, C, H, W]` at one boundary: the teacher's and, in a sequential run, after them the
+/// students' for the same images.
 #[derive(Debug)]
 pub struct Cache {
     shape: Shape,
     size: CacheSize,
     store: Store,
-    /// Images on their way from or to a storage, as bits of half precision.
+    /// Transfer buffer of half-precision bits for images in a storage.
     staging: Vec<u16>,
 }
 
-/// How many images a cache holds.
+/// The size of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheSize {
     /// Images at the network's input.
     pub images: usize,
-    /// Of them, what go through a block together: they share their current statistics.
+    /// Images per batch; a batch shares its current statistics.
     pub batch: usize,
     /// Whose activations are kept.
     pub sides: Sides,
@@ -60,53 +60,53 @@ pub enum Sides {
 /// One of a cache's sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// What the teacher makes.
+    /// The teacher's activations.
     Teacher,
-    /// What the students make, where that is kept, else the teacher.
+    /// The students' activations; the teacher's if the cache has no students' side.
     Student,
 }
 
-/// Where activations lie.
+/// Where activations are stored.
 #[derive(Debug)]
 pub enum Store {
-    /// In memory; room reserved for the largest boundary spares a move.
+    /// In memory; reserve capacity for the largest boundary to avoid a reallocation.
     Memory(Vec<f16>),
-    /// In a storage, a slice at a time in memory.
+    /// In a storage, with one slice at a time in memory.
     Storage(Box<dyn Scratch>),
-    /// On a device, from when a block of that device first reads them.
+    /// On a Burn device, from the first use by a block on that device.
     #[cfg(feature = "burn")]
     #[doc(hidden)]
     Burn(Box<BurnCache>),
 }
 
 impl Store {
-    /// In memory.
+    /// An empty store in memory.
     pub const MEMORY: Self = Self::Memory(Vec::new());
 }
 
-/// The blocks that a cache passes: both take and give the same shapes.
+/// The blocks through which a cache is propagated: both have the same input and output shapes.
 #[derive(Debug)]
 pub struct Passed {
     /// For the teacher's side.
     pub teacher: DeviceBlock,
-    /// For the students' side, where there is one.
+    /// For the students' side, if the cache has one.
     pub student: Option<DeviceBlock>,
 }
 
 impl CacheSize {
-    /// Images of both sides.
+    /// Total images on all sides.
     pub fn total(&self) -> usize {
         self.images * if self.sides == Sides::Both { 2 } else { 1 }
     }
 }
 
 impl Cache {
-    /// Room for images of `shape`.
+    /// An empty cache for images of `shape`.
     pub fn new(store: Store, shape: Shape, size: CacheSize) -> Self {
         Self { shape, size, store, staging: Vec::new() }
     }
 
-    /// Makes the students' side, if there is one, the teacher's.
+    /// Copies the teacher's side to the students' side, if the cache has one.
     ///
     /// # Errors
     /// The storage's own.
@@ -128,7 +128,7 @@ impl Cache {
         self.store.write(image..image + 1, self.shape.elements(), &mut self.staging, halves)
     }
 
-    /// One image, `[C, H, W]`, of the teacher's side.
+    /// Reads one image, `[C, H, W]`, of the teacher's side.
     ///
     /// # Errors
     /// The storage's own.
@@ -143,7 +143,7 @@ impl Cache {
         self.shape
     }
 
-    /// Images of a side.
+    /// Images per side.
     pub fn len(&self) -> usize {
         self.size.images
     }
@@ -153,25 +153,25 @@ impl Cache {
         self.len() == 0
     }
 
-    /// Whether the students have a side of their own.
+    /// Whether the cache has a students' side.
     pub fn has_students(&self) -> bool {
         self.size.sides == Sides::Both
     }
 
-    /// Where the images of a side lie.
+    /// The range of a side's images in the store.
     fn images(&self, side: Side) -> Range<usize> {
         let first = if side == Side::Student && self.has_students() { self.len() } else { 0 };
         first..first + self.len()
     }
 
-    /// Pushes every image through the block of its side, in at most `arenas` arenas of a group of images each.
+    /// Replaces every image by its side's block's output, with at most `arenas` arenas of one group of images each.
     ///
     /// # Errors
-    /// The storage's own; the activations are lost then.
+    /// The storage's own; the cache is then unusable.
     pub fn advance(&mut self, passed: Passed, statistics: Statistics, arenas: usize) -> Result<(), ScratchError> {
         let Passed { teacher, student } = passed;
         let output = teacher.output();
-        // An image that grows may only lie where nothing is left to read.
+        // An output larger than its input must overwrite only what was already read.
         let backwards = output.elements() > self.shape.elements();
         let sides = [Some((Side::Teacher, teacher)), student.map(|student| (Side::Student, student))];
         let mut sides: Vec<(Side, DeviceBlock)> = sides.into_iter().flatten().collect();
@@ -193,7 +193,7 @@ impl Cache {
                 self.pass(side, program, BatchPass { count: 0, backwards, statistics }, arenas)?;
             }
         }
-        // As many images at a time are not wanted again before the next block.
+        // Free the buffer: no such large transfer follows before the next block.
         self.staging = Vec::new();
         self.shape = output;
         Ok(())
@@ -236,7 +236,7 @@ impl Cache {
         Ok(())
     }
 
-    /// The images at `indices` of a side, in that order.
+    /// Copies the images at `indices` of a side into `batch`, in that order.
     ///
     /// # Errors
     /// The storage's own.
@@ -267,13 +267,13 @@ impl Cache {
         }
     }
 
-    /// Heap bytes of images on their way from or to a storage, `count` at a time, beside a cache that lies there.
+    /// Heap bytes of the transfer buffer for `count` images at a time, for a cache in a storage.
     pub(crate) fn staging_bytes(count: usize, elements: usize) -> u64 {
         count as u64 * elements as u64 * size_of::<f16>() as u64
     }
 }
 
-/// The cache on a device, where it moves if it is not there.
+/// Returns the cache on the device, moving it there first if necessary.
 #[cfg(feature = "burn")]
 fn on_device<'a>(
     store: &'a mut Store,
@@ -293,7 +293,7 @@ fn on_device<'a>(
 }
 
 impl Store {
-    /// Images of `elements` values each.
+    /// Reads images of `elements` values each.
     fn read<'a>(
         &'a mut self,
         images: Range<usize>,
@@ -312,7 +312,7 @@ impl Store {
         }
     }
 
-    /// Puts what `fill` makes in the place of images of `elements` values each.
+    /// Overwrites images of `elements` values each with the output of `fill`.
     fn write(
         &mut self,
         images: Range<usize>,
@@ -340,14 +340,14 @@ impl Store {
     }
 }
 
-/// What the CPU that reaches for activations of another device ends in.
+/// The panic message for a CPU access to activations on another device.
 #[cfg(feature = "burn")]
 const ON_DEVICE: &str = "activations on a device are read there";
 
-/// Room for `len` values on their way.
+/// The transfer buffer, resized to `len` values.
 fn staged(staging: &mut Vec<u16>, len: usize) -> &mut [u16] {
     if staging.capacity() < len {
-        // A fresh one, because resizing would hold old and new at once.
+        // Allocate anew: resizing would hold old and new at once.
         *staging = Vec::new();
     }
     staging.resize(len, 0);
@@ -357,7 +357,7 @@ fn staged(staging: &mut Vec<u16>, len: usize) -> &mut [u16] {
 /// The largest finite value of half precision.
 const LARGEST: f32 = 65504.0;
 
-/// Half precision, saturating at its largest finite value.
+/// Converts to half precision, saturating at its largest finite value.
 fn to_f16(values: &[f32], halves: &mut [f16]) {
     let mut buffer = [0.0; 64];
     for (values, halves) in values.chunks(buffer.len()).zip(halves.chunks_mut(64)) {

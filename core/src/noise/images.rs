@@ -1,14 +1,15 @@
-//! Images made from noise, as a pack holds them.
+//! Images made from noise, as stored in a pack.
 
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
 use crate::{engine::Batch, tensor::Shape};
 
-/// Images that began as random numbers: of each channel `[H, W]` pixels 0 to 255.
+/// Images optimised from random numbers: pixels 0 to 255, `[H, W]` for each channel.
 ///
-/// They come from a [`Calibrator`](crate::Calibrator) or from a [`Pack`](crate::Pack), which a calibrator filled. What distils
-/// without data takes these and no other images; there is no way to make them of a data set's. The first of these compiles:
+/// They come from a [`Calibrator`](crate::Calibrator), or from a [`Pack`](crate::Pack) that stores a calibrator's
+/// images. Data-free distillation accepts no other images, and images of a data set cannot be converted. Only the first
+/// compiles:
 ///
 /// ```
 /// use distill_core::{Batch, NoiseImages, Pixels, Shape};
@@ -33,7 +34,7 @@ pub struct NoiseImages {
     pixels: Vec<u8>,
 }
 
-/// What a pixel is to a network: `(pixel / 255 − mean) / std` of its channel.
+/// The normalisation of pixels for a network: `(pixel / 255 − mean) / std` per channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pixels {
     mean: Vec<f32>,
@@ -41,22 +42,22 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// With a mean and a deviation for each channel, of pixels in 0..1.
+    /// Creates it from mean and standard deviation of each channel, for pixels in 0..1.
     pub fn new(mean: Vec<f32>, std: Vec<f32>) -> Self {
         Self { mean, std }
     }
 
-    /// What the network takes for a pixel.
+    /// The network's input value for a pixel.
     pub fn value(&self, channel: usize, pixel: u8) -> f32 {
         (f32::from(pixel) / 255.0 - self.mean[channel]) / self.std[channel]
     }
 
-    /// The nearest pixel.
+    /// The pixel nearest to an input value.
     fn pixel(&self, channel: usize, value: f32) -> u8 {
         libm::roundf((value * self.std[channel] + self.mean[channel]) * 255.0).clamp(0.0, 255.0) as u8
     }
 
-    /// What the network takes for an image.
+    /// Converts an image to the network's input values.
     pub(crate) fn values(&self, pixels: &[u8], shape: Shape, values: &mut [f32]) {
         let plane = shape.height * shape.width;
         for (index, (pixel, value)) in pixels.iter().zip(values).enumerate() {
@@ -66,44 +67,44 @@ impl Pixels {
 }
 
 impl NoiseImages {
-    /// The nearest pixels to `values`, `[N, C, H, W]`.
+    /// Rounds `values`, `[N, C, H, W]`, to the nearest pixels.
     pub(crate) fn new(values: &[f32], shape: Shape, pixels: &Pixels) -> Self {
         let plane = shape.height * shape.width;
         let nearest = |(index, &value): (usize, &f32)| pixels.pixel(index / plane % shape.channels, value);
         Self { shape, pixels: values.iter().enumerate().map(nearest).collect() }
     }
 
-    /// As a pack holds them.
+    /// Wraps pixels read from a pack.
     pub(crate) fn from_pixels(shape: Shape, pixels: Vec<u8>) -> Self {
         Self { shape, pixels }
     }
 
-    /// Shape of one.
+    /// Shape of one image.
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// How many.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.pixels.len() / self.shape.elements()
     }
 
-    /// Whether there is none.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.pixels.is_empty()
     }
 
-    /// One after another, `[C, H, W]`.
+    /// All pixels: image after image, each `[C, H, W]`.
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
 
-    /// None of that shape.
+    /// An empty set of images of the same shape.
     pub fn emptied(&self) -> Self {
         Self { shape: self.shape, pixels: Vec::new() }
     }
 
-    /// Images `range` as a network takes them.
+    /// Converts images `range` to a batch of network inputs.
     pub fn images(&self, range: Range<usize>, pixels: &Pixels) -> Batch {
         let elements = self.shape.elements();
         let mut values = vec![0.0; range.len() * elements];
@@ -114,10 +115,10 @@ impl NoiseImages {
         Batch::from_values(&values, self.shape)
     }
 
-    /// Adds others of the same shape behind.
+    /// Appends images of the same shape.
     ///
     /// # Panics
-    /// If their shape is another.
+    /// If the shapes differ.
     pub fn append(&mut self, others: Self) {
         assert_eq!(self.shape, others.shape, "noise images of one network have one shape");
         self.pixels.extend(others.pixels);

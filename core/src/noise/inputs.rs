@@ -1,4 +1,4 @@
-//! What goes into a neighbourhood: batches from one source.
+//! The inputs of one neighbourhood, in batches from one source.
 
 use alloc::vec::Vec;
 
@@ -9,19 +9,19 @@ use crate::{
     tensor::Shape,
 };
 
-/// Inputs on which a block's error is measured.
+/// Number of inputs on which a block's error is measured.
 pub const MEASURED_INPUTS: usize = 64;
-/// Inputs of [`Purpose::Validate`] that say when training has done what it can.
+/// Number of inputs ([`Purpose::Validate`]) on which early stopping is decided.
 pub const VALIDATED_INPUTS: usize = 64;
 
-/// The inputs `a` of one neighbourhood. What is drawn follows from seed, block and purpose alone.
+/// The inputs `a` of one neighbourhood, determined by seed, block and purpose alone.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     from: InputsFrom<'a>,
     seed: u64,
-    /// The block's number: its noise is its own.
+    /// The block's number, which gives it its own noise.
     index: usize,
-    /// The neighbourhood inside the block, if they are for one.
+    /// The neighbourhood inside the block, if these are its inputs.
     inner: Option<Inner<'a>>,
 }
 
@@ -30,73 +30,74 @@ pub struct Inputs<'a> {
 struct Inner<'a> {
     /// Its number in the block.
     number: usize,
-    /// What leads to it from the block's input, where that takes anything and is what it is fed.
+    /// The nodes from the block's input to its own, if the inputs are cached and there are such nodes.
     before: Option<Before<'a>>,
     engine: &'a Engine,
 }
 
-/// What leads to a neighbourhood inside the block: the student's side, and, where inputs come in pairs, the teacher's.
+/// The nodes before a neighbourhood inside the block: the student's and, for paired inputs, the teacher's.
 #[derive(Clone, Copy, Debug)]
 pub struct Before<'a> {
     pub student: &'a DeviceBlock,
     pub teacher: &'a DeviceBlock,
 }
 
-/// Between the numbers of blocks and those of the neighbourhoods inside them, so that each has noise of its own.
+/// Offset of a stream's index per neighbourhood inside a block, larger than any block's number, for noise of its own.
 const INNER: usize = 1 << 16;
 
-/// Where a neighbourhood's inputs come from.
+/// The source of a neighbourhood's inputs.
 #[derive(Debug)]
 pub enum InputsFrom<'a> {
-    /// `N(0, 1)` of this shape, drawn anew for every batch; nothing is kept.
+    /// `N(0, 1)` of this shape, drawn anew for every batch and not stored.
     Fresh(Shape),
-    /// Cached activations. Where the students have a side of their own, it feeds the neighbourhood, and the teacher's makes the
+    /// Cached activations. If the students have their own side, it provides the inputs, and the teacher's side the
     /// targets.
     Cached {
         /// The activations.
         cache: &'a mut Cache,
-        /// Images at the end that neither solve nor training sees: those that judge, then [`MEASURED_INPUTS`] to measure on.
+        /// Number of images at the end that neither solve nor training uses: those for early stopping, then
+        /// [`MEASURED_INPUTS`] to measure on.
         held_out: usize,
     },
 }
 
-/// What drawing inputs takes.
+/// The memory needed to draw inputs.
 #[derive(Clone, Copy, Debug)]
 pub struct InputBytes {
-    /// Whether they are cached activations.
+    /// Whether the inputs are cached activations.
     pub cached: bool,
-    /// Whether the teacher takes other images than the student.
+    /// Whether teacher and student have different inputs.
     pub paired: bool,
-    /// Values of an input.
+    /// Values per input.
     pub elements: usize,
 }
 
 impl InputBytes {
-    /// Values that lie beside an input, for the teacher.
+    /// Values per input that the teacher needs in addition.
     pub fn beside(&self) -> usize {
         if self.paired { self.elements } else { 0 }
     }
 
-    /// Heap bytes beside the batches: of a cache the numbers of so many images, and of an epoch's order.
+    /// Heap bytes in addition to the batches: for a cache, the indices of `images` images and of an epoch's `order`.
     pub fn bytes(&self, images: usize, order: usize) -> u64 {
         if self.cached { ((2 * images + order) * size_of::<usize>()) as u64 } else { 0 }
     }
 }
 
-/// Batches of inputs, drawn one after another into memory that is used again.
+/// Batches of inputs, drawn one after another into reused memory.
 #[derive(Debug)]
 pub struct Batches<'a> {
     from: InputsFrom<'a>,
     stream: Stream,
-    /// Cached images that may be seen: the first, and how many.
+    /// Cached images that may be used: the first, and their number.
     first: usize,
     visible: usize,
-    /// Inputs left, or `None` without end.
+    /// Inputs left; `None` if unlimited.
     left: Option<usize>,
-    /// What is left of an epoch's order, and the images of a batch.
+    /// The rest of an epoch's order, and the image indices of the current batch.
     order: Vec<usize>,
     chosen: Vec<usize>,
-    /// What leads to a neighbourhood inside the block, and the block's inputs on the way.
+    /// The nodes before a neighbourhood inside the block, with buffers for the block's inputs.
     before: Option<(Before<'a>, Batch, Workspace)>,
 }
 
@@ -110,22 +111,22 @@ impl<'a> InputsFrom<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    /// Of block `index`.
+    /// The inputs of block `index`.
     pub fn new(from: InputsFrom<'a>, seed: u64, index: usize) -> Self {
         Self { from, seed, index, inner: None }
     }
 
-    /// Whether they are cached activations.
+    /// Whether the inputs are cached activations.
     pub(crate) fn are_cached(&self) -> bool {
         matches!(self.from, InputsFrom::Cached { .. })
     }
 
-    /// Whether the teacher takes others at the same time.
+    /// Whether teacher and student have different inputs.
     pub(crate) fn are_paired(&self) -> bool {
         matches!(&self.from, InputsFrom::Cached { cache, .. } if cache.has_students())
     }
 
-    /// Those of a neighbourhood inside the block that takes `shape`; cached ones go through `before` to it.
+    /// The inputs, of shape `shape`, of a neighbourhood inside the block; cached inputs are passed through `before`.
     pub(crate) fn of_inner<'b>(
         &'b mut self,
         number: usize,
@@ -140,8 +141,8 @@ impl<'a> Inputs<'a> {
         Inputs { from, seed: self.seed, index: self.index, inner: Some(Inner { number, before, engine }) }
     }
 
-    /// One pass over `count` inputs, for the solve or to measure. A cache gives each image at most once, in order, so it
-    /// may end earlier.
+    /// Starts one pass over `count` inputs, for the solve or to measure. A cache returns each image at most once, in
+    /// order, so the pass may end earlier.
     pub fn pass(&mut self, purpose: Purpose, count: usize) -> Batches<'_> {
         let mut batches = self.batches(purpose);
         let cached = matches!(batches.from, InputsFrom::Cached { .. });
@@ -149,7 +150,7 @@ impl<'a> Inputs<'a> {
         batches
     }
 
-    /// Inputs for training, without end: a cache in a new random order each epoch.
+    /// Starts an unlimited sequence of training inputs; a cache is shuffled anew for each epoch.
     pub fn epochs(&mut self) -> Batches<'_> {
         self.batches(Purpose::Train)
     }
@@ -186,19 +187,19 @@ impl<'a> Inputs<'a> {
 }
 
 impl Batches<'_> {
-    /// Inputs of a pass that are left; 0 without end.
+    /// Inputs left in a pass; 0 if unlimited.
     pub fn left(&self) -> usize {
         self.left.unwrap_or(0)
     }
 
-    /// Draws the next `size` inputs, or as many as are left; `false` where there is none.
+    /// Draws the next `size` inputs, or fewer at the end of a pass; returns `false` if none are left.
     ///
     /// # Errors
-    /// Of the storage that holds the cache.
+    /// The errors of the storage that holds the cache.
     pub fn next_into(&mut self, size: usize, images: &mut Batch) -> Result<bool, ScratchError> {
         let count = self.left.map_or(size, |left| left.min(size));
         match self.from {
-            // One image after another, so that a batch's size does not change what is drawn.
+            // Draw image by image: the batch size must not change the noise.
             InputsFrom::Fresh(shape) => {
                 let stream = &mut self.stream;
                 images.fill_in_order(shape, count, |_, _, chunk| {
@@ -215,10 +216,11 @@ impl Batches<'_> {
         Ok(count > 0)
     }
 
-    /// What the teacher takes for the inputs drawn last: the same, or the others of their pairs, in `others`.
+    /// Returns the teacher's inputs for the batch drawn last: `inputs` itself or, if paired, its counterparts in
+    /// `others`.
     ///
     /// # Errors
-    /// Of the storage that holds the cache.
+    /// The errors of the storage that holds the cache.
     pub fn teachers<'i>(&mut self, inputs: &'i Batch, others: &'i mut Batch) -> Result<&'i Batch, ScratchError> {
         if !matches!(&self.from, InputsFrom::Cached { cache, .. } if cache.has_students()) {
             return Ok(inputs);
@@ -227,7 +229,7 @@ impl Batches<'_> {
         Ok(others)
     }
 
-    /// The chosen images of a side, at the neighbourhood's input.
+    /// Copies the chosen images of a side to the neighbourhood's input.
     fn gather(&mut self, side: Side, images: &mut Batch) -> Result<(), ScratchError> {
         let InputsFrom::Cached { cache, .. } = &mut self.from else { return Ok(()) };
         match &mut self.before {

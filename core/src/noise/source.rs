@@ -1,4 +1,4 @@
-//! Where the inputs of a run come from.
+//! Sources of a run's inputs.
 
 use alloc::vec;
 use core::fmt;
@@ -9,46 +9,46 @@ use crate::{
     storage::ScratchError,
 };
 
-/// A source of inputs, handed to [`run`](crate::run).
+/// A source of inputs for [`run`](crate::run).
 pub trait Source: fmt::Debug {
-    /// Its kind, which stands in every student made from it.
+    /// Its kind, which is recorded in every student pack.
     fn kind(&self) -> SourceKind;
 
-    /// Images that it holds, where there is a limit. More than these are variants of them.
+    /// Number of images it holds, `None` if unlimited. Further inputs are variants of these images.
     fn images(&self) -> Option<usize> {
         None
     }
 
-    /// A checksum of what it holds: tells runs on other inputs apart.
+    /// A checksum of its content, which distinguishes runs on different inputs.
     fn checksum(&self) -> u32 {
         0
     }
 
-    /// Heap bytes that [`fill`](Self::fill) takes for images of so many values.
+    /// Heap bytes that [`fill`](Self::fill) needs for images of `elements` values.
     fn bytes(&self, elements: usize) -> u64;
 
-    /// Puts images at the network's input into the teacher's side of `cache`, if the kind is one that is cached.
+    /// Fills the teacher's side of `cache` with images at the network's input. Called only for kinds that are cached.
     ///
     /// # Errors
-    /// Its own, and those of the cache's storage.
+    /// The source's own, and those of the cache's storage.
     fn fill(&mut self, cache: &mut Cache, draw: Draw) -> Result<(), ScratchError>;
 }
 
-/// How images of a source are drawn.
+/// How a source draws its images.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw {
     /// The run's seed.
     pub seed: u64,
-    /// Images that come last and are to be no variants: neither solve nor training sees them.
+    /// Number of images at the end that must not be variants: neither solve nor training uses them.
     pub held_out: usize,
 }
 
-/// `N(0, 1)` in every value.
+/// Independent `N(0, 1)` values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhiteNoise {
-    /// Straight into every neighbourhood (the paper's G-ND).
+    /// As the input of every neighbourhood (the paper's G-ND).
     Standard,
-    /// Into the network, and through the teacher's blocks (Raikwar & Mishra 2022).
+    /// As the network's input, propagated through the teacher's blocks (Raikwar & Mishra 2022).
     Propagated,
 }
 

@@ -1,8 +1,7 @@
-//! Gaussian noise from a seed: the only randomness there is.
+//! Gaussian noise from a seed: the crate's only source of randomness.
 //!
-//! Every use draws from its own stream, named by a [`Purpose`] and an index, so what one block
-//! draws does not depend on which blocks ran before it: a run over some blocks, or a resumed run,
-//! sees the same noise.
+//! Every use draws from its own stream, identified by a [`Purpose`] and an index, so a block's noise does not depend on
+//! the blocks before it: a run over some blocks, or a resumed run, draws the same noise.
 
 use alloc::{vec, vec::Vec};
 
@@ -14,10 +13,10 @@ use rand_xoshiro::{
 
 use crate::tensor::Shape;
 
-/// Images that share their current batch statistics: large enough for stable ones.
+/// Images per batch that share current batch statistics: enough for stable estimates.
 pub const NOISE_BATCH: usize = 64;
 
-/// What a stream of random numbers is for.
+/// The purpose of a stream of random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Noise images at the network's input.
@@ -28,11 +27,11 @@ pub enum Purpose {
     Train = 3,
     /// The inputs on which a neighbourhood's error is measured.
     Measure = 4,
-    /// What calibrated images begin as, and their classes.
+    /// Initial values and classes of calibrated images.
     Calibrate = 5,
-    /// The inputs on which a neighbourhood's training is judged.
+    /// The inputs that decide early stopping of a neighbourhood's training.
     Validate = 6,
-    /// The weights of a student that is not made from its teacher.
+    /// Random initial weights of a student.
     Weights = 7,
 }
 
@@ -41,9 +40,9 @@ pub enum Purpose {
 pub struct Stream(Xoshiro256PlusPlus);
 
 impl Stream {
-    /// The stream of `(seed, purpose, index)`; the index is usually a block's.
+    /// The stream of `(seed, purpose, index)`; the index is usually a block's number.
     pub fn new(seed: u64, purpose: Purpose, index: usize) -> Self {
-        // SplitMix64 inside `seed_from_u64` scrambles; the odd constants keep the three apart.
+        // SplitMix64 in `seed_from_u64` mixes the bits; the odd constants keep the three inputs apart.
         let mixed = seed
             .wrapping_mul(0x9E37_79B9_7F4A_7C15)
             .wrapping_add((purpose as u64).wrapping_mul(0xD1B5_4A32_D192_ED03))
@@ -56,25 +55,25 @@ impl Stream {
         values.iter_mut().for_each(|value| *value = StandardNormal.sample(&mut self.0));
     }
 
-    /// A sample of the gamma distribution of this shape (above 0) and scale 1.
+    /// Draws a sample of the gamma distribution with this shape (above 0) and scale 1.
     pub fn gamma(&mut self, shape: f32) -> f32 {
         Gamma::new(shape, 1.0).map_or(0.0, |gamma| gamma.sample(&mut self.0))
     }
 
-    /// `count` independent samples of `N(0, 1)`.
+    /// Draws `count` independent samples of `N(0, 1)`.
     pub fn gaussian(&mut self, count: usize) -> Vec<f32> {
         let mut values = vec![0.0; count];
         self.fill(&mut values);
         values
     }
 
-    /// `count` images of white noise, `N(0, 1)` in every pixel: `[count, C, H, W]`, row-major.
+    /// Draws `count` images of white noise, `N(0, 1)` in every pixel: `[count, C, H, W]`, row-major.
     pub fn images(&mut self, count: usize, shape: Shape) -> Vec<f32> {
         self.gaussian(count * shape.elements())
     }
 
-    /// `count` images of white noise of every octave, each of the same strength, `N(0, 1)` in every pixel: `[count, C, H, W]`. The
-    /// noise of an octave is constant over squares of 1, 2, 4… pixels, up to the whole image.
+    /// Draws `count` images that sum white noise of every octave with equal variance, `N(0, 1)` in every pixel:
+    /// `[count, C, H, W]`. The noise of an octave is constant over squares of 1, 2, 4… pixels, up to the whole image.
     pub fn octaves(&mut self, count: usize, shape: Shape) -> Vec<f32> {
         let Shape { height, width, .. } = shape;
         let mut images = vec![0.0; count * shape.elements()];
@@ -93,13 +92,13 @@ impl Stream {
         images
     }
 
-    /// An integer below `bound` (at least 1), without bias beyond 2⁻³².
+    /// Draws an integer below `bound` (at least 1), uniform up to a bias of 2⁻³².
     pub fn below(&mut self, bound: usize) -> usize {
         ((u64::from(self.0.next_u32()) * bound as u64) >> 32) as usize
     }
 }
 
-/// Makes `order` a random order of `0..count` (Fisher–Yates).
+/// Sets `order` to a random permutation of `0..count` (Fisher–Yates).
 pub fn shuffle(stream: &mut Stream, order: &mut Vec<usize>, count: usize) {
     order.clear();
     order.resize(count, 0);

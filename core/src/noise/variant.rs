@@ -1,31 +1,31 @@
-//! Variants of an image, so that few calibrated images go further.
+//! Variants of an image: data augmentation for calibrated images.
 
 use alloc::vec::Vec;
 
 use crate::{noise::Stream, tensor::Shape};
 
-/// Most pixels an image is shifted by in each direction, as a share of its side: 4 of CIFAR-10's 32.
+/// Divides the side to give the largest shift in each direction: 4 of CIFAR-10's 32 pixels.
 const SHIFT: usize = 8;
 
-/// Standard deviations of the logarithm of a contrast, and of a brightness in units of a network's inputs.
+/// Standard deviations of the logarithm of the contrast, and of the brightness in units of the network's input.
 const CONTRAST: f32 = 0.3;
 const BRIGHTNESS: f32 = 0.3;
 
-/// What is done to an image: mirrored or not, shifted (what leaves on one side comes in on the other), and, for one of two each,
-/// a rectangle of it taken from another image, contrast and brightness changed.
+/// Random changes to an image: mirrored or not, shifted cyclically and, each with probability 1/2, a rectangle replaced
+/// from another image, and contrast and brightness changed.
 #[derive(Clone, Debug)]
 pub struct Variant {
     mirrored: bool,
-    /// Rows and columns, below the image's.
+    /// Cyclic shift in rows and columns.
     shift: [usize; 2],
-    /// Rows and columns of the rectangle: first, and one past the last.
+    /// Rows and columns of the rectangle, each from the first to one past the last.
     patch: [[usize; 2]; 2],
-    /// What values are multiplied by, and what is added.
+    /// Factor and offset of the values.
     tone: [f32; 2],
 }
 
 impl Variant {
-    /// Draws one.
+    /// Draws a random variant.
     pub fn draw(stream: &mut Stream, Shape { height, width, .. }: Shape) -> Self {
         let mirrored = stream.below(2) == 1;
         let shift = [height, width].map(|side| {
@@ -43,7 +43,7 @@ impl Variant {
         Self { mirrored, shift, patch, tone }
     }
 
-    /// Makes the variant of `image`, `[C, H, W]`, with the rectangle from `other`.
+    /// Writes the variant of `image`, `[C, H, W]`, with the rectangle from `other`, into `variant`.
     pub fn of(&self, image: &[f32], other: &[f32], Shape { height, width, .. }: Shape, variant: &mut Vec<f32>) {
         variant.clear();
         let ([rows, columns], [factor, offset]) = (self.patch, self.tone);

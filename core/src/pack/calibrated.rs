@@ -1,4 +1,4 @@
-//! The calibrated noise images of a pack as the inputs of a run.
+//! The source that reads a pack's calibrated noise images.
 
 use alloc::{vec, vec::Vec};
 use core::fmt;
@@ -10,10 +10,10 @@ use crate::{
     storage::{ReadAt, ScratchError},
 };
 
-/// Inputs an image from which on its variants are warned of.
+/// Warn if there are more inputs per calibrated image than this.
 const FEW: usize = 4;
 
-/// A pack's calibrated noise images, and variants of them where more are wanted.
+/// A pack's calibrated noise images, and variants of them if a run needs more inputs.
 #[derive(Debug)]
 pub struct CalibratedNoise<R>(pub Pack<R>);
 
@@ -39,12 +39,12 @@ impl<R: ReadAt + fmt::Debug> Source for CalibratedNoise<R> {
         let (shape, pixels) = (cache.shape(), self.0.manifest().pixels());
         let (trained, originals) = (cache.len() - held_out, self.images().unwrap_or(0).saturating_sub(held_out).max(1));
         if originals < trained / FEW {
-            log::warn!("only {originals} calibrated images for {trained} inputs: the others are variants of them");
+            log::warn!("only {originals} calibrated images for {trained} inputs: the rest are variants of them");
         }
         let [mut values, mut other] = [(); 2].map(|()| vec![0.0; shape.elements()]);
         let mut put = Ok(());
         let show = |index: usize, image: &[u8]| {
-            // The last of them come last, to measure on.
+            // The last images are placed last, to measure on.
             let place = index.checked_sub(originals).map_or(index, |held_out| trained + held_out);
             if put.is_ok() && (index >= originals || place < trained) {
                 pixels.values(image, shape, &mut values);

@@ -13,27 +13,27 @@ use crate::{
 pub enum PackError<E> {
     /// The storage failed.
     Storage(E),
-    /// The first bytes are not a pack's.
+    /// The magic number is wrong.
     NotAPack,
-    /// The run that writes it did not end.
+    /// The run that writes the pack has not ended.
     Unfinished,
     /// The unfinished pack belongs to a run with another teacher or other settings.
     OtherJob,
-    /// There is no memory for a weight.
+    /// Not enough memory for a weight.
     Memory {
         /// The section.
         section: u32,
     },
-    /// Written by a newer or an older program.
+    /// The version of a newer or an older program.
     OtherVersion(u16),
-    /// Fewer or more bytes than the header says.
+    /// The length differs from the header's.
     Length {
-        /// Bytes the header promises.
+        /// Length in the header.
         expected: u64,
-        /// Bytes there are.
+        /// Actual length.
         found: u64,
     },
-    /// A checksum does not match; section 0 is the manifest, `None` the header or index.
+    /// A checksum does not match. Section 0 is the manifest; `None` is the header or index.
     Checksum {
         /// The damaged section.
         section: Option<u32>,
@@ -45,13 +45,13 @@ pub enum PackError<E> {
     },
     /// A block's graph and weights do not fit.
     Block(BlockError),
-    /// A pack of the other kind was needed.
+    /// The pack has the wrong kind of contents.
     WrongContents,
-    /// More or fewer blocks were added than the writer was made for.
+    /// The number of blocks differs from the one the writer was created for.
     SectionCount {
-        /// What it was made for.
+        /// Expected number of blocks.
         expected: u32,
-        /// What was added.
+        /// Number of blocks added.
         found: u32,
     },
 }
@@ -61,11 +61,11 @@ impl<E: fmt::Display> fmt::Display for PackError<E> {
         match self {
             Self::Storage(error) => write!(f, "{error}"),
             Self::NotAPack => write!(f, "not a distill pack (the first bytes are not \"NDP\\x1A\")"),
-            Self::Unfinished => write!(f, "the run that writes this pack did not end: resume that run"),
+            Self::Unfinished => write!(f, "the run that writes this pack has not ended: resume it"),
             Self::OtherJob => {
                 write!(f, "the unfinished pack is of another teacher, source or settings")
             }
-            Self::Memory { section } => write!(f, "there is no memory for section {section} of the pack"),
+            Self::Memory { section } => write!(f, "not enough memory for section {section} of the pack"),
             Self::OtherVersion(version) => {
                 let way = if *version > VERSION { "update distill" } else { "import the network again" };
                 write!(f, "pack version {version}, but this program reads versions {OLDEST} to {VERSION}: {way}")
@@ -75,7 +75,7 @@ impl<E: fmt::Display> fmt::Display for PackError<E> {
             }
             Self::Checksum { section: None } => write!(f, "the pack's header or index is damaged"),
             Self::Checksum { section: Some(section) } => write!(f, "section {section} of the pack is damaged"),
-            Self::Malformed { section } => write!(f, "section {section} of the pack does not decode"),
+            Self::Malformed { section } => write!(f, "section {section} of the pack cannot be decoded"),
             Self::Block(error) => write!(f, "{error}"),
             Self::WrongContents => {
                 write!(f, "the pack holds single neighbourhoods, not a whole network: recompose it with its teacher")

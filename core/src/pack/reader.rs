@@ -1,4 +1,4 @@
-//! A pack read by offset, block by block.
+//! Reads a pack block by block.
 
 use alloc::{string::String, vec, vec::Vec};
 
@@ -26,19 +26,19 @@ pub struct Outline {
     pub role: Role,
     /// Shape of its input.
     pub input: Shape,
-    /// Whether a batch norm with running statistics is in it.
+    /// Whether the block contains a batch norm with running statistics.
     pub has_statistics: bool,
-    /// How its weights are stored: in half precision as far as that holds them, or in single.
+    /// Half precision if any weight is stored in it, else single.
     pub encoding: Encoding,
 }
 
-/// An open pack: header, index and manifest are read and checked, blocks are read on demand.
+/// An open pack. Header, index and manifest are read and checked; blocks are read on demand.
 #[derive(Debug)]
 pub struct Pack<R> {
     storage: R,
     manifest: Manifest,
     entries: Vec<Entry>,
-    /// Calibrated noise images, and where their section is.
+    /// Metadata of the calibrated noise images, and their section.
     noise: Option<(Calibrated, Entry)>,
 }
 
@@ -46,7 +46,7 @@ impl<R: ReadAt> Pack<R> {
     /// Reads and checks header, index and manifest.
     ///
     /// # Errors
-    /// [`PackError`] for a file that is foreign, newer, truncated or damaged.
+    /// [`PackError`] if the file is not a pack, of another version, truncated or damaged.
     pub fn open(mut storage: R) -> Result<Self, PackError<R::Error>> {
         let found = storage.length().map_err(PackError::Storage)?;
         let mut header = [0; HEADER_BYTES as usize];
@@ -98,17 +98,17 @@ impl<R: ReadAt> Pack<R> {
         Ok(Self { storage, manifest, entries, noise })
     }
 
-    /// What the network needs beyond its blocks.
+    /// The manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Blocks in the pack.
+    /// Number of blocks in the pack.
     pub fn blocks(&self) -> usize {
         self.entries.len() - 1
     }
 
-    /// A checksum of the checksums of manifest and blocks: tells networks apart, with noise images or without.
+    /// A checksum over manifest and blocks that identifies the network; noise images do not change it.
     pub fn fingerprint(&self) -> u32 {
         let mut hasher = Hasher::new();
         for Entry { metadata_crc, weights_crc, position, .. } in &self.entries {
@@ -117,20 +117,20 @@ impl<R: ReadAt> Pack<R> {
         hasher.finalize()
     }
 
-    /// The calibrated noise images it holds.
+    /// Metadata of the calibrated noise images, if the pack holds any.
     pub fn calibrated(&self) -> Option<&Calibrated> {
         self.noise.as_ref().map(|(calibrated, _)| calibrated)
     }
 
-    /// A checksum of the noise images; 0 where there are none.
+    /// A checksum of the noise images; 0 without images.
     pub(crate) fn noise_checksum(&self) -> u32 {
         self.noise.as_ref().map_or(0, |(_, entry)| entry.weights_crc)
     }
 
-    /// Reads the calibrated noise images; none where the pack holds none.
+    /// Reads the calibrated noise images; `None` if the pack holds none.
     ///
     /// # Errors
-    /// [`PackError`] if the section is damaged, or its images are not what the network takes.
+    /// [`PackError`] if the section is damaged, or the images do not have the network's input shape.
     pub fn noise_images(&mut self) -> Result<Option<NoiseImages>, PackError<R::Error>> {
         let Some((Calibrated { shape, .. }, entry)) = self.noise else { return Ok(None) };
         let mut pixels = Vec::new();
@@ -140,7 +140,7 @@ impl<R: ReadAt> Pack<R> {
         Ok(Some(NoiseImages::from_pixels(shape, pixels)))
     }
 
-    /// Shows every noise image's number and pixels to `show`, one at a time in memory.
+    /// Passes every noise image's index and pixels to `show`, with one image at a time in memory.
     pub(crate) fn each_noise_image(&mut self, mut show: impl FnMut(usize, &[u8])) -> Result<(), PackError<R::Error>> {
         let Some((Calibrated { images, shape, .. }, entry)) = self.noise else { return Ok(()) };
         if self.blocks() == 0 || self.outline(0)?.input != shape {
@@ -165,12 +165,12 @@ impl<R: ReadAt> Pack<R> {
         self.entries.len() as u32
     }
 
-    /// Where block `index` stands in its network, counted from the stem at 0.
+    /// The position of block `index` in its network, counted from the stem at 0.
     pub fn position(&self, index: usize) -> usize {
         self.entries[index + 1].position as usize
     }
 
-    /// Block `index` without reading its weights.
+    /// Reads block `index` without its weights.
     ///
     /// # Errors
     /// [`PackError`] if its metadata is damaged.
@@ -195,7 +195,7 @@ impl<R: ReadAt> Pack<R> {
     }
 }
 
-/// Reads what is told of noise images, and checks that they fill their section.
+/// Reads the metadata of noise images, and checks that the images fill their section.
 fn read_calibrated<R: ReadAt>(
     storage: &mut R,
     entry: &Entry,
@@ -270,17 +270,17 @@ fn read_values<R: ReadAt>(
     Ok(())
 }
 
-/// Reads the manifest, which says from version 4 on what students were made from.
+/// Reads the manifest, which has the field `made_from` since version 4.
 fn read_manifest<R: ReadAt>(storage: &mut R, entry: &Entry, version: u16) -> Result<Manifest, PackError<R::Error>> {
     let mut bytes = read_checked(storage, entry, 0)?;
     if version < VERSION {
-        // An absent value, as the encoding has it.
+        // The encoding of `None`.
         bytes.push(0);
     }
     postcard::from_bytes(&bytes).map_err(|_| PackError::Malformed { section: 0 })
 }
 
-/// Reads and decodes what a section starts with.
+/// Reads, checks and decodes a section's metadata.
 fn read_metadata<R: ReadAt, M: DeserializeOwned>(
     storage: &mut R,
     entry: &Entry,
@@ -290,7 +290,7 @@ fn read_metadata<R: ReadAt, M: DeserializeOwned>(
     postcard::from_bytes(&bytes).map_err(|_| PackError::Malformed { section })
 }
 
-/// Reads what a section starts with.
+/// Reads a section's metadata and checks its checksum.
 fn read_checked<R: ReadAt>(storage: &mut R, entry: &Entry, section: u32) -> Result<Vec<u8>, PackError<R::Error>> {
     let mut bytes = vec![0; entry.metadata_length as usize];
     storage.read_at(entry.offset, &mut bytes).map_err(PackError::Storage)?;

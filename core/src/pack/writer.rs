@@ -1,4 +1,4 @@
-//! A pack written block by block.
+//! Writes a pack block by block.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -17,31 +17,31 @@ use crate::{
     storage::WriteAt,
 };
 
-/// Writes a pack block by block. Nothing is valid before [`finish`](Self::finish).
+/// Writes a pack block by block. The pack is not valid before [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct PackWriter<W> {
     storage: W,
     entries: Vec<Entry>,
     blocks: u32,
-    /// Whether noise images come last.
+    /// Whether noise images follow the blocks.
     noise: bool,
     end: u64,
-    /// Checksum of what the pack is made by; 0 without one.
+    /// Checksum of everything that determines the blocks; 0 if unused.
     job: u32,
 }
 
 impl<W: WriteAt> PackWriter<W> {
-    /// Reserves header and index for `blocks` blocks and writes the manifest.
+    /// Reserves space for the header and an index of `blocks` blocks, and writes the manifest.
     ///
     /// # Errors
-    /// [`PackError`] of the storage, or for more blocks than a pack can hold.
+    /// [`PackError`] if the storage fails, or for more blocks than a pack can hold.
     pub fn new(storage: W, manifest: &Manifest, blocks: usize) -> Result<Self, PackError<W::Error>> {
         let mut writer = Self::empty(storage, blocks, false, 0)?;
         writer.add_manifest(manifest)?;
         Ok(writer)
     }
 
-    /// [`new`](Self::new) with a place for noise images, which [`add_noise`](Self::add_noise) puts behind the blocks.
+    /// [`new`](Self::new) with space for noise images, which [`add_noise`](Self::add_noise) appends after the blocks.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -51,8 +51,9 @@ impl<W: WriteAt> PackWriter<W> {
         Ok(writer)
     }
 
-    /// Goes on with the unfinished pack that `storage` holds, of blocks at these positions of their network. What is no pack
-    /// is forgotten, and one begun. `job` is a checksum of everything that determines the blocks: a pack of another job stays.
+    /// Resumes the unfinished pack in `storage`, whose blocks have these positions in their network; without one,
+    /// starts a new pack. `job` is a checksum of everything that determines the blocks; a pack of another job is left
+    /// unchanged.
     ///
     /// # Errors
     /// [`PackError::OtherJob`], and as [`new`](Self::new).
@@ -63,7 +64,7 @@ impl<W: WriteAt> PackWriter<W> {
         if length >= HEADER_BYTES {
             writer.storage.read_at(0, &mut header).map_err(PackError::Storage)?;
         }
-        // What does not change when the pack is finished: that write may have been cut short.
+        // Compare only fields that `finish` leaves unchanged: its header write may have been cut short.
         let known = header[..3] == MAGIC[..3] && header[4..6] == VERSION.to_le_bytes();
         if known && u32_at(&header, 24) == job && u32_at(&header, 8) == writer.sections() {
             writer.find_entries(length, positions)?;
@@ -95,7 +96,7 @@ impl<W: WriteAt> PackWriter<W> {
         self.append(0, &bytes, core::iter::empty())
     }
 
-    /// Takes the lines of the index that lie one behind the other with sections that are whole.
+    /// Reads index entries as long as they describe complete, consecutive sections.
     fn find_entries(&mut self, length: u64, positions: &[usize]) -> Result<(), PackError<W::Error>> {
         for position in [0].iter().chain(positions) {
             let at = HEADER_BYTES + self.entries.len() as u64 * ENTRY_BYTES;
@@ -106,7 +107,7 @@ impl<W: WriteAt> PackWriter<W> {
             self.storage.read_at(at, &mut bytes).map_err(PackError::Storage)?;
             let entry = Entry::from_bytes(&bytes);
             let end = entry.end().filter(|&end| entry.offset == self.end && end <= length);
-            // A line may have been cut short, too.
+            // An entry may have been cut short, too.
             let cut = entry.metadata_length == 0 || entry.position as usize != *position;
             let Some(end) = end.filter(|_| !cut && entry.metadata_length <= MAX_METADATA_BYTES) else { break };
             let weights = entry.offset + u64::from(entry.metadata_length);
@@ -132,7 +133,7 @@ impl<W: WriteAt> PackWriter<W> {
         Ok(hasher.finalize())
     }
 
-    /// Blocks that are in the pack.
+    /// Number of blocks in the pack so far.
     pub fn blocks(&self) -> usize {
         self.entries.len() - 1
     }
@@ -145,12 +146,12 @@ impl<W: WriteAt> PackWriter<W> {
         read_block(&mut self.storage, &self.entries[index + 1], index as u32 + 1)
     }
 
-    /// Returns once the blocks so far would survive a power cut: [`resume`](Self::resume) finds them.
+    /// Returns once the blocks so far would survive a power cut, for [`resume`](Self::resume) to find them.
     ///
     /// # Errors
     /// [`PackError`] of the storage.
     pub fn checkpoint(&mut self) -> Result<(), PackError<W::Error>> {
-        // Section and line may reach the storage in any order: the line holds the section's checksums.
+        // Section and entry may reach the storage in any order: the entry holds the section's checksums.
         let last = self.entries.len() - 1;
         let at = HEADER_BYTES + last as u64 * ENTRY_BYTES;
         self.storage.write_at(at, &self.entries[last].to_bytes()).map_err(PackError::Storage)?;
@@ -171,10 +172,11 @@ impl<W: WriteAt> PackWriter<W> {
         self.storage.write_at(0, &header).map_err(PackError::Storage)
     }
 
-    /// Appends a block that stands at `position` in its network. A weight that half precision cannot hold stays in single.
+    /// Appends a block at `position` in its network. Weights too large for half precision are stored in single
+    /// precision.
     ///
     /// # Errors
-    /// [`PackError`] of the storage, or for one block too many.
+    /// [`PackError`] if the storage fails, or if there are too many blocks.
     pub fn add(&mut self, position: usize, block: &Block, encoding: Encoding) -> Result<(), PackError<W::Error>> {
         let section = self.entries.len() as u32;
         let count = || PackError::SectionCount { expected: self.blocks, found: section };
@@ -201,10 +203,10 @@ impl<W: WriteAt> PackWriter<W> {
         self.append(position, &bytes, weights.flat_map(|(weight, encoding)| encoded(&weight.data, encoding)))
     }
 
-    /// Appends noise images behind the last block.
+    /// Appends noise images after the last block.
     ///
     /// # Errors
-    /// [`PackError`] of the storage, or if there is no place for them.
+    /// [`PackError`] if the storage fails, or if no space was reserved for images.
     pub fn add_noise(
         &mut self,
         calibration: Calibration,
@@ -225,10 +227,10 @@ impl<W: WriteAt> PackWriter<W> {
         1 + self.blocks + u32::from(self.noise)
     }
 
-    /// Syncs the sections, then writes index and header, then syncs those: the pack is valid from here on.
+    /// Syncs the sections, then writes and syncs index and header, which makes the pack valid.
     ///
     /// # Errors
-    /// [`PackError`] of the storage, or if blocks are missing.
+    /// [`PackError`] if the storage fails, or if blocks are missing.
     pub fn finish(mut self) -> Result<W, PackError<W::Error>> {
         let added = self.entries.len() as u32;
         if added != self.sections() {

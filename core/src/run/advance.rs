@@ -1,4 +1,4 @@
-//! Pushing the cached activations through a block, to the inputs of the next.
+//! Propagates the cached activations through a block, to the inputs of the next.
 
 use alloc::vec::Vec;
 
@@ -13,7 +13,7 @@ use crate::{
     student::fold_batch_norms,
 };
 
-/// Pushes `cache` through the blocks that `load` gives for its sides, in at most `arenas` arenas.
+/// Propagates `cache` through the blocks that `load` returns for its sides, with at most `arenas` arenas.
 pub fn advance<E: From<ScratchError>>(
     cache: &mut Cache,
     statistics: Statistics,
@@ -29,29 +29,30 @@ pub fn advance<E: From<ScratchError>>(
     Ok(cache.advance(Passed { teacher, student }, statistics, arenas)?)
 }
 
-/// Programs that push activations through blocks.
+/// The heap use of programs that propagate activations.
 #[derive(Clone, Copy, Debug)]
 struct PushBytes {
     programs: ProgramBytes,
-    /// The most that is there while they are made.
+    /// Peak bytes while the programs are built.
     making: u64,
 }
 
 impl PushBytes {
-    /// Through `block`, made from what takes `source` bytes where that is another.
+    /// For a program of `block`, which is derived from another block of `source` bytes (0 if it is not).
     fn through(block: &Block, source: u64) -> Self {
         let programs = ProgramBytes::of(block, block.nodes().len());
         Self { programs, making: block.heap_bytes() as u64 + programs.held.max(source) }
     }
 
-    /// This, and `next` made after it.
+    /// For this program, and `next` built after it.
     fn and(self, next: Self) -> Self {
         let making = self.making.max(self.programs.held + next.making);
         Self { programs: self.programs.and(next.programs), making }
     }
 }
 
-/// The numbers of arenas that [`advance`] may use, from the fastest to the leanest, and what it then takes. `recipe` is that of a block that is distilled.
+/// The numbers of arenas that [`advance`] may use, from the fastest to the leanest, and the heap use of each. `recipe`
+/// is that of a block that is distilled.
 ///
 /// # Errors
 /// As the transformations of a block.
@@ -63,22 +64,22 @@ pub fn advance_ways(
 ) -> Result<Vec<Way<usize>>, BlockError> {
     let (loaded, groups) = (block.heap_bytes() as u64, NOISE_BATCH.div_ceil(LANES));
     let (mut push, most_arenas, channels) = match kind.statistics() {
-        // They are of the whole batch, all of whose groups are in work at once.
+        // Statistics of the whole batch require all of its groups at once.
         Statistics::Current => (PushBytes::through(block, 0), groups, norm_channels(block)),
         Statistics::Running => (PushBytes::through(&fold_batch_norms(block)?, loaded), groups.min(threads()), 0),
     };
     if sequential {
         let folded = fold_batch_norms(block)?;
-        // With neighbourhoods inside it shrinks less than as a whole.
+        // With neighbourhoods inside, a block shrinks less than as a whole.
         let student = match recipe.filter(|_| folded.parts().is_empty()) {
             Some(recipe) => recipe.student(&folded)?,
             None => folded,
         };
-        // A student that was distilled is read from its pack, another is the teacher's block.
+        // A distilled student is read from its pack; any other is the teacher's block.
         push = push.and(PushBytes::through(&student, if recipe.is_some() { 0 } else { loaded }));
     }
     let PushBytes { programs, making } = push;
-    // Of each group, and of the batch.
+    // Moments of each group, and of the batch.
     let moments = (channels.max(1) * (groups + 1) * size_of::<Moments>()) as u64;
     let way = |arenas: usize| {
         let pushing = programs.held + Workspace::bytes(arenas, usize::MAX, programs.arena) + moments;
@@ -88,12 +89,12 @@ pub fn advance_ways(
     Ok(halves(most_arenas).map(way).collect())
 }
 
-/// Numbers of groups in work at a time, from all to one.
+/// Numbers of groups to process at a time: `most`, then half as many each time, down to one.
 pub fn halves(most: usize) -> impl Iterator<Item = usize> {
     core::iter::successors(Some(most.max(1)), |&groups| (groups > 1).then_some(groups / 2))
 }
 
-/// Channels of a block's widest batch norm.
+/// Number of channels of a block's widest batch norm.
 fn norm_channels(block: &Block) -> usize {
     let norms =
         block.nodes().iter().enumerate().filter(|(_, node)| matches!(node.op, crate::block::op::Op::BatchNorm(_)));

@@ -1,4 +1,4 @@
-//! One block: fold, shrink, solve, train, measure.
+//! Distils one block: fold, shrink, solve, train, measure.
 
 use alloc::vec::Vec;
 
@@ -13,12 +13,12 @@ use crate::{
     train::{BlockTraining, TrainBytes, train},
 };
 
-/// A distilled block and how well it reproduces the teacher's.
+/// A distilled block and its errors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distilled {
     /// The student `S_i`.
     pub block: Block,
-    /// `‖S_i(a) − T_i(a)‖ / ‖T_i(a)‖` over inputs that neither solve nor training saw.
+    /// `‖S_i(a) − T_i(a)‖ / ‖T_i(a)‖` over inputs that neither solve nor training used.
     pub relative_error: f64,
     /// Mean squared error per element over the same inputs (eq. 4).
     pub loss: f64,
@@ -27,15 +27,16 @@ pub struct Distilled {
 /// How a block is distilled.
 #[derive(Clone, Copy, Debug)]
 pub struct Distillation<'a> {
-    /// What is done to it.
+    /// The recipe.
     pub recipe: &'a Recipe,
-    /// The teacher's folded blocks after it whose outputs its training matches, too; neighbourhoods inside a block do without.
+    /// The teacher's next folded blocks, whose outputs the training matches, too; not used for neighbourhoods inside a
+    /// block.
     pub ahead: &'a [Block],
-    /// What computes.
+    /// The compute engine.
     pub engine: &'a Engine,
 }
 
-/// Distils one block: as one neighbourhood, or each that lies inside it, one after another.
+/// Distils one block: as one neighbourhood, or each neighbourhood inside it in turn.
 ///
 /// `progress` is called after every gradient step with its number (from 1) and its loss.
 ///
@@ -62,7 +63,7 @@ pub fn distill(
     measure(&target, student, inputs, how.engine)
 }
 
-/// A folded neighbourhood on the device, and its student.
+/// Distils a folded neighbourhood; returns it on the device, with its student.
 fn neighbourhood(
     folded: Block,
     how: Distillation<'_>,
@@ -78,7 +79,7 @@ fn neighbourhood(
     Ok((target, student))
 }
 
-/// The student of a block with neighbourhoods inside it.
+/// Distils the neighbourhoods inside a block.
 fn parts(
     folded: &Block,
     how: Distillation<'_>,
@@ -87,11 +88,11 @@ fn parts(
 ) -> Result<Block, DistillError> {
     let device = &how.engine.device;
     if !how.ahead.is_empty() {
-        log::warn!("{}: its neighbourhoods lie inside it and do not look ahead", folded.name());
+        log::warn!("{}: look-ahead is not used for neighbourhoods inside the block", folded.name());
     }
     let mut student = folded.clone();
     for number in 0..folded.parts().len() {
-        // The student's parts lie elsewhere once one has another number of layers.
+        // Node numbers differ between teacher and student once a part has fewer layers.
         let (part, place) = (folded.parts()[number], student.parts()[number]);
         let alone = folded.part(part)?;
         let leads = inputs.are_cached() && part.from > 0;
@@ -105,12 +106,12 @@ fn parts(
         }
     }
     if student == *folded {
-        log::warn!("{}: nothing inside its neighbourhoods can shrink; it stays the teacher's", folded.name());
+        log::warn!("{}: nothing inside its neighbourhoods can shrink; kept the teacher's block", folded.name());
     }
     Ok(student)
 }
 
-/// A student with its errors on held-out inputs.
+/// Measures a student's errors on held-out inputs.
 pub fn measure(
     teacher: &DeviceBlock,
     student: Block,
@@ -126,7 +127,7 @@ pub fn measure(
     Err(DistillError::Diverged { block: student.name().into() })
 }
 
-/// The difference of a student's outputs from the teacher's on held-out inputs, and over how many values.
+/// The difference between the student's and the teacher's outputs on held-out inputs, and the number of values.
 fn difference(
     teacher: &DeviceBlock,
     student: &DeviceBlock,
@@ -145,7 +146,8 @@ fn difference(
     Ok((difference, elements))
 }
 
-/// Heap bytes of [`distill`], or of [`measure`] where a block is distilled already, with the work cut in each of these ways, without the cache.
+/// Heap bytes of [`distill`], or of [`measure`] for a block that is already distilled, for each of these portions,
+/// without the cache.
 ///
 /// # Errors
 /// As the transformations of a block.
@@ -169,7 +171,7 @@ pub fn distill_bytes(
     Ok(bytes)
 }
 
-/// Of [`parts`], and of measuring the block.
+/// Heap bytes of [`parts`] and of measuring the block.
 fn parts_bytes(
     folded: Block,
     how: Distillation<'_>,
@@ -177,19 +179,19 @@ fn parts_bytes(
     ways: &[Portions],
 ) -> Result<Vec<u64>, BlockError> {
     let Training { batch, stop, .. } = how.recipe.training;
-    // The block and its student are there while its parts are distilled, and another copy when one is put in.
+    // Block and student are held while its parts are distilled, plus a copy while a part is inserted.
     let held = folded.heap_bytes() as u64;
     let untouched = Recipe { solve: false, training: Training { steps: 0, ..how.recipe.training }, ..*how.recipe };
     let whole = Distillation { recipe: &untouched, ..how };
     let mut bytes = neighbourhood_bytes(folded.clone(), whole, inputs, ways)?;
     for &part in folded.parts() {
-        // Cached inputs of the block are on their way to the part.
+        // Cached inputs are propagated from the block's input to the part.
         let leads = inputs.cached && part.from > 0;
         let before = if leads { ProgramBytes::of(&folded, part.from.into()) } else { ProgramBytes::default() };
-        // The student's side of it is no larger than the teacher's.
+        // The student's nodes before the part are no larger than the teacher's.
         let before = if inputs.paired { before.and(before) } else { before };
         let alone = folded.part(part)?;
-        // What nothing changes is not distilled.
+        // A part that would not change is not distilled.
         if how.recipe.student(&alone)? == alone {
             continue;
         }
@@ -208,7 +210,7 @@ fn parts_bytes(
     Ok(bytes)
 }
 
-/// Of [`neighbourhood`], and of measuring it.
+/// Heap bytes of [`neighbourhood`] and of measuring it.
 fn neighbourhood_bytes(
     folded: Block,
     how: Distillation<'_>,
@@ -219,7 +221,7 @@ fn neighbourhood_bytes(
     let student = recipe.student(&folded)?;
     let output = folded.output().elements();
     let [folded_bytes, student_bytes] = [&folded, &student].map(|block| block.heap_bytes() as u64);
-    // Copies on the way to a student that differs in more than its width.
+    // Intermediate copies of a student that differs in more than its width.
     let transforming = folded_bytes * (u64::from(recipe.fewer_layers > 0) + u64::from(recipe.activation.is_some()));
     let closed_form = ClosedFormBytes::new(&student, &folded, recipe, inputs);
     let target = ProgramBytes::of(&folded, folded.nodes().len());

@@ -1,11 +1,11 @@
-//! How a run stays inside a memory budget, settled before anything large is allocated.
+//! Plans a run within a memory budget, before anything large is allocated.
 //!
-//! What is in memory in each phase of a block is asked from the parts themselves, made from the real block. A [`Plan`] then
-//! cuts the work into portions: fewer groups of images at a time, gradients accumulated over parts of a batch, the boundary
-//! cache in a storage. The student is the same to the bit in any budget.
+//! The components themselves, built from the real blocks, report the memory of each phase. A [`Plan`] then divides the
+//! work into portions: fewer groups of images at a time, gradients accumulated over parts of a batch, the boundary
+//! cache in a storage. The student is bit-identical for any budget.
 //!
-//! Planning reads each block's weights, so it takes some memory itself: less than the leanest run over the same block.
-//! Sizes are 64 bits wide, because a device of 32 bits must be able to say that it is asked for more than it can address.
+//! Planning reads each block's weights, so it needs memory itself: less than the leanest run over the same block. Sizes
+//! are 64 bits wide, because a 32-bit device must be able to report needs beyond its address space.
 
 use alloc::{string::String, vec::Vec};
 use core::fmt;
@@ -29,52 +29,51 @@ use crate::{
     tensor::Shape,
 };
 
-/// Small allocations that no part answers for: graphs being copied, a section's metadata.
+/// Allowance for small allocations that no component reports: copies of graphs, a section's metadata.
 const SMALL_BYTES: usize = 8 << 10;
-/// A thread's queue and name.
+/// Bytes of a thread's queue and name.
 const THREAD_BYTES: usize = if cfg!(feature = "std") { 8 << 10 } else { 0 };
-/// What each block of the network takes for the whole run, without its names: plans (of two, one is taken), lines of an index
-/// being gathered, the report.
+/// Bytes per block of the network for the whole run, without names: two candidate plans, index entries, the report.
 const BYTES_PER_BLOCK: usize = size_of::<Passed>() + 2 * size_of::<BlockPlan>() + size_of::<BlockReport>() + 128;
-/// Copies of a block's name in them.
+/// Copies of a block's name in these.
 const NAMES_PER_BLOCK: usize = 4;
 
-/// How a run will go, and what it takes.
+/// The plan of a run and its memory use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Every block the run passes, in order.
+    /// Every block that the run visits, in order.
     pub blocks: Vec<BlockPlan>,
-    /// The cached activations, where the noise has any.
+    /// The cached activations, if the source's kind is cached.
     pub cache: Option<CachePlan>,
-    /// Most heap in use, in bytes, what the program around uses included.
+    /// Peak heap use in bytes, the surrounding program included.
     pub bytes: u64,
 }
 
-/// How one block goes.
+/// The plan of one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockPlan {
-    /// Place in the network.
+    /// Position in the network.
     pub position: usize,
     /// Its name.
     pub name: String,
     /// Number among the neighbourhoods, if it is distilled.
     pub number: Option<usize>,
-    /// How its distillation is cut.
+    /// The portions of its distillation.
     pub portions: Portions,
-    /// Groups of images in memory while the cache passes it.
+    /// Groups of images in memory while the cache is propagated through it.
     pub arenas: usize,
-    /// Most heap in use, in bytes, cache and program included.
+    /// Peak heap use in bytes, cache and surrounding program included.
     pub bytes: u64,
 }
 
-/// Where cached activations lie.
+/// Size and place of the cached activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CachePlan {
-    /// Images.
+    /// Number of images.
     pub images: usize,
-    /// Values of an image at the largest boundary.
+    /// Values per image at the largest boundary.
     pub elements: usize,
-    /// In a storage instead of memory.
+    /// Whether they are in a storage instead of memory.
     pub in_storage: bool,
 }
 
@@ -89,55 +88,55 @@ impl CachePlan {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PlanError<R> {
-    /// A number that no run can work with.
+    /// A setting is outside its range.
     Settings(SettingsError),
     /// The teacher pack.
     Teacher(PackError<R>),
-    /// A chosen block is not there.
+    /// A chosen block does not exist.
     NoSuchBlock {
         /// The number.
         index: usize,
-        /// Neighbourhoods the teacher has.
+        /// Number of neighbourhoods of the teacher.
         blocks: usize,
     },
-    /// A width is given for a neighbourhood that is not there.
+    /// A width is given for a neighbourhood that does not exist.
     NoSuchName {
         /// The name.
         name: String,
     },
     /// The source needs batch-norm statistics in every neighbourhood.
     NoStatistics {
-        /// The first neighbourhood without.
+        /// The first neighbourhood without statistics.
         block: String,
     },
     /// The source has no more images than are held out.
     TooFewImages {
-        /// Images that it has.
+        /// Number of its images.
         images: usize,
-        /// Images that neither solve nor training may see.
+        /// Images reserved to measure and to stop early.
         held_out: usize,
     },
-    /// A block does not take what the one before it gives.
+    /// A block's input shape is not the previous block's output shape.
     Misfit {
         /// The block's name.
         block: String,
-        /// What it takes.
+        /// Its input shape.
         takes: Shape,
-        /// What it is given.
+        /// The previous block's output shape.
         given: Shape,
     },
     /// The budget is too small.
     Budget {
-        /// Bytes there may be.
+        /// The budget in bytes.
         budget: u64,
         /// The smallest budget that suffices.
         smallest: u64,
         /// The block that needs it.
         block: String,
     },
-    /// The device's memory is not ours to plan.
+    /// A budget is set, but the device is not the CPU.
     BudgetOfDevice,
-    /// A block did not transform.
+    /// A transformation of a block failed.
     Block(BlockError),
 }
 
@@ -169,7 +168,7 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
     let names: usize = passed.iter().map(|passed| passed.outline.name.len()).sum();
     let lines = BYTES_PER_BLOCK * teacher.blocks() + NAMES_PER_BLOCK * names;
     let fixed = settings.budget.used + (SMALL_BYTES + THREAD_BYTES * threads() + lines) as u64;
-    // Noise at the network's input is made image by image.
+    // Images at the network's input are drawn one at a time.
     let drawn = passed.first().map_or(0, |first| source.bytes(first.outline.input.elements()));
     let mut drafts: Vec<Draft> = caches.iter().map(|&cache| Draft::new(cache, fixed, passed.len())).collect();
     for (place, here) in passed.iter().enumerate() {
@@ -185,7 +184,7 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
         drafts.iter_mut().for_each(|draft| draft.add(here, &ways, budget));
     }
     let (fitting, refused): (Vec<Draft>, Vec<Draft>) = drafts.into_iter().partition(|draft| draft.smallest <= budget);
-    // Of equally fast ones the first, with the cache in memory.
+    // Of equally fast plans take the first, with the cache in memory.
     if let Some(draft) = fitting.into_iter().min_by_key(|draft| draft.plan.idle_threads()) {
         return Ok(draft.plan);
     }
@@ -194,27 +193,27 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
     Err(PlanError::Budget { budget, smallest, block })
 }
 
-/// How a block can be distilled and passed; lists go from the fastest to the leanest.
+/// The ways to distil a block and to propagate the cache, each from the fastest to the leanest.
 struct Ways {
     /// Shape of the block's output.
     output: Shape,
     distill: Vec<Way<Portions>>,
-    /// Groups of images in work at the same time.
+    /// Groups of images processed at the same time.
     advance: Vec<Way<usize>>,
 }
 
-/// A way to cut work, and what it takes.
+/// A way to divide work, and its memory use.
 #[derive(Clone, Copy, Debug)]
 pub struct Way<C> {
     pub cut: C,
-    /// Heap bytes, without the cache.
+    /// Heap bytes, excluding the cache.
     pub bytes: u64,
-    /// More for images on their way from or to a storage.
+    /// Additional bytes for transfers if the cache is in a storage.
     pub staging: u64,
 }
 
 impl<C> Way<C> {
-    /// Heap bytes with the cache in memory, which is among `kept`, or in a storage.
+    /// Total heap bytes; `kept` includes the cache if it is in memory.
     fn total(&self, kept: u64, in_storage: bool) -> u64 {
         kept + self.bytes + if in_storage { self.staging } else { 0 }
     }
@@ -257,7 +256,7 @@ fn block_ways<R: ReadAt>(
     Ok(Ways { output, distill: portions.into_iter().zip(bytes).map(way).collect(), advance })
 }
 
-/// A block that the run passes.
+/// A block that the run visits.
 struct Passed {
     position: usize,
     /// Number among the neighbourhoods, if it is distilled.
@@ -265,7 +264,7 @@ struct Passed {
     outline: Outline,
 }
 
-/// Every block that the run passes, in order.
+/// Every block that the run visits, in order.
 fn passed_blocks<R: ReadAt>(
     teacher: &mut Pack<R>,
     settings: &Settings,
@@ -307,7 +306,7 @@ fn passed_blocks<R: ReadAt>(
 }
 
 impl BlockPlan {
-    /// Inputs whose gradients are taken at a time, or, without gradient steps, whose sums of a solve are.
+    /// Inputs per portion of a gradient step or, without steps, of a solve.
     pub fn micro_batch(&self, settings: &Settings) -> usize {
         match settings.recipe.training {
             Training { steps: 0, .. } => self.portions.solving,
@@ -317,16 +316,16 @@ impl BlockPlan {
 }
 
 impl Plan {
-    /// Threads without work, over the blocks.
+    /// Idle threads, summed over the blocks.
     fn idle_threads(&self) -> usize {
         self.blocks.iter().map(|block| threads().saturating_sub(block.portions.workers)).sum()
     }
 }
 
-/// A plan with its cache in one of the places there are.
+/// A candidate plan with its cache in one of the possible places.
 struct Draft {
     plan: Plan,
-    /// What is in memory all the time.
+    /// Bytes in use during the whole run.
     kept: u64,
     /// The smallest budget so far, and the block that needs it.
     smallest: u64,
@@ -340,7 +339,7 @@ impl Draft {
         Self { plan, kept, smallest: kept, largest: String::new() }
     }
 
-    /// Takes the fastest ways to distil a block and to pass it that the budget has room for, or the leanest where none has.
+    /// Adds a block with the fastest ways that fit the budget, or the leanest if none fits.
     fn add(&mut self, passed: &Passed, ways: &Ways, budget: u64) {
         let in_storage = self.plan.cache.is_some_and(|cache| cache.in_storage);
         let distill = Choice::of(&ways.distill, self.kept, in_storage, budget);
@@ -362,12 +361,12 @@ impl Draft {
     }
 }
 
-/// The way that is taken.
+/// The chosen way.
 struct Choice<C> {
-    /// None where there is nothing to do.
+    /// `None` if there is nothing to do.
     cut: Option<C>,
     bytes: u64,
-    /// Of the leanest way.
+    /// Bytes of the leanest way.
     smallest: u64,
 }
 
@@ -380,7 +379,7 @@ impl<C: Copy> Choice<C> {
     }
 }
 
-/// A number of bytes as people write it, rounded up.
+/// Formats a number of bytes as KiB or MiB, rounded up.
 struct Size(u64);
 
 impl fmt::Display for Size {
@@ -401,7 +400,7 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
             Self::NoSuchBlock { index, blocks } => {
                 write!(f, "there is no block {index}: the teacher has {blocks}, numbered from 0")
             }
-            Self::NoSuchName { name } => write!(f, "there is no neighbourhood {name} to give a width"),
+            Self::NoSuchName { name } => write!(f, "a width is given for neighbourhood {name}, which does not exist"),
             Self::NoStatistics { block } => {
                 write!(f, "block {block} has no batch-norm statistics, which propagated noise needs")
             }
@@ -409,7 +408,7 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
                 write!(f, "the source has {images} images, but {held_out} are held out to measure on")
             }
             Self::Misfit { block, takes, given } => {
-                write!(f, "block {block} takes {takes}, but the block before it gives {given}")
+                write!(f, "block {block} has input shape {takes}, but the block before it has output shape {given}")
             }
             Self::Budget { budget, smallest, block } => {
                 let (budget, smallest) = (Size(*budget), Size(*smallest));

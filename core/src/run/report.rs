@@ -1,4 +1,4 @@
-//! What a run tells of a distilled neighbourhood.
+//! The report on a distilled neighbourhood.
 
 use alloc::string::String;
 
@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use crate::{block::Block, run::Distilled, tensor::Shape};
 
-/// What is known of a distilled neighbourhood.
+/// Sizes and errors of a distilled neighbourhood.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BlockReport {
     /// Number among the neighbourhoods, from 0.
     pub index: usize,
-    /// The teacher's name for it.
+    /// Its name in the teacher.
     pub name: String,
     /// Shape of its input.
     pub input: Shape,
@@ -19,20 +19,20 @@ pub struct BlockReport {
     pub output: Shape,
     /// Parameters of the teacher's block.
     pub teacher_parameters: usize,
-    /// Parameters of the student's.
+    /// Parameters of the student's block.
     pub parameters: usize,
-    /// Multiply-accumulates of the teacher's block for one image.
+    /// Multiply-accumulates per image of the teacher's block.
     pub teacher_macs: u64,
-    /// Those of the student's.
+    /// Multiply-accumulates per image of the student's block.
     pub macs: u64,
     /// `‖S_i(a) − T_i(a)‖ / ‖T_i(a)‖` on held-out inputs.
     pub relative_error: f64,
-    /// Mean squared error per element on them.
+    /// Mean squared error per element on held-out inputs.
     pub loss: f64,
 }
 
 impl BlockReport {
-    /// What is known before the block is distilled.
+    /// Starts a report before the block is distilled.
     pub(crate) fn new(index: usize, teacher: &Block) -> Self {
         Self {
             index,
@@ -48,7 +48,7 @@ impl BlockReport {
         }
     }
 
-    /// Adds what is known afterwards.
+    /// Adds the student's sizes and errors.
     pub(super) fn finish(&mut self, distilled: &Distilled) {
         self.parameters = distilled.block.parameters();
         self.macs = distilled.block.macs();

@@ -1,4 +1,4 @@
-//! What a run is asked to do.
+//! The settings of a run.
 
 use alloc::{string::String, vec::Vec};
 use core::fmt;
@@ -11,7 +11,7 @@ use crate::{
     recipe::{Recipe, Ridge, Selection, SourceKind, Training, Width},
 };
 
-/// Most noise images, and most inputs of a solve or a step: bounds what a number from outside can cost.
+/// Maximum noise images, and inputs per solve or step; bounds the cost of an untrusted number.
 pub const MAX_INPUTS: usize = 1 << 16;
 const MAX_STEPS: usize = 1 << 30;
 const MAX_AHEAD: usize = 64;
@@ -19,36 +19,36 @@ const MAX_AHEAD: usize = 64;
 /// What to distil, and how.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Settings {
-    /// What is done to each neighbourhood.
+    /// The recipe for each neighbourhood.
     pub recipe: Recipe,
-    /// Other widths for some of them, by name.
+    /// Different widths for some neighbourhoods, by name.
     pub widths: Vec<(String, Width)>,
-    /// Whether a neighbourhood is fed what the students before it produce, towards the teacher's own outputs: it then compensates for
-    /// their errors ("sequential correction"), and depends on them. For sources that are pushed with running statistics: with current ones
-    /// the students, which have no batch norms, would not see what their teachers see.
+    /// Whether a neighbourhood's inputs are the outputs of the students before it, and its targets the teacher's own
+    /// outputs: it then compensates for their errors ("sequential correction"). Only for sources propagated with
+    /// running statistics: students have no batch norms, so current statistics would not apply to them.
     pub sequential: bool,
-    /// Blocks of the teacher after a neighbourhood whose outputs its training matches, too (eq. 4, 5).
+    /// Number of the teacher's next blocks whose outputs a neighbourhood's training matches, too (eq. 4, 5).
     pub look_ahead: usize,
     /// Numbers of the neighbourhoods to distil, from 0; empty for all.
     pub blocks: Vec<usize>,
-    /// Every random number of the run follows from it.
+    /// Seed of all random numbers of the run.
     pub seed: u64,
-    /// Memory the run may take. It changes how the work is cut, not its result.
+    /// Memory budget. It changes how the work is divided, but not the result.
     #[serde(skip)]
     pub budget: Budget,
 }
 
-/// Memory that a run may take.
+/// The memory budget of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Most heap in use at any time, in bytes.
+    /// Maximum heap use at any time, in bytes.
     pub bytes: u64,
-    /// What of it the program around the run has in use.
+    /// Bytes of it that the surrounding program uses.
     pub used: u64,
 }
 
 impl Budget {
-    /// As much as there is.
+    /// No limit.
     pub const UNLIMITED: Self = Self { bytes: u64::MAX, used: 0 };
 }
 
@@ -57,13 +57,13 @@ impl Budget {
 pub struct SettingsError {
     /// The setting.
     pub setting: &'static str,
-    /// What it must be.
+    /// Its range.
     pub range: &'static str,
 }
 
 impl Settings {
-    /// All neighbourhoods, for propagated noise: a solve over 512 images, then `steps` steps of Adam (batch 64, a
-    /// cosine down from 1e-3), seed 0.
+    /// Defaults for propagated noise, all neighbourhoods: a solve over 512 images, then `steps` steps of Adam (batch
+    /// 64, a cosine schedule from 1e-3), seed 0.
     pub fn new(width: Width, steps: usize) -> Self {
         let recipe = Recipe {
             width,
@@ -87,9 +87,9 @@ impl Settings {
         }
     }
 
-    /// All neighbourhoods, for calibrated noise, one after another on what the students before them make: channels chosen by
-    /// residual, the ridge on held-out inputs; 1,024 images and 10 projections, or with gradient steps, which make those
-    /// superfluous and see more than a solve, 4,096 images.
+    /// Defaults for calibrated noise, all neighbourhoods in a sequential run: channels chosen by residual, the ridge on
+    /// held-out inputs, and 1,024 images with 10 projections or, with gradient steps, 4,096 images without projections:
+    /// steps make them superfluous and use more images than a solve.
     pub fn calibrated(width: Width, steps: usize) -> Self {
         let usual = Self::new(width, steps);
         let (images, projections) = if steps == 0 { (1024, 10) } else { (4096, 0) };
@@ -98,28 +98,29 @@ impl Settings {
         Self { recipe, sequential: true, ..usual }
     }
 
-    /// Inputs that neither solve nor training sees.
+    /// Number of inputs that neither solve nor training uses.
     pub(crate) fn held_out(&self) -> usize {
         MEASURED_INPUTS + if self.recipe.training.stop { VALIDATED_INPUTS } else { 0 }
     }
 
-    /// The cache of a run, held-out images included. Whole batches, so that those share no statistics with the others.
+    /// The size of a run's cache, held-out images included: whole batches, as those must not share statistics with
+    /// others.
     pub(crate) fn cache_size(&self) -> CacheSize {
         let sides = if self.sequential { Sides::Both } else { Sides::Teacher };
         let images = self.recipe.images.next_multiple_of(NOISE_BATCH) + self.held_out();
         CacheSize { images, batch: NOISE_BATCH, sides }
     }
 
-    /// What is done to the neighbourhood of this name.
+    /// The recipe for the neighbourhood of this name.
     pub fn recipe_of(&self, name: &str) -> Recipe {
         let own = self.widths.iter().find(|(other, _)| other == name);
         Recipe { width: own.map_or(self.recipe.width, |&(_, width)| width), ..self.recipe }
     }
 
-    /// Checks every number, for inputs from such a source.
+    /// Checks every setting, for inputs of this kind.
     ///
     /// # Errors
-    /// [`SettingsError`] for the first that is out of its range.
+    /// [`SettingsError`] for the first setting outside its range.
     pub fn check(&self, source: SourceKind) -> Result<(), SettingsError> {
         let Training { steps, batch, rate, weight_decay, .. } = self.recipe.training;
         let inputs = 1..=MAX_INPUTS;
@@ -128,7 +129,7 @@ impl Settings {
             (
                 !self.sequential || (source.is_cached() && source.statistics() == Statistics::Running),
                 "source of a sequential run",
-                "one that does not need the statistics of a batch, such as calibrated noise",
+                "one that does not use batch statistics, such as calibrated noise",
             ),
             (self.recipe.ridge.is_sound(), "strength of the ridge", "a number above 0"),
             (self.look_ahead <= MAX_AHEAD, "number of blocks to look ahead at", "at most 64"),

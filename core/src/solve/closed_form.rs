@@ -1,4 +1,4 @@
-//! A student before gradient steps: the teacher's channels, and its last convolution solved, in closed form as far as there is one.
+//! A student before gradient steps: the teacher's channels selected, and the last convolution solved in closed form.
 
 use crate::{
     block::{Block, Part},
@@ -13,7 +13,7 @@ use crate::{
     student::ChannelClasses,
 };
 
-/// The student of a folded neighbourhood.
+/// Builds the student of a folded neighbourhood.
 pub fn closed_form(
     teacher: &Block,
     inputs: &mut Inputs<'_>,
@@ -38,19 +38,19 @@ pub fn closed_form(
     Ok(equations.solve(student)?)
 }
 
-/// Whether residuals choose the student's channels: only channels of the teacher's own can be told apart by what it makes of them.
+/// Whether to choose channels by residual, which requires a student with the teacher's layers and activations.
 fn chooses(recipe: &Recipe, student: &Block, teacher: &Block) -> bool {
     let same = student.nodes().len() == teacher.nodes().len() && recipe.activation.is_none();
     recipe.selection == Selection::Residual && same
 }
 
-/// What leads to the solved convolution, if projections are asked for and nothing else reads what is on the way.
+/// The layers up to the solved convolution, if projections are requested and no other node reads their values.
 fn projected(student: &Block, nodes: Solvable, recipe: &Recipe) -> Option<(Part, Block)> {
     let part = Part { from: 0, to: nodes.student as u8 + 1 };
     (recipe.projections > 0).then(|| student.part(part).ok()).flatten().map(|layers| (part, layers))
 }
 
-/// The teacher's channels that its convolution `node` can least do without.
+/// Narrows the teacher to the channels that its convolution `node` needs most.
 fn most_useful(
     teacher: &Block,
     node: usize,
@@ -60,7 +60,7 @@ fn most_useful(
 ) -> Result<Block, DistillError> {
     let equations = {
         let goal = SolveTarget::new(Site::own(teacher, node), inputs, engine);
-        // Without inputs of another student the teacher's weights do best, whatever the ridge towards them.
+        // Unless the inputs are paired, the teacher's weights are the solution for any ridge.
         sum_equations(teacher, node, &goal, inputs, &Recipe { ridge: Ridge::USUAL, ..*recipe }, engine)?
     };
     let classes = ChannelClasses::of(teacher);
@@ -71,19 +71,19 @@ fn most_useful(
     Ok(classes.narrowed(teacher, &chosen.unwrap_or(strongest))?)
 }
 
-/// What [`closed_form`] takes beside the teacher.
+/// The heap use of [`closed_form`], excluding the teacher.
 pub struct ClosedFormBytes {
     ridge: Ridge,
     student: u64,
-    /// Over the teacher, where it says what its channels are worth.
+    /// Sums over the teacher, if channels are chosen by residual.
     choosing: Option<SumBytes>,
-    /// Over the student.
+    /// Sums over the student.
     solving: SumBytes,
     projecting: Option<ProjectBytes>,
 }
 
 impl ClosedFormBytes {
-    /// `None` where nothing is solved.
+    /// `None` if nothing is solved.
     pub fn new(student: &Block, teacher: &Block, recipe: &Recipe, inputs: InputBytes) -> Option<Self> {
         let nodes = solvable(student, teacher).filter(|_| recipe.solve)?;
         let choosing =
@@ -97,7 +97,7 @@ impl ClosedFormBytes {
         })
     }
 
-    /// Heap bytes with the work cut like this.
+    /// Heap bytes with these portions.
     pub fn bytes(&self, portions: Portions) -> u64 {
         let Self { ridge, student, choosing, solving, projecting } = self;
         let choose = choosing.as_ref().map_or(0, |sums| {

@@ -1,8 +1,9 @@
-//! Which hidden channels a student keeps, by what each is worth to the convolution that reads them.
+//! Selects the hidden channels of a student by their worth to the convolution that reads them.
 //!
 //! Removing features `S` from a ridge regression with inverse Gram matrix `P` and solution `W` raises its residual by
-//! `tr(W_Sᵀ (P_SS)⁻¹ W_S)`; afterwards `P ← P − P_:S (P_SS)⁻¹ P_S:` and `W ← W − P_:S (P_SS)⁻¹ W_S`. Backward elimination takes
-//! the channel that costs least, one at a time. It believes the inputs: on noise that is far from data, norms choose better.
+//! `tr(W_Sᵀ (P_SS)⁻¹ W_S)`; afterwards `P ← P − P_:S (P_SS)⁻¹ P_S:` and `W ← W − P_:S (P_SS)⁻¹ W_S`. Backward
+//! elimination removes the channel with the least cost, one at a time. It depends on the inputs: on noise that is
+//! unlike data, selection by norm is better.
 
 use alloc::vec::Vec;
 
@@ -10,9 +11,9 @@ use nalgebra::{Cholesky, DMatrix};
 
 use crate::student::ChannelClasses;
 
-/// `keeps`, which says for each class whether it stays, with others of those that `value` carries: as many, but the ones that cost most.
-/// `inverse` and `solution` are of the features of the value's channels, each channel's together, and others behind them that stay.
-/// None where the inputs are too few to tell, or what is left may not go.
+/// Selects again among the classes of `value`'s channels: as many per group as `keeps` keeps, but those whose removal
+/// costs most. The rows of `inverse` and `solution` are the features of the value's channels, channel by channel, then
+/// the bias. Returns `None` if a factor is not positive definite (too few inputs) or no class is left to remove.
 pub fn eliminate(
     classes: &ChannelClasses,
     value: usize,
@@ -21,7 +22,7 @@ pub fn eliminate(
 ) -> Option<Vec<bool>> {
     let channels = classes.of_value(value);
     let area = (inverse.nrows() - 1) / channels.len();
-    // Classes that may go, with their group and their features; and how many of each group have to.
+    // Classes that may be removed, and the number to remove per group.
     let (mut candidates, mut quotas) = (Vec::<Candidate>::new(), Vec::<(usize, usize)>::new());
     let mut chosen = keeps.to_vec();
     for (channel, &class) in channels.iter().enumerate() {
@@ -67,14 +68,14 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// By how much the residual grows without it.
+    /// The increase of the residual without it.
     fn cost(&self, inverse: &DMatrix<f64>, solution: &DMatrix<f64>) -> Option<f64> {
         let weights = solution.select_rows(&self.features);
         Some(block(inverse, &self.features)?.solve(&weights).dot(&weights))
     }
 }
 
-/// `P_SS`, factored.
+/// The Cholesky factor of `P_SS`.
 fn block(inverse: &DMatrix<f64>, features: &[usize]) -> Option<Cholesky<f64, nalgebra::Dyn>> {
     Cholesky::new(inverse.select_columns(features).select_rows(features))
 }

@@ -1,7 +1,7 @@
-//! The best last convolution in closed form: ridge regression on a block's hidden activations.
+//! The optimal last convolution in closed form: ridge regression on a block's hidden activations.
 //!
-//! Inside a residual block the last convolution is linear in the activations `h` it reads: in the patches of `h` (im2col), each with a 1
-//! behind it for the bias. One pass over the inputs, no gradient step.
+//! The last convolution of a residual block is linear in the activations `h` it reads: in the patches of `h` (im2col),
+//! each followed by a 1 for the bias. One pass over the inputs suffices, without gradient steps.
 
 use alloc::{vec, vec::Vec};
 
@@ -20,23 +20,23 @@ use crate::{
     solve::ridge::{Held, ROWS, Sums, System, chunks},
 };
 
-/// Of so many inputs in a row the last [`HELD_OUT`] are held out: whole groups of images, however wide.
+/// Of every `ROUND` inputs the last [`HELD_OUT`] are held out. Both are whole groups of images on every target.
 const ROUND: usize = 128;
 const HELD_OUT: usize = ROUND / 8;
 
-/// Nodes of a student and of its teacher.
+/// The corresponding convolutions of a student and its teacher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Solvable {
     /// The convolution that a solve replaces.
     pub student: usize,
-    /// The teacher's of the same name.
+    /// The teacher's convolution of the same name.
     pub teacher: usize,
 }
 
-/// The convolution a solve replaces, and the teacher's of the same name: the last dense one, if its output has the teacher's
-/// channels and something before it is not the teacher's. `None` where there is none.
+/// Finds the convolution that a solve replaces, and the teacher's of the same name: the last dense one with the
+/// teacher's output shape and different layers or input shape before it. Returns `None` without such a convolution.
 pub fn solvable(student: &Block, teacher: &Block) -> Option<Solvable> {
-    // Of equal names the one as many before the last.
+    // Nodes with the same name are matched by their position from the end.
     let named = |block: &Block, name: &str| -> Vec<usize> {
         (0..block.nodes().len()).rev().filter(|&node| block.nodes()[node].name == name).collect()
     };
@@ -60,7 +60,7 @@ pub fn solvable(student: &Block, teacher: &Block) -> Option<Solvable> {
     })
 }
 
-/// Gram matrix and cross products of one convolution, gathered batch by batch.
+/// Gram matrix and cross products of one convolution, accumulated batch by batch.
 #[derive(Debug)]
 pub struct NormalEquations {
     node: usize,
@@ -69,13 +69,13 @@ pub struct NormalEquations {
     kernel: [usize; 2],
     ridge: Ridge,
     fitted: Sums,
-    /// Over the inputs that the ridge's strength is chosen on.
+    /// Sums over the inputs held out to choose the ridge's strength.
     held_out: Option<Sums>,
-    /// Inputs so far.
+    /// Number of inputs so far.
     inputs: usize,
     /// One group of hidden activations in zero-padded planes, and a plane of ones.
     planes: Vec<Lanes>,
-    /// Sums of each worker's rows over one group.
+    /// Each worker's sums over one group.
     workers: Vec<Vec<f32>>,
 }
 
@@ -83,7 +83,7 @@ impl NormalEquations {
     /// Empty sums for convolution `node` of `student`, to be solved with `ridge`, for at most `workers` threads.
     ///
     /// # Panics
-    /// If the node is no convolution; [`solvable`] names one that is.
+    /// If the node is not a convolution; [`solvable`] returns convolutions only.
     pub fn new(student: &Block, node: usize, ridge: Ridge, workers: usize) -> Self {
         let Op::Conv(conv) = student.nodes()[node].op else { panic!("a solvable node is a convolution") };
         let [outputs, inputs, rows, columns] = kernel_dims(student, node);
@@ -101,7 +101,7 @@ impl NormalEquations {
         }
     }
 
-    /// Adds one batch: what the student's convolution reads, and what the teacher's writes.
+    /// Adds one batch: the input of the student's convolution, and the target for its output.
     ///
     /// # Shapes
     /// - hidden `[N, C_in, H, W]`, target `[N, C_out, H', W']`
@@ -128,7 +128,7 @@ impl NormalEquations {
             let right =
                 |starts| Side { values: &self.planes, starts, pitch: plane.pitch() * stride[0], step: stride[1] };
             let of_targets = |starts| Side { values: target_group, starts, pitch: extent[1], step: 1 };
-            // The longest rows of the triangle first, so that no thread is left with one at the end.
+            // Start with the longest rows of the triangle, to balance the threads.
             let rows = sums.patches.iter_mut().enumerate().rev();
             let rows = rows.map(|(chunk, sums)| {
                 let last = features.min((chunk + 1) * ROWS);
@@ -146,7 +146,7 @@ impl NormalEquations {
         }
     }
 
-    /// The student with the convolution replaced by the solution.
+    /// Replaces the student's convolution by the solution.
     ///
     /// Returns the student unchanged if the Gram matrix is not positive definite even with the
     /// ridge, which only non-finite activations cause.
@@ -158,7 +158,7 @@ impl NormalEquations {
         Ok(put_solution(self.system(&student, None), student, node)?.0)
     }
 
-    /// The sums as means, with a ridge towards the weights that the convolution of `block` has: of strength λ if one is given.
+    /// The system of the mean sums, with a ridge (λ if given) towards the convolution's weights in `block`.
     pub(crate) fn system(self, block: &Block, ridge: Option<f64>) -> System {
         let Self { node, ridge: rule, mut fitted, held_out, planes, workers, .. } = self;
         drop((planes, workers));
@@ -179,19 +179,19 @@ impl NormalEquations {
     }
 }
 
-/// What normal equations take.
+/// The heap use of normal equations.
 #[derive(Clone, Copy, Debug)]
 pub struct EquationBytes {
     features: usize,
     outputs: usize,
-    /// Features of a channel.
+    /// Features per channel.
     area: usize,
-    /// Planes of a group, and the places of the patches and targets in them.
+    /// Bytes of a group's planes, and of the offsets of patches and targets.
     planes: u64,
 }
 
 impl EquationBytes {
-    /// Those of convolution `node` of `block`; of another node nothing.
+    /// For convolution `node` of `block`; zero for any other node.
     pub fn new(block: &Block, node: usize) -> Self {
         let Op::Conv(conv) = block.nodes()[node].op else {
             return Self { features: 0, outputs: 0, area: 0, planes: 0 };
@@ -208,7 +208,7 @@ impl EquationBytes {
         rows as u64 * columns as u64 * size_of::<f64>() as u64
     }
 
-    /// One set of sums: its triangle, and its targets.
+    /// Bytes of one set of sums: triangle and targets.
     fn sums(&self) -> [u64; 2] {
         [chunks(self.features).map(|len| Self::values(len, 1)).sum(), Self::values(self.outputs, self.features)]
     }
@@ -217,23 +217,23 @@ impl EquationBytes {
         if ridge == Ridge::HeldOut { 2 } else { 1 }
     }
 
-    /// While the sums grow.
+    /// Bytes while summing.
     pub fn summing(&self, ridge: Ridge, workers: usize) -> u64 {
         let scratch = threads().min(workers) * ROWS * self.features * size_of::<f32>();
         Self::sets(ridge) * self.sums().iter().sum::<u64>() + self.planes + scratch as u64
     }
 
-    /// While they are solved: beside the sums one matrix, and, where strengths are tried, another solution.
+    /// Bytes while solving: the sums, one matrix and, if strengths are tried, a second solution.
     pub fn solving(&self, ridge: Ridge) -> u64 {
         let [triangle, targets] = self.sums();
         let sets = Self::sets(ridge);
-        // A solution's error takes its transpose, when the matrix is gone.
+        // A solution's error needs its transpose, after the matrix is dropped.
         sets * triangle
             + (2 * sets - 1) * targets
             + Self::values(self.features, self.features).max((sets - 1) * targets)
     }
 
-    /// While channels are chosen: a factor and its inverse, then that with what one channel changes in it.
+    /// Bytes while choosing channels: a factor and its inverse, then the inverse and one channel's update of it.
     pub fn choosing(&self) -> u64 {
         let Self { features, outputs, area, .. } = *self;
         let [_, solution] = self.sums();
@@ -243,14 +243,14 @@ impl EquationBytes {
     }
 }
 
-/// `student` with the solution in the place of convolution `node`, and its error, infinite where there is no solution and the student
-/// stays as it is.
+/// Replaces convolution `node` of `student` by the solution; returns its error, too. Without a solution the student is
+/// unchanged and the error infinite.
 ///
 /// # Errors
 /// As [`Block::new`].
 pub fn put_solution(system: System, mut student: Block, node: usize) -> Result<(Block, f64), BlockError> {
     let Some((solution, error)) = system.solved() else {
-        log::warn!("{}: the solve met activations that are not finite; kept the pruned weights", student.name());
+        log::warn!("{}: the activations of the solve are not finite; kept the pruned weights", student.name());
         return Ok((student, f64::INFINITY));
     };
     let (features, outputs) = solution.shape();

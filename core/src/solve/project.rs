@@ -1,8 +1,8 @@
-//! The layers before the solved convolution, by variable projection (Golub & Pereyra 1973).
+//! Optimises the layers before the solved convolution, by variable projection (Golub & Pereyra 1973).
 //!
-//! For every value of those layers' weights `θ` the last convolution has a best value `W(θ)`, so what is left to minimise is
-//! `f(θ) = min_W E‖W u(θ) − y‖² + λ‖W − W₀‖²`. Its gradient is that of the squared error with `W` held at `W(θ)`. L-BFGS follows it,
-//! over the same inputs each time: no learning rate, and the error only falls.
+//! For every value of those layers' weights `θ` the last convolution has an optimum `W(θ)`, which leaves `f(θ) = min_W
+//! E‖W u(θ) − y‖² + λ‖W − W₀‖²` to minimise. Its gradient is that of the squared error with `W` fixed at `W(θ)`. L-BFGS
+//! minimises it over a fixed set of inputs: it needs no learning rate, and the error never rises.
 
 use alloc::{borrow::Cow, collections::VecDeque, vec, vec::Vec};
 
@@ -17,21 +17,21 @@ use crate::{
     solve::{SolveTarget, SumBytes, put_solution, sum_equations},
 };
 
-/// Steps that L-BFGS remembers.
+/// Steps in the history of L-BFGS.
 const MEMORY: usize = 6;
-/// Halvings of a step before it is given up.
+/// Maximum step lengths tried in the line search, each half of the one before.
 const HALVINGS: usize = 6;
-/// Share of the error that an iteration must take, or it is the last.
+/// Minimum relative decrease of the error per iteration; a smaller one ends the search.
 const GAIN: f64 = 1e-3;
-/// Of the decrease that the gradient promises, what a step must bring (Armijo).
+/// Share of the predicted decrease that a step must achieve (Armijo condition).
 const SUFFICIENT: f64 = 1e-4;
-/// Norm of the first step, as a share of the weights'.
+/// Norm of the first step relative to that of the weights.
 const FIRST_STEP: f64 = 1e-2;
 
-/// A trainer that is asked for gradients and makes no step.
+/// Settings of a trainer that computes gradients and takes no steps.
 const GRADIENTS_ONLY: Training = Training { update: Update::MOMENTUM, ..Training::adam(1, 1) };
 
-/// `layers`, whose last node is the solved convolution, solved and after at most `recipe.projections` iterations.
+/// Optimises `layers`, whose last node is the solved convolution, in at most `recipe.projections` iterations.
 pub fn project(
     layers: Block,
     goal: &SolveTarget,
@@ -44,7 +44,7 @@ pub fn project(
     let free = |weight: &usize| layers.is_trained(*weight) && !solved.iter().any(|&w| usize::from(w) == *weight);
     let free: Vec<usize> = (0..layers.weights().len()).filter(free).collect();
     let count = recipe.images;
-    // One strength for all iterations, so that they minimise the same.
+    // Fix λ after the first solve, so that all iterations minimise the same function.
     let mut ridge = None;
     let mut solve = |at: Block, inputs: &mut Inputs<'_>| -> Result<(Block, f64), DistillError> {
         let recipe = if ridge.is_none() { *recipe } else { Recipe { ridge: Ridge::USUAL, ..*recipe } };
@@ -91,7 +91,7 @@ pub fn project(
     Ok(here)
 }
 
-/// The gradient of the squared error by the free weights.
+/// The gradient of the squared error with respect to the free weights.
 fn gradient(
     layers: &Block,
     free: &[usize],
@@ -110,7 +110,7 @@ fn gradient(
         goal.value_into(&mut batches, &input, &mut spare, &mut goals[0].output, &mut trainer.workspace)?;
         trainer.add(&input, Goals { outputs: &goals, classes: None });
     }
-    // The error is a sum over the output's channels, the trainer's a mean.
+    // The solve's error sums over output channels, the trainer's averages.
     let channels = layers.output().channels as f64;
     let gradients: Vec<Cow<'_, [f32]>> = free.iter().map(|&weight| trainer.gradient(weight)).collect();
     let mut gradient = joined(gradients.iter().map(|gradient| &**gradient));
@@ -123,14 +123,14 @@ fn flat(block: &Block, free: &[usize]) -> Vec<f64> {
     joined(free.iter().map(|&weight| block.weights()[weight].data.as_slice()))
 }
 
-/// Tensors one after another, in no more memory than they need.
+/// Concatenates tensors without excess capacity.
 fn joined<'a>(tensors: impl Iterator<Item = &'a [f32]> + Clone) -> Vec<f64> {
     let mut values = Vec::with_capacity(tensors.clone().map(<[f32]>::len).sum());
     tensors.for_each(|tensor| values.extend(tensor.iter().map(|&value| f64::from(value))));
     values
 }
 
-/// The block with other free weights.
+/// Replaces the free weights of a block.
 fn with(block: &Block, free: &[usize], mut values: impl Iterator<Item = f64>) -> Result<Block, DistillError> {
     let mut weights = block.weights().to_vec();
     for &weight in free {
@@ -143,12 +143,12 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// The last steps of L-BFGS: how the weights moved, how the gradient did, and one over the product of both.
+/// The history of L-BFGS: changes of weights and gradient, and the inverse of their dot product.
 #[derive(Default)]
 struct Memory(VecDeque<(Vec<f64>, Vec<f64>, f64)>);
 
 impl Memory {
-    /// Remembers a step, if the gradient grew along it.
+    /// Stores a step if it has positive curvature.
     fn add(&mut self, moved: Vec<f64>, turned: Vec<f64>) {
         let product = dot(&moved, &turned);
         if product > 0.0 {
@@ -159,7 +159,7 @@ impl Memory {
         }
     }
 
-    /// Where to go (Nocedal & Wright 2006, algorithm 7.4).
+    /// The search direction (Nocedal & Wright 2006, algorithm 7.4).
     fn direction(&self, slope: &[f64]) -> Vec<f64> {
         let mut direction: Vec<f64> = slope.iter().map(|g| -g).collect();
         let shift = |direction: &mut [f64], along: &[f64], by: f64| {
@@ -183,14 +183,14 @@ impl Memory {
     }
 }
 
-/// What [`project`] takes.
+/// The heap use of [`project`].
 pub struct ProjectBytes {
-    /// The layers up to the convolution.
+    /// Bytes of the layers up to the convolution.
     layers: u64,
     /// Scalars in the search's vectors.
     vectors: usize,
     trainer: TrainerBytes,
-    /// Inputs of a gradient.
+    /// Inputs per gradient.
     count: usize,
 }
 
@@ -198,7 +198,7 @@ impl ProjectBytes {
     /// For these layers, the last of which is solved.
     pub fn new(layers: &Block, recipe: &Recipe) -> Self {
         let solved: usize = layers.weights_of(layers.nodes().len() - 1).iter().map(|weight| weight.data.len()).sum();
-        // What is remembered, where the search is, where it goes, and two gradients.
+        // The history, the current weights, the direction, and two gradients.
         let vectors = 2 * MEMORY.min(recipe.projections.saturating_sub(1)) + 4;
         Self {
             layers: layers.heap_bytes() as u64,
@@ -208,10 +208,10 @@ impl ProjectBytes {
         }
     }
 
-    /// Heap bytes, from those of its first solve and of a later one, over the inputs of `solving`.
+    /// Heap bytes, given those of the first solve and of a later one, over the inputs of `solving`.
     pub fn bytes(&self, first_solve: u64, later_solve: u64, solving: &SumBytes, portions: Portions) -> u64 {
         let Self { layers, vectors, trainer, count } = self;
-        // At the first solve there is one block more, later also that where the search is.
+        // The first solve holds one more copy of the block; later solves also hold the current iterate.
         let (first, later) = (layers + first_solve, 2 * layers + later_solve);
         let arena = solving.goal.arena.max(trainer.arena());
         let slope = layers

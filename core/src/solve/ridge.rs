@@ -1,43 +1,44 @@
-//! Ridge regression from sums over patches `u`, with a 1 behind each, and targets `y`.
+//! Ridge regression from sums over targets `y` and patches `u`, each followed by a 1 for the bias.
 //!
-//! The weights that minimise `E‖W u − y‖² + λ‖W − W₀‖²` solve `(G + λI) Wᵀ = C + λ W₀ᵀ` with `G = E[u uᵀ]` and `C = E[u yᵀ]`.
+//! The weights that minimise `E‖W u − y‖² + λ‖W − W₀‖²` solve `(G + λI) Wᵀ = C + λ W₀ᵀ` with `G = E[u uᵀ]` and `C = E[u
+//! yᵀ]`.
 
 use alloc::{vec, vec::Vec};
 
 use crate::recipe::Ridge;
 use nalgebra::{Cholesky, DMatrix};
 
-/// The weights `W₀` that a solve holds on to.
+/// The weights `W₀` towards which a solve is regularised.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Held<'a> {
     pub kernel: &'a [f32],
     pub bias: &'a [f32],
 }
 
-/// Rows of a matrix that a thread takes at a time.
+/// Matrix rows per unit of parallel work.
 pub const ROWS: usize = 16;
 
-/// Sums over patches `u`, with a 1 behind each, and targets `y`.
+/// Sums over targets `y` and patches `u`, each followed by a 1.
 #[derive(Debug)]
 pub struct Sums {
-    /// Length of a patch with the 1 behind it.
+    /// Length of a patch, including the 1.
     pub features: usize,
-    /// `Σ u uᵀ`: its lower triangle, [`ROWS`] rows at a time, each as long as the last of them.
+    /// The lower triangle of `Σ u uᵀ` in chunks of [`ROWS`] rows, each row padded to the chunk's last.
     pub patches: Vec<Vec<f64>>,
-    /// `Σ y uᵀ`, row by row.
+    /// `Σ y uᵀ`, row-major.
     pub targets: Vec<f64>,
     /// `Σ ‖y‖²`.
     pub energy: f64,
 }
 
 impl Sums {
-    /// Nothing yet.
+    /// Empty sums.
     pub fn new(features: usize, outputs: usize) -> Self {
         let patches = chunks(features).map(|len| vec![0.0; len]).collect();
         Self { features, patches, targets: vec![0.0; outputs * features], energy: 0.0 }
     }
 
-    /// Patches: the 1 is the last feature.
+    /// Number of patches: the sum of the squared 1s.
     pub fn count(&self) -> f64 {
         self.patches.last().and_then(|rows| rows.last()).copied().unwrap_or_default()
     }
@@ -57,7 +58,7 @@ impl Sums {
         diagonal / (self.features as f64 * self.count().max(1.0))
     }
 
-    /// Adds those over other patches.
+    /// Adds the sums over other patches.
     pub fn add(&mut self, other: Self) {
         let triangles = self.patches.iter_mut().flatten().zip(other.patches.into_iter().flatten());
         let targets = self.targets.iter_mut().zip(other.targets);
@@ -65,7 +66,7 @@ impl Sums {
         self.energy += other.energy;
     }
 
-    /// `E‖W u − y‖²`, of a solution `Wᵀ`.
+    /// `E‖W u − y‖²` of a solution `Wᵀ`.
     fn error(&self, solution: &DMatrix<f64>) -> f64 {
         let outputs = solution.ncols();
         // Row by row is column by column of the transpose.
@@ -80,7 +81,8 @@ impl Sums {
         (self.energy - 2.0 * cross + self.rows().map(row).sum::<f64>()) / self.count().max(1.0)
     }
 
-    /// Of [`Ridge::STRENGTHS`] the one whose solution, held on to kernel and bias `W₀`, does best on other patches.
+    /// The strength among [`Ridge::STRENGTHS`] whose solution, regularised towards `W₀`, has the least error on other
+    /// patches.
     pub fn best_strength(&self, others: &Self, held: Held<'_>) -> f64 {
         let error = |strength: f64| {
             let ridge = strength * self.mean_square();
@@ -100,7 +102,7 @@ impl Sums {
         System::new(gram, Targets { targets: self.targets, energy: self.energy, count }, ridge, held)
     }
 
-    /// `G + λI`: the lower triangle, which is all that a factorisation reads.
+    /// The lower triangle of `G + λI`, which is all that a factorisation reads.
     fn gram(&self, ridge: f64) -> DMatrix<f64> {
         let scale = 1.0 / self.count().max(1.0);
         let mut gram = DMatrix::zeros(self.features, self.features);
@@ -110,14 +112,14 @@ impl Sums {
     }
 }
 
-/// `Σ y uᵀ` and `Σ ‖y‖²` over so many patches.
+/// `Σ y uᵀ` and `Σ ‖y‖²` over `count` patches.
 struct Targets {
     targets: Vec<f64>,
     energy: f64,
     count: f64,
 }
 
-/// `(G + λI) Wᵀ = C + λ W₀ᵀ`, the lower triangle of the left side.
+/// The system `(G + λI) Wᵀ = C + λ W₀ᵀ`, with the lower triangle of its left side.
 pub struct System {
     gram: DMatrix<f64>,
     cross: DMatrix<f64>,
@@ -128,7 +130,7 @@ pub struct System {
 }
 
 impl System {
-    /// Of `G + λI`, and of the sums of targets and of their squares over `count` patches.
+    /// Builds the system from `G + λI` and the targets' sums.
     fn new(gram: DMatrix<f64>, Targets { targets, energy, count }: Targets, ridge: f64, held: Held<'_>) -> Self {
         let (features, scale) = (gram.nrows(), 1.0 / count.max(1.0));
         // Row by row is column by column of the transpose.
@@ -145,7 +147,7 @@ impl System {
         Self { gram, cross, energy, ridge }
     }
 
-    /// The inverse of the left side, and the solution.
+    /// The inverse of the left side, and the solution; `None` if the left side is not positive definite.
     pub fn inverted(self) -> Option<(DMatrix<f64>, DMatrix<f64>)> {
         let Self { gram, cross: mut solution, .. } = self;
         let factor = Cholesky::new(gram)?;
@@ -158,12 +160,12 @@ impl System {
         self.ridge
     }
 
-    /// The solution, each output's weights and bias together, and its `E‖W u − y‖² + λ‖W − W₀‖²`; none for sums that are not of finite
-    /// numbers.
+    /// The solution, one column of weights and bias per output, and its `E‖W u − y‖² + λ‖W − W₀‖²`; `None` if the left
+    /// side is not positive definite, as for sums that are not finite.
     pub fn solved(self) -> Option<(DMatrix<f64>, f64)> {
         let Self { gram, cross: mut solution, energy, .. } = self;
         let factor = Cholesky::new(gram)?;
-        // With G + λI = L Lᵀ the error is what L⁻¹ (C + λ W₀ᵀ) leaves of the energy.
+        // With G + λI = L Lᵀ, the error is the energy minus ‖L⁻¹ (C + λ W₀ᵀ)‖².
         factor.l_dirty().solve_lower_triangular_mut(&mut solution);
         let error = energy - solution.norm_squared();
         factor.l_dirty().ad_solve_lower_triangular_mut(&mut solution);
@@ -171,7 +173,7 @@ impl System {
     }
 }
 
-/// Lengths of the pieces of a lower triangle, [`ROWS`] rows each and as long as the last of them.
+/// Lengths of the chunks of a lower triangle; see [`Sums::patches`].
 pub fn chunks(features: usize) -> impl Iterator<Item = usize> {
     (0..features).step_by(ROWS).map(move |first| ROWS.min(features - first) * features.min(first + ROWS))
 }

@@ -1,4 +1,4 @@
-//! What a solve sees: what a student's convolution reads, and what it should write.
+//! The data of a solve: the inputs of a student's convolution, and the targets for its outputs.
 
 use crate::{
     block::{Block, op::Op},
@@ -9,7 +9,7 @@ use crate::{
     storage::ScratchError,
 };
 
-/// A student's convolution, and its teacher's.
+/// A student's convolution and its teacher's.
 #[derive(Clone, Copy, Debug)]
 pub struct Site<'a> {
     pub student: &'a Block,
@@ -17,23 +17,24 @@ pub struct Site<'a> {
     pub nodes: Solvable,
 }
 
-/// What a student's convolution should write: what the teacher's does. If the two take different inputs and the convolution's
-/// output is added to another value, the sum should be the teacher's: the convolution then compensates for the other value's errors, too.
+/// The target of a student's convolution: the output of the teacher's. If the inputs are paired and the convolution's
+/// output is added to another value, the sum is matched instead, so the convolution also compensates for that value's
+/// error.
 pub struct SolveTarget {
     to_target: DeviceBlock,
     to_other: Option<DeviceBlock>,
 }
 
-/// Values whose difference is a target.
+/// The values whose difference is the target.
 struct Difference {
-    /// Of the teacher.
+    /// The teacher's value.
     target: usize,
-    /// Of the student.
+    /// The student's value to subtract.
     other: Option<usize>,
 }
 
 impl<'a> Site<'a> {
-    /// A convolution of a block that is its own teacher.
+    /// A convolution of a block that serves as its own teacher.
     pub fn own(block: &'a Block, node: usize) -> Self {
         Self { student: block, teacher: block, nodes: Solvable { student: node, teacher: node } }
     }
@@ -48,14 +49,14 @@ impl<'a> Site<'a> {
 }
 
 impl SolveTarget {
-    /// Of a student's convolution.
+    /// Prepares the target of a student's convolution.
     pub fn new(site: Site<'_>, inputs: &Inputs<'_>, engine: &Engine) -> Self {
         let Difference { target, other } = site.difference(inputs.are_paired());
         let to_other = other.map(|other| DeviceBlock::up_to(site.student, other, &engine.device));
         Self { to_target: DeviceBlock::up_to(site.teacher, target, &engine.device), to_other }
     }
 
-    /// For the inputs drawn last. `spare` is memory for what it takes.
+    /// Computes the target for the inputs drawn last; `spare` is scratch memory.
     pub fn value_into(
         &self,
         batches: &mut Batches<'_>,
@@ -73,7 +74,7 @@ impl SolveTarget {
     }
 }
 
-/// Normal equations of convolution `node` of `block` over the recipe's inputs of a solve.
+/// Sums the normal equations of convolution `node` of `block` over the recipe's inputs of a solve.
 pub fn sum_equations(
     block: &Block,
     node: usize,
@@ -96,21 +97,21 @@ pub fn sum_equations(
     Ok(equations)
 }
 
-/// What [`sum_equations`] takes.
+/// The heap use of [`sum_equations`].
 pub struct SumBytes {
-    /// The program that leads to the convolution, and those that make its target.
+    /// The program up to the convolution, and those that compute its target.
     own: ProgramBytes,
     pub goal: ProgramBytes,
-    /// Elements of an input, its target, and what the teacher takes in its place.
+    /// Elements of an input, its target, and the scratch memory.
     pub elements: usize,
-    /// Elements of what the convolution reads.
+    /// Elements of the convolution's input.
     hidden: usize,
     pub equations: EquationBytes,
     pub inputs: InputBytes,
 }
 
 impl SumBytes {
-    /// Over the block `site.student`, whose equations they are.
+    /// For the equations of `site.student`.
     pub fn new(site: Site<'_>, inputs: InputBytes) -> Self {
         let (block, node) = (site.student, site.nodes.student);
         let read = usize::from(block.nodes()[node].inputs[0]);
@@ -148,13 +149,13 @@ struct Sum {
     other: usize,
 }
 
-/// The sum that alone reads node `node`.
+/// The addition that is the only reader of node `node`.
 fn sum_after(block: &Block, node: usize) -> Option<Sum> {
     let mut readers = block.readers(node + 1);
     let (Some(index), None) = (readers.next(), readers.next()) else { return None };
     let sum = &block.nodes()[index];
     let other = sum.inputs.iter().map(|&value| usize::from(value)).find(|&value| value != node + 1)?;
-    // What it is added to must not need it.
+    // The other value of the sum must not depend on the convolution.
     let needs = block.needed(0, other).get(node + 1).is_some_and(|&needed| needed);
     (matches!(sum.op, Op::Add) && !needs).then_some(Sum { value: index + 1, other })
 }

@@ -1,8 +1,8 @@
-//! Batch norms folded into the convolutions before them.
+//! Folds batch norms into the convolutions before them.
 //!
-//! A folded block computes what the block computes in evaluation mode, with a bias in each
-//! convolution and no batch norm. Students are made from it: fewer passes over the activations,
-//! fewer parameters, and a last convolution whose best value has a closed form.
+//! A folded block computes the block's evaluation-mode output, with a bias in each convolution and no batch norm.
+//! Students are made from it: they need fewer passes over the activations and fewer parameters, and their last
+//! convolution has a closed-form solution.
 
 use alloc::{format, string::String, vec, vec::Vec};
 
@@ -14,7 +14,7 @@ use crate::{
     tensor::Weight,
 };
 
-/// Folds every batch norm that is the only reader of a convolution.
+/// Folds every batch norm that is the only reader of a convolution's output.
 ///
 /// With `s = scale / sqrt(variance + ε)`, the kernel becomes `s · kernel` and the bias
 /// `shift + s · (bias − mean)`. Other batch norms stay.
@@ -36,7 +36,7 @@ pub fn fold_batch_norms(block: &Block) -> Result<Block, BlockError> {
     rewritten?.with_parts(block.parts())
 }
 
-/// The batch norm to fold into node `index`: that node is a convolution and nothing else reads it.
+/// The batch norm to fold into node `index`: the only reader of a convolution.
 fn norm_of(block: &Block, index: usize) -> Option<usize> {
     matches!(block.nodes()[index].op, Op::Conv(_)).then_some(())?;
     let mut readers = block.readers(index + 1);

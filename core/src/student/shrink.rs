@@ -1,9 +1,9 @@
-//! A narrower student of a block: the bottleneck multiplier `k` of the paper (section 3).
+//! Narrower students: the bottleneck multiplier `k` of the paper (section 3).
 //!
-//! Channels that must agree (through additions, pointwise operators, depthwise convolutions, gates, slices and
-//! concatenations) are one class. The classes that a layer's outputs belong to form a group, together with those of other
-//! layers they are tied to. Groups that reach the block's input or output stay; every other group keeps its strongest
-//! `max(1, ⌊k·C⌋)` classes, so the block's boundary never changes.
+//! Channels that must be kept or removed together (because of additions, pointwise operators, depthwise convolutions,
+//! gates, slices and concatenations) form one class. The classes of a layer's outputs form a group, together with those
+//! of layers they share classes with. Groups that reach the block's input or output are kept whole; every other group
+//! keeps its strongest `max(1, ⌊k·C⌋)` classes. The block's input and output shapes never change.
 
 use alloc::{vec, vec::Vec};
 
@@ -18,8 +18,7 @@ use crate::{
 
 /// Keeps the strongest inner channels of a folded block.
 ///
-/// A channel's strength is ‖w_in‖·‖w_out‖: the norm of the weights that write it times the norm
-/// of the weights that read it.
+/// A channel's strength is ‖w_in‖·‖w_out‖: the norm of the weights that write it times the norm of those that read it.
 ///
 /// # Errors
 /// As [`Block::new`]; a valid block shrinks to a valid block.
@@ -28,7 +27,7 @@ pub fn shrink(block: &Block, width: Width) -> Result<Block, BlockError> {
     classes.narrowed(block, &classes.strongest(block, width))
 }
 
-/// Channels of each group that a width below 1 takes from, in the graph's order.
+/// The number of channels in each group that a width below 1 shrinks, in graph order.
 pub fn inner_channels(block: &Block) -> Vec<usize> {
     if !block.parts().is_empty() {
         let parts = block.parts().iter().filter_map(|&part| block.part(part).ok());
@@ -37,7 +36,7 @@ pub fn inner_channels(block: &Block) -> Vec<usize> {
     ChannelClasses::of(block).inner_groups().map(|group| group.len()).collect()
 }
 
-/// For each node, whether a width below 1 takes from the channels it writes.
+/// For each node, whether a width below 1 shrinks its output channels.
 pub fn inner_nodes(block: &Block) -> Vec<bool> {
     if !block.parts().is_empty() {
         let mut inner = vec![false; block.nodes().len()];
@@ -52,24 +51,24 @@ pub fn inner_nodes(block: &Block) -> Vec<bool> {
     classes.of_value.iter().skip(1).map(inner).collect()
 }
 
-/// Where the channels of node `index`'s value come from.
+/// The origin of the channels of node `index`'s output.
 fn channels(block: &Block, index: usize) -> Channels {
     let (inputs, weights) = (block.inputs_of(index), block.weights_of(index));
     block.nodes()[index].op.operator().channels(&Operands { node: "", inputs: &inputs, weights: &weights })
 }
 
-/// Which channels shrink as one.
+/// The classes of channels that are kept or removed together.
 pub struct ChannelClasses {
     /// The class of every channel of every value.
     of_value: Vec<Vec<usize>>,
-    /// For each class its group; of a class that is another's, or one that stays, `None`.
+    /// The group of each class; `None` if the class was merged into another or must stay.
     group: Vec<Option<usize>>,
 }
 
 impl ChannelClasses {
-    /// Those of a block.
+    /// The channel classes of a block.
     pub fn of(block: &Block) -> Self {
-        // A set for each channel that a layer makes, and one for each value whose layer makes some.
+        // One set per newly created channel, and one per value with such channels.
         let (mut classes, mut origins) = (Sets::default(), Sets::default());
         let (mut origin_of, mut stays) = (Vec::new(), Vec::new());
         let mut make = |classes: &mut Sets, origin: usize, count: usize| -> Vec<usize> {
@@ -112,7 +111,7 @@ impl ChannelClasses {
         stays.extend(of_value.iter().last().into_iter().flatten());
         of_value.iter_mut().flatten().for_each(|class| *class = classes.first(*class));
         (0..origin_of.len()).for_each(|class| origins.join(origin_of[class], origin_of[classes.first(class)]));
-        // With one channel a whole group stays.
+        // A group with one channel that must stay is kept whole.
         let mut fixed = vec![false; origins.0.len()];
         stays.into_iter().for_each(|class| fixed[origins.first(origin_of[class])] = true);
         let group = |class: usize| {
@@ -128,7 +127,7 @@ impl ChannelClasses {
         (0..self.of_value.len()).map(members).filter(|group: &Vec<usize>| !group.is_empty())
     }
 
-    /// The block without the classes that are not kept.
+    /// Removes the classes that are not kept.
     ///
     /// # Errors
     /// As [`Block::new`].
@@ -143,7 +142,7 @@ impl ChannelClasses {
             let (read, written) = (kept(input), kept(index + 1));
             let narrower = read.len() < block.shape(input).channels || written.len() < block.shape(index + 1).channels;
             let op = node.op.operator().narrowed(&read, &written).filter(|_| narrower);
-            // Only the kernel of a dense layer has a dimension for what it reads.
+            // Only the kernel of a dense layer has a dimension for input channels.
             let dense = channels(block, index) == Channels::New;
             let narrowed = |(slot, weight): (usize, &Weight)| {
                 weight.select(Some(&written), Some(read.as_slice()).filter(|_| dense && slot == 0))
@@ -159,18 +158,18 @@ impl ChannelClasses {
         &self.of_value[value]
     }
 
-    /// Whether a value would have no channel without this class, of those that are `kept`.
+    /// Whether removing this class from the `kept` ones would leave a value without channels.
     pub fn is_last(&self, class: usize, kept: &[bool]) -> bool {
         let others = |value: &[usize]| value.iter().any(|&other| other != class && kept[other]);
         self.of_value.iter().any(|value| value.contains(&class) && !others(value))
     }
 
-    /// The group of a class, known by a number, if it may shrink.
+    /// The group number of a class; `None` if the class cannot be removed.
     pub fn group(&self, class: usize) -> Option<usize> {
         self.group[class]
     }
 
-    /// Whether each class is kept: of each group the strongest.
+    /// For each class, whether it is kept: the strongest of each group.
     pub fn strongest(&self, block: &Block, width: Width) -> Vec<bool> {
         let mut keeps = vec![true; self.group.len()];
         let strength = self.strengths(block);
@@ -178,7 +177,7 @@ impl ChannelClasses {
             group.sort_by(|&a, &b| strength[b].total_cmp(&strength[a]).then(a.cmp(&b)));
             group[width.of(group.len())..].iter().for_each(|&class| keeps[class] = false);
         }
-        // A value that is only some of a group keeps one, too.
+        // A value that holds only part of a group keeps at least one channel, too.
         for value in &self.of_value {
             let strongest = value.iter().copied().max_by(|&a, &b| strength[a].total_cmp(&strength[b]));
             if let Some(class) = strongest.filter(|_| !value.iter().any(|&class| keeps[class])) {
@@ -188,7 +187,7 @@ impl ChannelClasses {
         keeps
     }
 
-    /// ‖w_in‖·‖w_out‖ of each class (squared; the order is the same).
+    /// ‖w_in‖²·‖w_out‖² of each class, which has the same order as the strength.
     fn strengths(&self, block: &Block) -> Vec<f32> {
         let (mut written, mut read) = (vec![0.0f32; self.group.len()], vec![0.0f32; self.group.len()]);
         for (index, node) in block.nodes().iter().enumerate() {
@@ -209,18 +208,18 @@ impl ChannelClasses {
     }
 }
 
-/// Disjoint sets of numbers, each known by its smallest.
+/// Disjoint sets of numbers, each represented by its smallest member.
 #[derive(Default)]
 struct Sets(Vec<usize>);
 
 impl Sets {
-    /// A set of one number.
+    /// Adds a set with one new number.
     fn add(&mut self) -> usize {
         self.0.push(self.0.len());
         self.0.len() - 1
     }
 
-    /// The smallest number of a set.
+    /// The smallest member of a set.
     fn first(&self, mut member: usize) -> usize {
         while self.0[member] != member {
             member = self.0[member];
@@ -228,7 +227,7 @@ impl Sets {
         member
     }
 
-    /// Makes two sets one.
+    /// Merges two sets.
     fn join(&mut self, a: usize, b: usize) {
         let (a, b) = (self.first(a), self.first(b));
         self.0[a.max(b)] = a.min(b);

@@ -1,4 +1,4 @@
-//! How a student differs from its teacher: fewer layers, other activations, fewer channels.
+//! Transformations of the teacher's block into a student: fewer layers, other activations, fewer channels.
 
 use alloc::vec::Vec;
 
@@ -13,13 +13,13 @@ use crate::{
 };
 
 impl Recipe {
-    /// The student of a folded neighbourhood before anything is learned: the teacher with layers left out, other activations
-    /// and fewer channels.
+    /// The untrained student of a folded neighbourhood: the teacher with fewer layers, other activations and fewer
+    /// channels.
     ///
     /// # Errors
-    /// As [`Block::new`]; a valid block gives a valid student.
+    /// As [`Block::new`]; a valid block yields a valid student.
     pub fn student(&self, teacher: &Block) -> Result<Block, BlockError> {
-        // A device holds no more blocks than the recipe needs.
+        // Do not copy the block for steps that the recipe leaves out.
         let mut student = None;
         if self.fewer_layers > 0 {
             student = Some(without_layers(teacher, self.fewer_layers)?);
@@ -31,8 +31,8 @@ impl Recipe {
     }
 }
 
-/// The block with every ReLU-like activation inside it replaced: not that of its output, which the next block expects as it
-/// is, and not those of gates.
+/// Replaces every ReLU-like activation inside the block, but not gates and not the output's activation, which the next
+/// block expects.
 ///
 /// # Errors
 /// As [`Block::new`].
@@ -48,8 +48,8 @@ pub fn replace_activations(block: &Block, with: Activation) -> Result<Block, Blo
     Ok(rewritten?.block)
 }
 
-/// The block without `count` of its layers, each with the norm and the activation behind it: dense convolutions that keep
-/// their value's shape, the last of all excepted, the latest first. Fewer are left out where there are fewer.
+/// Removes up to `count` layers, the last first, each with the norm and activation after it. Candidates are the dense
+/// convolutions that keep their input's shape, except the last dense convolution.
 ///
 /// # Errors
 /// As [`Block::new`].
@@ -63,7 +63,7 @@ pub fn without_layers(block: &Block, count: usize) -> Result<Block, BlockError> 
     let mut gone: Vec<usize> = (0..last.unwrap_or(0)).rev().filter(keeps_shape).take(count).collect();
     for layer in gone.clone() {
         let mut value = layer + 1;
-        // A block's output stays something that is computed.
+        // Keep the last node: the block's output must be computed.
         while let [reader] = block.readers(value).collect::<Vec<_>>()[..] {
             if !matches!(nodes[reader].op, Op::BatchNorm(_) | Op::Activation(_)) || reader + 1 == nodes.len() {
                 break;

@@ -1,4 +1,4 @@
-//! Gradient steps on one student block: local loss `L_{i,0}` of the paper (eq. 4), or the look-ahead loss (eq. 5).
+//! Gradient steps on one student block: the paper's local loss `L_{i,0}` (eq. 4) or its look-ahead loss (eq. 5).
 
 use alloc::vec::Vec;
 
@@ -16,18 +16,18 @@ use crate::{
 /// How a student block is trained.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockTraining<'a> {
-    /// The block that it is to reproduce.
+    /// The block to reproduce.
     pub teacher: &'a DeviceBlock,
-    /// The teacher's blocks after it, whose outputs it is to match, too.
+    /// The teacher's next blocks, whose outputs are matched, too.
     pub ahead: &'a [Block],
-    /// How long, by which rule, and how fast.
+    /// Duration, update rule and learning rate.
     pub training: &'a Training,
-    /// What computes.
+    /// The compute engine.
     pub engine: &'a Engine,
 }
 
-/// Trains `student` on `inputs`: the look-ahead loss `L_{i,0} + Σ_j L_{i,j}` (eq. 5, every α_j = 1). `progress` is called after every step with
-/// the step's number (from 1) and `L_{i,0}`.
+/// Trains `student` on `inputs` with the look-ahead loss `L_{i,0} + Σ_j L_{i,j}` (eq. 5, every α_j = 1). `progress` is
+/// called after every step with the step's number (from 1) and `L_{i,0}`.
 ///
 /// # Errors
 /// [`DistillError::Diverged`], and those of the inputs.
@@ -83,22 +83,22 @@ pub fn train(
     }
 }
 
-/// What [`train`] takes beside the student and the blocks ahead.
+/// The heap use of [`train`], excluding the student and the blocks ahead.
 pub struct TrainBytes {
     training: Training,
-    /// The teacher's block and those after it as programs.
+    /// The programs of the teacher's block and the blocks ahead.
     teacher: ProgramBytes,
     stop: Option<StopBytes>,
     trainer: TrainerBytes,
-    /// Values of all goals.
+    /// Values per image of all goals.
     goals: usize,
     inputs: InputBytes,
-    /// Images that an epoch puts in order.
+    /// Images per epoch.
     order: usize,
 }
 
 impl TrainBytes {
-    /// `None` where nothing is trained. `blocks` are the student and those ahead of it.
+    /// `None` if nothing is trained. `blocks` are the student and the blocks ahead.
     pub fn new(
         teacher: ProgramBytes,
         blocks: &[Block],
@@ -119,7 +119,7 @@ impl TrainBytes {
         })
     }
 
-    /// Heap bytes with the work cut like this.
+    /// Heap bytes with these portions.
     pub fn bytes(&self, portions: Portions) -> u64 {
         let Self { training, teacher, trainer, goals, inputs, .. } = self;
         let portion = portions.training.min(training.batch);

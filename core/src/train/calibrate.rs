@@ -1,9 +1,9 @@
-//! Noise images that look like data to the teacher: each batch's statistics at every batch norm are moved to the running ones
-//! by gradient on the pixels ("calibrated noise"; Haroush et al. 2019, ZeroQ 2020, DeepInversion 2020).
+//! Calibrated noise: gradient descent on pixels until each batch's statistics at every batch norm match the teacher's
+//! running ones (Haroush et al. 2019, ZeroQ 2020, DeepInversion 2020).
 //!
 //! The loss of a batch is, over the batch norms `l` with `C` channels,
-//! `Σ_l mean_c[(μ − μ̂)² + (σ − σ̂)²] / mean_c[σ̂²]`, where `μ, σ` are the batch's and `μ̂, σ̂` the running ones, and small terms
-//! for smoothness and for classes.
+//! `Σ_l mean_c[(μ − μ̂)² + (σ − σ̂)²] / mean_c[σ̂²]`, where `μ, σ` are the batch's and `μ̂, σ̂` the running statistics,
+//! plus small terms for smoothness and classes.
 
 use alloc::{vec, vec::Vec};
 
@@ -22,37 +22,38 @@ use crate::{
     tensor::Shape,
 };
 
-/// A teacher that tells how images should change.
+/// Optimises images to match a teacher's batch-norm statistics.
 #[derive(Debug)]
 pub struct Calibrator<'a> {
     blocks: &'a [Block],
     shape: Shape,
     passes: Passes,
-    /// The images' gradient, and what the passes work in.
+    /// The images' gradient, and the arenas of the passes.
     slopes: Groups,
     workspace: Workspace,
 }
 
 impl<'a> Calibrator<'a> {
-    /// For the teacher's blocks, whose batch norms are not folded; the last gives `[classes, 1, 1]`.
+    /// Prepares the teacher's blocks, with unfolded batch norms; the last has output shape `[classes, 1, 1]`.
     pub fn new(blocks: &'a [Block]) -> Self {
         let shape = blocks.first().map_or(Shape::new(1, 1, 1), Block::input);
         let passes = Passes::new(blocks, 0, Norms::Observed);
         Self { blocks, shape, passes, slopes: Groups::zeros(shape, 0), workspace: Workspace::default() }
     }
 
-    /// Images a batch where no number is asked for: 128, or whole groups of them in as many bytes, at least one.
+    /// Default images per batch: 128, or the whole groups that fit in `bytes`, at least one group.
     pub fn default_batch(&self, bytes: usize) -> usize {
         let fitting = bytes / (self.passes.arena() * size_of::<f32>()).max(1) / LANES * LANES;
         Calibration::BATCH.min(fitting).max(LANES)
     }
 
-    /// Classes that the teacher tells apart.
+    /// Number of classes.
     fn classes(&self) -> usize {
         self.blocks.last().map_or(0, |block| block.output().elements())
     }
 
-    /// Batch `index` of noise images, matched to the teacher's statistics; `progress` is told the mismatch before each step and in the end.
+    /// Makes batch `index` of noise images. `progress` receives the mismatch of statistics before each step and at the
+    /// end.
     pub fn batch(
         &mut self,
         index: usize,
@@ -72,9 +73,9 @@ impl<'a> Calibrator<'a> {
         NoiseImages::new(&images, self.shape, pixels)
     }
 
-    /// Batch `index` of class impressions (Zero-Shot KD; Nayak et al. 2019): noise moved until the teacher says of it what a
-    /// Dirichlet distribution drew, whose concentrations are `concentration` times the similarity of the last layer's weights of the classes.
-    /// None if the last layer is not linear.
+    /// Makes batch `index` of class impressions (Zero-Shot KD; Nayak et al. 2019): noise optimised until the teacher's
+    /// class probabilities match a Dirichlet sample, whose concentrations are `concentration` times the similarity of
+    /// the classes' weights in the last layer. Returns `None` if no layer of the last block is linear.
     pub fn impressions(
         &mut self,
         index: usize,
@@ -98,8 +99,8 @@ impl<'a> Calibrator<'a> {
         Some(NoiseImages::new(&images, self.shape, pixels))
     }
 
-    /// Moves `images`, `[N, C, H, W]`, inside the range of pixels; `probabilities`, `[N, classes]`, are what the teacher should
-    /// say of them.
+    /// Optimises `images`, `[N, C, H, W]`, within the pixel range; `probabilities`, `[N, classes]`, are the targets of
+    /// the teacher's outputs.
     fn pull(
         &mut self,
         images: &mut Vec<f32>,
@@ -126,7 +127,7 @@ impl<'a> Calibrator<'a> {
         }
     }
 
-    /// The gradient by the images of the statistics' mismatch and of the cross-entropy; returns the mismatch.
+    /// Computes the images' gradient of the statistics' mismatch and the cross-entropy; returns the mismatch.
     fn gradient(&mut self, images: &Batch, probabilities: &[f32], pull: &Pull, gradient: &mut [f32]) -> f32 {
         let &Pull { statistics, classes: weight, temperature, .. } = pull;
         let Self { blocks, shape, passes, slopes, workspace } = self;
@@ -149,11 +150,11 @@ impl<'a> Calibrator<'a> {
     }
 }
 
-/// Smallest shape of a gamma distribution that is drawn from.
+/// Smallest gamma shape parameter that is used.
 const LEAST_SHAPE: f32 = 1e-3;
 
-/// For each class how similar the others' weights are to its own in the last linear layer: their cosine, scaled so that the least
-/// of a class is 0 and its own is 1.
+/// For each class, the cosine similarity of its weights in the last linear layer to those of every class, scaled per
+/// class so that the least similar is 0 and itself 1.
 fn class_similarity(head: &Block) -> Option<Vec<Vec<f32>>> {
     let last = head.nodes().iter().rposition(|node| matches!(node.op, Op::Linear))?;
     let weight = head.weight(last, 0)?;
@@ -168,13 +169,13 @@ fn class_similarity(head: &Block) -> Option<Vec<Vec<f32>>> {
     Some(rows.iter().map(of_class).collect())
 }
 
-/// Mismatch of one batch norm, and its gradient by each value it reads: `slope · x + offset` of each channel.
+/// The mismatch of one batch norm, and its gradient with respect to each input value: `slope · x + offset` per channel.
 fn pulls(block: &Block, node: usize, moments: &[Moments], weight: f32) -> (f64, Vec<[f32; 2]>) {
     let Op::BatchNorm(BatchNorm { epsilon }) = block.nodes()[node].op else { return (0.0, Vec::new()) };
     let running = |slot: usize| block.weight(node, slot).map_or(&[][..], |weight| &weight.data);
     let (means, variances) = (running(2), running(3));
     let channels = moments.len() as f64;
-    // A statistic that is zero everywhere has no scale of its own.
+    // ε keeps the scale above 0 if all variances are 0.
     let scale = variances.iter().map(|&v| f64::from(v)).sum::<f64>() / channels + f64::from(epsilon);
     let mut mismatch = 0.0;
     let pulls = moments.iter().zip(means.iter().zip(variances)).map(|(found, (&mean, &variance))| {
@@ -189,7 +190,7 @@ fn pulls(block: &Block, node: usize, moments: &[Moments], weight: f32) -> (f64, 
     (mismatch, pulls)
 }
 
-/// Adds the gradient of the mean squared difference of neighbouring pixels, down and across.
+/// Adds the gradient of the mean squared difference of vertical and horizontal neighbours.
 fn add_roughness(images: &[f32], gradient: &mut [f32], shape: Shape, weight: f32) {
     let Shape { height, width, .. } = shape;
     let planes = images.len() / (height * width).max(1);

@@ -1,4 +1,4 @@
-//! When training has done what it can, as held-out inputs see it.
+//! Early stopping on held-out inputs.
 
 use crate::{
     block::Block,
@@ -6,15 +6,15 @@ use crate::{
     noise::{InputBytes, Inputs, Purpose, VALIDATED_INPUTS},
 };
 
-/// Checks over a training.
+/// Number of checks during a training.
 const CHECKS: usize = 10;
-/// Checks without a new best after which it stops.
+/// Consecutive checks without improvement after which training stops.
 const PATIENCE: usize = 3;
 
 /// Keeps the student with the lowest held-out error.
 pub struct EarlyStop<'a> {
     engine: &'a Engine,
-    /// Steps of the training.
+    /// Total steps of the training.
     steps: usize,
     input: Batch,
     target: Batch,
@@ -22,12 +22,12 @@ pub struct EarlyStop<'a> {
     workspace: Workspace,
     best: Block,
     least: f64,
-    /// Checks since then.
+    /// Checks since the last improvement.
     since: usize,
 }
 
 impl<'a> EarlyStop<'a> {
-    /// Starts from the student before any of `steps` steps.
+    /// Starts from `student`, the best so far, before the first of `steps` steps.
     pub fn new(
         teacher: &DeviceBlock,
         student: &Block,
@@ -54,12 +54,12 @@ impl<'a> EarlyStop<'a> {
         difference.error
     }
 
-    /// Looks at the first block of a trainer after `step`, if a check is due; whether nothing is to be hoped for any more.
+    /// Checks the trainer's first block after `step`, if a check is due; returns whether to stop.
     pub fn stops(&mut self, step: usize, trainer: &Trainer) -> bool {
         if !step.is_multiple_of(self.steps.div_ceil(CHECKS)) && step < self.steps {
             return false;
         }
-        // One that diverged is worse than any.
+        // A diverged student is worse than any other.
         let here = trainer.block(0).ok();
         let error = here.as_ref().map_or(f64::INFINITY, |here| self.error(here));
         log::debug!("{}: step {step}, held-out error {error:.6}, best so far {:.6}", self.best.name(), self.least);
@@ -76,23 +76,23 @@ impl<'a> EarlyStop<'a> {
     }
 }
 
-/// What [`EarlyStop`] takes.
+/// The heap use of [`EarlyStop`].
 pub struct StopBytes {
     inputs: InputBytes,
     student: u64,
     program: ProgramBytes,
-    /// Values of an output.
+    /// Values per output.
     output: usize,
 }
 
 impl StopBytes {
-    /// For a student on these inputs.
+    /// For a student with these inputs.
     pub fn new(student: &Block, inputs: InputBytes) -> Self {
         let program = ProgramBytes::of(student, student.nodes().len());
         Self { inputs, student: student.heap_bytes() as u64, program, output: student.output().elements() }
     }
 
-    /// Heap bytes: of what tells students apart, the best so far, and a rival in the making. `arena` serves the teacher.
+    /// Heap bytes: the batches of a check, the best student so far, and a candidate. `arena` is the teacher's.
     pub fn held(&self, arena: usize, workers: usize) -> u64 {
         Batch::bytes(self.inputs.elements + 2 * self.output, VALIDATED_INPUTS)
             + Workspace::bytes(workers, VALIDATED_INPUTS, arena.max(self.program.arena))
@@ -100,7 +100,7 @@ impl StopBytes {
             + self.program.held
     }
 
-    /// Heap bytes more before the first step: the teacher's inputs.
+    /// Additional heap bytes before the first step, for the teacher's inputs.
     pub fn first(&self) -> u64 {
         Batch::bytes(self.inputs.beside(), VALIDATED_INPUTS) + self.inputs.bytes(VALIDATED_INPUTS, 0)
     }

@@ -1,8 +1,8 @@
-//! A whole student learns from its teacher on noise images: knowledge distillation without data (of the paper G-ND+FT, and the
-//! baselines GN-KD and ZSKD).
+//! Trains a whole student on noise images: knowledge distillation without data (the paper's G-ND+FT and its baselines
+//! GN-KD and ZSKD).
 //!
-//! The loss is `CE(softmax(z_T / τ), softmax(z_S / τ))` (eq. 3 with λ = 0, as noise has no labels), and for each block but the
-//! last `w · ‖S_i − T_i‖² / ‖T_i‖²` of its output over the batch.
+//! The loss is `CE(softmax(z_T / τ), softmax(z_S / τ))` (eq. 3 with λ = 0, as noise has no labels), plus `w · ‖S_i −
+//! T_i‖² / ‖T_i‖²` over a batch of outputs of each block but the last.
 
 use alloc::{vec, vec::Vec};
 
@@ -17,53 +17,52 @@ use crate::{
     tensor::Shape,
 };
 
-/// How a student learns.
+/// How a student is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tuning {
-    /// Steps, images a step, update rule, rates.
+    /// Steps, images per step, update rule, learning rate.
     pub training: Training,
-    /// τ: both softmaxes are of logits divided by it.
+    /// τ, the divisor of the logits in both softmaxes.
     pub temperature: f32,
-    /// w: weight of the distance of each block's output.
+    /// w, the weight of the distance of each block's output.
     pub features: f32,
-    /// Every random number follows from it.
+    /// Seed of all random numbers.
     pub seed: u64,
 }
 
 impl Tuning {
-    /// Steps where no number is asked for.
+    /// Default number of steps.
     pub const STEPS: usize = 3000;
 
-    /// `steps` steps of Adam (batch 128, a cosine down from 1e-3), temperature 2.5 (the paper's), a hundred times the weight on
-    /// features that the logits have.
+    /// `steps` steps of Adam (batch 128, a cosine schedule from 1e-3), temperature 2.5 (the paper's), feature weight
+    /// 100.
     pub fn new(steps: usize) -> Self {
         let training = Training::adam(steps, 128);
         Self { training, temperature: 2.5, features: 100.0, seed: 0 }
     }
 }
 
-/// The images that a student learns from. There is no way to hand it others.
+/// The images on which a student is trained; noise is the only kind.
 #[derive(Clone, Copy, Debug)]
 pub enum Lessons<'a> {
     /// `N(0, 1)` in every pixel, drawn anew for every step.
     White,
     /// Variants of noise images.
     Images {
-        /// These.
+        /// The images.
         images: &'a NoiseImages,
-        /// What their pixels are to the teacher.
+        /// The teacher's normalisation of pixels.
         pixels: &'a Pixels,
-        /// Only the first so many, at least one.
+        /// Number of images to use, from the first; at least 1.
         seen: usize,
     },
 }
 
-/// The student after `tuning`, without batch norms where they fold away; both networks give `[classes, 1, 1]`. `progress` is told the mean
-/// cross-entropy before each step.
-/// A student that is its teacher has nothing to learn.
+/// Trains `student`, with batch norms folded where possible; both networks have output shape `[classes, 1, 1]`.
+/// `progress` receives the mean cross-entropy before each step. A student equal to its teacher is not trained.
 ///
 /// # Errors
-/// [`DistillError`] if a block does not fold, or training diverged.
+/// [`DistillError`] if a block cannot be folded, or if training diverged.
 pub fn finetune(
     teacher: &[Block],
     student: &[Block],
@@ -74,13 +73,13 @@ pub fn finetune(
     let folded = |blocks: &[Block]| blocks.iter().map(fold_batch_norms).collect::<Result<Vec<_>, _>>();
     let student = folded(student)?;
     if student == folded(teacher)? {
-        log::info!("the student is the teacher: there is nothing to learn");
+        log::info!("the student equals the teacher: nothing to train");
         return Ok(student);
     }
     learn(teacher, student, lessons, tuning, &Engine::default(), progress)
 }
 
-/// The student after `tuning` on an engine; batch norms in it learn with the statistics of each batch.
+/// Trains `student` on an engine, without folding its batch norms; they use the statistics of each batch.
 ///
 /// # Errors
 /// As [`finetune`].
@@ -116,14 +115,14 @@ pub fn learn(
         let loss = trainer.cross_entropy();
         progress(loss);
         if !loss.is_finite() {
-            // Nor are the weights after such a step.
+            // The weights are not finite either.
             break;
         }
     }
     trainer.finish()
 }
 
-/// Probabilities of the classes of each image, `[N, classes]`.
+/// Class probabilities of each image, `[N, classes]`.
 fn softmax(logits: &Batch, temperature: f32) -> Vec<f32> {
     let mut values = logits.to_values();
     for image in values.chunks_exact_mut(logits.shape().elements()) {
@@ -135,12 +134,12 @@ fn softmax(logits: &Batch, temperature: f32) -> Vec<f32> {
     values
 }
 
-/// Batches of lessons.
+/// Draws batches of lessons.
 struct Drawn<'a> {
     lessons: Lessons<'a>,
     stream: Stream,
     shape: Shape,
-    /// What is left of an epoch.
+    /// The rest of an epoch's order.
     order: Vec<usize>,
     values: Vec<f32>,
 }
