@@ -1,10 +1,10 @@
-//! The loops of the CPU: convolutions and what stands between them, on groups of images side by side.
+//! The CPU kernels: convolutions and the operators between them, on groups of images side by side.
 //!
-//! [`plane`] is how a value lies in memory: a vector holds one position of one channel in each image of a group, so a
-//! kernel tap, a stride or a border costs no shuffle and no waste, whatever the extents. [`correlate`] has the sums over
-//! taps (forward, gradient by the input), [`products`] those over positions (gradient by the weights, normal equations),
-//! [`conv`] says which of them a convolution is made of. [`elementwise`] and [`norm`] are the rest, [`parallel`] the threads.
-//! No loop allocates. SIMD is dispatched at run time once a call; without any it is plain Rust.
+//! [`plane`] is the memory layout: a vector holds one position of one channel in each image of a group, so a kernel
+//! tap, a stride or a border needs no shuffle and wastes no lanes, whatever the extents. [`correlate`] sums over taps
+//! (forward pass, input gradient), [`products`] over positions (weight gradient, normal equations); [`conv`] builds
+//! convolutions from both. [`elementwise`] and [`norm`] hold all other kernels, [`parallel`] the threads. No kernel
+//! allocates. SIMD is dispatched at run time once per call, with plain Rust as the fallback.
 
 #[macro_use]
 mod dispatch;

@@ -1,8 +1,8 @@
-//! Chooses the board, and puts its memory map where the linker looks for `memory.x`.
+//! Selects the board, and copies its memory map to where the linker looks for `memory.x`.
 
 use std::{env, error::Error, fs, path::Path};
 
-/// The board of each target; the environment variable `BOARD` names another.
+/// The default board of each target; the environment variable `BOARD` selects another.
 const BOARDS: &[(&str, &str)] = &[
     // target, name
     ("thumbv7em-none-eabihf", "mps2_an500"),

@@ -1,13 +1,13 @@
-//! What to type when the core refuses: it knows no options.
+//! Advice on command-line options for the core's errors: the core does not know the options.
 
 use std::error::Error;
 
 use anyhow::anyhow;
 use distill_core::{PackError, PlanError, RunError};
 
-/// An error of the core, with what to do about it.
+/// An error of the core with advice.
 pub trait Advised: Error + Send + Sync + Sized + 'static {
-    /// What to do, where there is something.
+    /// What the user can do, if anything.
     fn advice(&self) -> Option<&'static str>;
 
     /// The error with its advice.
@@ -22,10 +22,10 @@ pub trait Advised: Error + Send + Sync + Sized + 'static {
 impl<R: Error + Send + Sync + 'static> Advised for PlanError<R> {
     fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::NoStatistics { .. } => Some("take standard noise (--noise standard)"),
-            Self::TooFewImages { .. } => Some("make more with `distill calibrate`, or take another --noise"),
+            Self::NoStatistics { .. } => Some("use standard noise (--noise standard)"),
+            Self::TooFewImages { .. } => Some("make more with `distill calibrate`, or choose another --noise"),
             Self::NoSuchName { .. } => Some("`distill inspect` lists the names"),
-            // The feature's groups are of four images.
+            // The feature reduces groups to four images.
             Self::Budget { .. } if cfg!(not(feature = "small")) => Some("a build with --features small needs less"),
             Self::BudgetOfDevice => Some("leave out --budget, or --device"),
             _ => None,
@@ -41,7 +41,7 @@ where
     fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Plan(error) => error.advice(),
-            Self::Student(PackError::OtherJob) => Some("use those, or start again without --resume"),
+            Self::Student(PackError::OtherJob) => Some("use the same ones, or start again without --resume"),
             _ => None,
         }
     }

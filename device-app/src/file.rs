@@ -1,4 +1,4 @@
-//! Packs in files: reading by offset, and replacing a file only by a complete one.
+//! Packs in files: reads them by offset, and replaces a file only by a complete one.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -10,20 +10,20 @@ use anyhow::{Context, Result, bail, ensure};
 use distill_core::{Pack, ReadAt, WriteAt};
 use tempfile::NamedTempFile;
 
-/// A file that is read and written by offset, never whole.
+/// A file that is read and written by offset, never loaded whole.
 #[derive(Debug)]
 pub struct DiskFile(File);
 
 /// Opens a pack.
 ///
 /// # Errors
-/// The file cannot be opened, or is not a whole pack of a version this program reads.
+/// The file cannot be opened, or is not a complete pack of a supported version.
 pub fn open_pack(path: &Path) -> Result<Pack<DiskFile>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     Pack::open(DiskFile(file)).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A file without a name in the folder of `path`, gone when it is closed.
+/// Creates an unnamed file in the folder of `path`, which is deleted when it is closed.
 ///
 /// # Errors
 /// The folder is not writable.
@@ -60,33 +60,33 @@ impl WriteAt for DiskFile {
     }
 }
 
-/// A pack that a run writes, `NAME.part` until it is whole. A run that is cut off leaves it, to be resumed.
+/// A pack that a run writes, named `NAME.part` until it is complete. An interrupted run leaves it, to be resumed.
 #[derive(Debug)]
 pub struct PartFile {
     file: DiskFile,
-    /// Whether this run resumes what an earlier one left. If not, that stays, unread, until this run begins to write.
+    /// Whether to resume an earlier run. If not, its file stays, unread, until this run starts to write.
     resume: bool,
-    /// Whether nothing of an earlier run is in the file.
+    /// Whether the file holds nothing of an earlier run.
     begun: bool,
     path: PathBuf,
     target: PathBuf,
 }
 
 impl PartFile {
-    /// Where the pack for `target` is written.
+    /// The path at which the pack for `target` is written.
     ///
     /// # Errors
-    /// `target` is something else than a file.
+    /// `target` is not a file.
     pub fn path(target: &Path) -> Result<PathBuf> {
         let mut name = file_name(target)?.to_owned();
         name.push(".part");
         Ok(target.with_file_name(name))
     }
 
-    /// Opens the `.part` file beside `target`: what an earlier run left to `resume`, or empty.
+    /// Opens the `.part` file beside `target`: that of an earlier run to `resume`, or an empty one.
     ///
     /// # Errors
-    /// The folder is not there or not writable, `target` is something else than a file, or another run is writing it.
+    /// The folder does not exist or is not writable, `target` is not a file, or another run is writing it.
     pub fn open(target: &Path, resume: bool) -> Result<Self> {
         let path = Self::path(target)?;
         let context = || format!("cannot write {}", path.display());
@@ -98,7 +98,7 @@ impl PartFile {
                 Err(TryLockError::WouldBlock) => bail!("another run is writing {}", path.display()),
                 Err(TryLockError::Error(error)) => log::debug!("{}: no lock: {error}", path.display()),
             }
-            // Another run may have renamed the file between the two calls: it is a whole student then.
+            // Another run may have renamed the file between the two calls: it is then a complete student.
             if is_at(&file, &path).with_context(context)? {
                 let begun = file.metadata().with_context(context)?.len() == 0;
                 if !resume && !begun {
@@ -112,7 +112,7 @@ impl PartFile {
         }
     }
 
-    /// Removes the file, unless something of an earlier run is in it.
+    /// Removes the file, unless it holds something of an earlier run.
     ///
     /// # Errors
     /// The storage's own.
@@ -173,13 +173,13 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Elsewhere an open file is not renamed.
+/// On other systems an open file is not renamed.
 #[cfg(not(unix))]
 fn is_at(_: &File, _: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A file being written beside its final place. Dropped without [`commit`](Self::commit), it vanishes.
+/// A file being written beside its final place. It is deleted if dropped without [`commit`](Self::commit).
 #[derive(Debug)]
 pub struct NewFile {
     temporary: NamedTempFile,
@@ -190,7 +190,7 @@ impl NewFile {
     /// Starts a temporary file in the folder of `target`.
     ///
     /// # Errors
-    /// The folder is not there or not writable, or `target` is something else than a file.
+    /// The folder does not exist or is not writable, or `target` is not a file.
     pub fn create(target: &Path) -> Result<Self> {
         let name = file_name(target)?.to_string_lossy();
         let temporary = temporary_in(folder_of(target), &format!(".{name}."))
@@ -213,7 +213,7 @@ impl NewFile {
     }
 }
 
-/// A temporary file with the permissions of an ordinary one (tempfile's own are for its user alone).
+/// Creates a temporary file with ordinary permissions (tempfile's default allows only its owner).
 #[cfg(unix)]
 fn temporary_in(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
     use std::os::unix::fs::PermissionsExt;
@@ -231,13 +231,13 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Elsewhere a folder cannot be opened; the rename is as durable as the system makes it.
+/// Other systems cannot open a folder; the rename is as durable as they make it.
 #[cfg(not(unix))]
 fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Refuses to replace a file by what is made from it: with a student in its place, the teacher would be lost.
+/// Refuses to overwrite an input: with a student in its place, the teacher would be lost.
 ///
 /// # Errors
 /// `output` is the same file as one of `inputs`.
@@ -248,7 +248,7 @@ pub fn check_distinct<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Pa
     Ok(())
 }
 
-/// Writes `bytes` to `path` all or not at all.
+/// Writes `bytes` to `path`, either completely or not at all.
 ///
 /// # Errors
 /// As [`NewFile`].
@@ -286,7 +286,7 @@ impl WriteAt for NewFile {
     }
 }
 
-/// The name of a file that is there or may be made.
+/// The name of `target`, which must be a file or not exist.
 fn file_name(target: &Path) -> Result<&std::ffi::OsStr> {
     let name = target.file_name().filter(|_| target.is_file() || !target.exists());
     name.with_context(|| format!("cannot write {}: it is not a file", target.display()))

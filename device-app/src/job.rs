@@ -1,4 +1,4 @@
-//! One run of the core over files: clock, heap counter and progress bar around it.
+//! Runs the core on files, with timing, heap counter and progress bar.
 
 use std::{alloc::System, path::Path, time::Instant};
 
@@ -15,32 +15,31 @@ use crate::{
     file::{PartFile, check_distinct, open_pack, scratch_file},
 };
 
-/// What the program takes beside a run over `teacher`, in bytes: arguments, progress bar, manifests, what is reported of each
-/// block.
+/// Heap bytes that the program needs in addition to a run over `teacher`: arguments, progress bar, manifests, reports.
 pub fn program_bytes<R: ReadAt>(teacher: &Pack<R>) -> u64 {
     let manifest = teacher.manifest();
     let classes: usize = manifest.classes.iter().map(|name| name.len() + size_of::<String>()).sum();
-    // The index of a pack that calibrated noise is read from has 32 bytes a block.
+    // A second pack, opened for calibrated noise, has an index of 32 bytes per block.
     let blocks = teacher.blocks() * (size_of::<BlockOutcome>() + 64 + 32);
     (PROGRAM_BYTES + 2 * classes + blocks) as u64
 }
 
 const PROGRAM_BYTES: usize = 64 << 10;
 
-/// A run over files.
+/// A run on files.
 #[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
     /// Teacher pack.
     pub teacher: &'a Path,
     /// Student pack to write.
     pub student: &'a Path,
-    /// Where the inputs come from.
+    /// Source of the inputs.
     pub source: SourceKind,
-    /// Resumes a run that was cut off, from what it left beside the student.
+    /// Whether to resume an interrupted run from its file beside the student.
     pub resume: bool,
 }
 
-/// A source of inputs for a teacher pack.
+/// Opens the source of inputs for a teacher pack.
 ///
 /// # Errors
 /// As [`open_pack`].
@@ -53,39 +52,39 @@ pub fn open_source(kind: SourceKind, teacher: &Path) -> Result<Box<dyn Source>> 
     })
 }
 
-/// What a run did: the object `--json` prints.
+/// The result of a run: the object that `--json` prints.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
     /// The distilled neighbourhoods, in order.
     pub blocks: Vec<BlockOutcome>,
     /// Wall time of the whole run.
     pub seconds: f64,
-    /// Most heap in use during the run, in bytes.
+    /// Peak heap use during the run, in bytes.
     pub peak_bytes: usize,
-    /// The most the plan allows; `null` on devices whose memory is not planned.
+    /// Planned peak, in bytes; `null` on devices without a memory plan.
     pub planned_bytes: Option<u64>,
 }
 
-/// One neighbourhood of a run.
+/// The result of one neighbourhood.
 #[derive(Clone, Debug, Serialize)]
 pub struct BlockOutcome {
     /// Shapes, sizes and errors.
     #[serde(flatten)]
     pub report: BlockReport,
-    /// Wall time of distilling the block and writing it, without reading the teacher's and making its inputs.
+    /// Wall time to distil and write the block, without reading the teacher's block and making its inputs.
     pub seconds: f64,
-    /// Most heap in use during that time, in bytes.
+    /// Peak heap use during that time, in bytes.
     pub peak_bytes: usize,
-    /// The most the plan allows for the block, passing the cache on included, in bytes; `null` where the run's is.
+    /// Planned peak of the block, including the propagation of the cache, in bytes; `null` if there is no memory plan.
     pub planned_bytes: Option<u64>,
-    /// Inputs whose gradients or sums are taken at a time.
+    /// Inputs per portion of a gradient step or a solve.
     pub micro_batch: usize,
 }
 
-/// Runs a job. `heap` is the program's global allocator; its peak starts anew.
+/// Runs a job. `heap` is the program's global allocator; its peak is reset.
 ///
 /// # Errors
-/// What [`run`] reports, and files that cannot be read or written; the student is then as it was before.
+/// Those of [`run`], and files that cannot be read or written; the student file is then unchanged.
 pub fn run_job(
     job: Job<'_>,
     settings: &Settings,
@@ -137,14 +136,14 @@ pub fn run_job(
     Ok(Outcome { blocks, seconds: start.elapsed().as_secs_f64(), peak_bytes, planned_bytes })
 }
 
-/// Clock, heap peak and progress bar of the block in work.
+/// Timer, heap peak and progress bar of the current block.
 struct BlockWatch {
     start: Instant,
-    /// Whether the device's memory is planned.
+    /// Whether the device has a memory plan.
     planned: bool,
     run_peak: usize,
     bar: Option<ProgressBar>,
-    /// Where the bar is when the block in work is done.
+    /// Position of the bar at the end of the current block.
     block_end: u64,
 }
 

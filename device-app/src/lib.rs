@@ -1,4 +1,4 @@
-//! The device program as a library: files, clock and progress around `distill-core`'s run.
+//! The device program as a library: files, timing and progress around `distill-core`'s run.
 
 mod advice;
 mod file;

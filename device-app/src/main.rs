@@ -1,4 +1,4 @@
-//! `distill-device`: the program that runs where the memory is small.
+//! `distill-device`: the program for devices with little memory.
 
 use std::{alloc::System, process::ExitCode};
 
@@ -19,7 +19,7 @@ struct Cli {
     /// Print one JSON object on stdout; progress stays on stderr
     #[arg(long, global = true)]
     json: bool,
-    /// Say more (-v: information, -vv: every step's loss)
+    /// Log more (-v: information, -vv: every step's loss)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 }

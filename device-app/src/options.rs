@@ -1,4 +1,4 @@
-//! What the command line says, and what it means to the core.
+//! The command-line options, and their translation to the core's settings.
 
 use std::{
     collections::BTreeMap,
@@ -23,30 +23,30 @@ pub struct RunOptions {
     /// How the blocks are distilled
     #[command(flatten)]
     pub work: WorkOptions,
-    /// What computes
+    /// Compute device
     #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
     pub device: DeviceName,
-    /// Resume a run that was cut off, from the blocks that it left in FILE.part
+    /// Resume an interrupted run from the finished blocks in FILE.part
     #[arg(long)]
     pub resume: bool,
 }
 
-/// What determines a run, and what it may take.
+/// Options that determine a run and its memory budget.
 #[derive(Args, Clone, Debug)]
 pub struct WorkOptions {
     /// Bottleneck multiplier k: the share of inner channels each block keeps, above 0, at most 1
     #[arg(long, default_value_t = 0.5, value_name = "K")]
     pub width: f32,
-    /// Other widths for some blocks: a JSON object such as {"layer1.0": 0.75}
+    /// Different widths for some blocks: a JSON object such as {"layer1.0": 0.75}
     #[arg(long, value_name = "FILE")]
     pub widths: Option<PathBuf>,
-    /// Leave out N layers of each block: dense convolutions that keep their shape, except the last one
+    /// Remove N layers from each block: dense convolutions that keep their input's shape, except the last one
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub fewer_layers: usize,
     /// Replace the activations inside each block
     #[arg(long, value_enum, value_name = "A")]
     pub activation: Option<ActivationName>,
-    /// Where the blocks' inputs come from
+    /// Source of the blocks' inputs
     #[arg(long, value_enum, default_value_t = NoiseName::Propagated)]
     pub noise: NoiseName,
     /// Feed each block what the previous students produce, so that it compensates for their errors (needs calibrated noise,
@@ -61,13 +61,13 @@ pub struct WorkOptions {
     /// [default: 512; for calibrated noise 1024, with gradient steps 4096]
     #[arg(long, value_name = "N")]
     pub images: Option<usize>,
-    /// How the channels to keep are chosen [default: residual for calibrated noise, else norm]
+    /// How to choose the channels to keep [default: residual for calibrated noise, else norm]
     #[arg(long, value_enum, value_name = "BY")]
     pub select: Option<SelectionName>,
     /// Solve each block's last convolution in closed form (the default)
     #[arg(long, overrides_with = "no_solve")]
     pub solve: bool,
-    /// Start the gradient steps from the pruned teacher alone
+    /// Start the gradient steps from the pruned teacher
     #[arg(long)]
     pub no_solve: bool,
     /// Strength of the ridge that holds the solve near the teacher's weights, relative to the mean square of the convolution's
@@ -78,10 +78,10 @@ pub struct WorkOptions {
     /// noise without gradient steps, else 0]
     #[arg(long, value_name = "N")]
     pub projections: Option<usize>,
-    /// Gradient steps a block
+    /// Gradient steps per block
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub steps: usize,
-    /// Inputs a gradient step
+    /// Inputs per gradient step
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub batch: usize,
     /// Update rule of the gradient steps
@@ -102,13 +102,13 @@ pub struct WorkOptions {
     /// Also match the outputs of the teacher's next N blocks
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub look_ahead: usize,
-    /// Most heap to use, such as 8MiB: the work is cut to fit, the student stays the same [default: no limit]
+    /// Maximum heap, such as 8MiB: the work is divided to fit, the student stays the same [default: no limit]
     #[arg(long, value_name = "SIZE")]
     pub budget: Option<ByteSize>,
     /// Neighbourhoods to distil, such as 0-3,7 [default: all]
     #[arg(long, value_name = "LIST")]
     pub blocks: Option<String>,
-    /// Every random number follows from it: the same seed gives the same bytes
+    /// Seed of all random numbers: the same seed produces the same bytes
     #[arg(long, default_value_t = 0, value_name = "S")]
     pub seed: u64,
 }
@@ -116,11 +116,11 @@ pub struct WorkOptions {
 /// `--noise`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum NoiseName {
-    /// N(0,1) straight into each block (the paper)
+    /// N(0,1) as the input of each block (the paper)
     Standard,
-    /// Noise images pushed through the teacher with current batch statistics
+    /// Noise images propagated through the teacher with current batch statistics
     Propagated,
-    /// The noise images that `distill calibrate` put into the teacher pack
+    /// The noise images that `distill calibrate` stored in the teacher pack
     Calibrated,
 }
 
@@ -129,7 +129,7 @@ pub enum NoiseName {
 pub enum SelectionName {
     /// The largest norms of the weights that write and read them
     Norm,
-    /// Those whose removal costs the solve most: better where the noise is like data, worse where it is not
+    /// The largest cost to the solve if removed: better if the noise resembles data, worse if it does not
     Residual,
 }
 
@@ -158,16 +158,16 @@ pub enum OptimizerName {
 /// `--schedule`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum ScheduleName {
-    /// Half a cosine, to zero
+    /// Half a cosine, down to zero
     Cosine,
-    /// Divided by ten after each third
+    /// Divided by ten after each third of the steps
     Step,
 }
 
 /// `--device`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum DeviceName {
-    /// All cores, with the kernels of this program
+    /// All CPU cores, with this program's kernels
     #[value(alias = "flex")]
     Cpu,
     /// Burn's ndarray backend (in builds with `--features ndarray`)
@@ -177,7 +177,7 @@ pub enum DeviceName {
 }
 
 impl WorkOptions {
-    /// Where the blocks' inputs come from.
+    /// The source of the blocks' inputs.
     pub fn source(&self) -> SourceKind {
         match self.noise {
             NoiseName::Standard => SourceKind::Standard,
@@ -186,10 +186,10 @@ impl WorkOptions {
         }
     }
 
-    /// The settings these options mean.
+    /// Translates the options to settings.
     ///
     /// # Errors
-    /// A value out of its range, or a list of blocks that does not parse.
+    /// A value is out of range, or a list of blocks cannot be parsed.
     pub fn settings(&self) -> Result<Settings> {
         let update = match self.optimizer {
             OptimizerName::Adam => Update::Adam,
@@ -255,7 +255,7 @@ impl ActivationName {
     }
 }
 
-/// A file of widths by block.
+/// Reads a file of widths by block.
 fn read_widths(path: &Path) -> Result<Vec<(String, Width)>> {
     let context = || format!("cannot read the widths in {}", path.display());
     let bytes = std::fs::read(path).with_context(context)?;
@@ -264,10 +264,10 @@ fn read_widths(path: &Path) -> Result<Vec<(String, Width)>> {
 }
 
 impl DeviceName {
-    /// The device.
+    /// Opens the device.
     ///
     /// # Errors
-    /// This build does not have it.
+    /// This build does not include it.
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
@@ -284,7 +284,7 @@ impl DeviceName {
     }
 }
 
-/// `auto` or a strength.
+/// Parses `auto` or a strength.
 fn parse_ridge(text: &str) -> Result<Ridge> {
     if text == "auto" {
         return Ok(Ridge::HeldOut);
@@ -292,7 +292,7 @@ fn parse_ridge(text: &str) -> Result<Ridge> {
     Ok(Ridge::Strength(text.parse().context("neither auto nor a number")?))
 }
 
-/// `0-3,7` as `[0, 1, 2, 3, 7]`.
+/// Parses `0-3,7` to `[0, 1, 2, 3, 7]`.
 fn parse_blocks(list: &str) -> Result<Vec<usize>> {
     let wrong = || format!("--blocks {list} is not a list like 0-3,7");
     let mut blocks = Vec::new();

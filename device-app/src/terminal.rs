@@ -1,4 +1,4 @@
-//! What both programs do alike on a terminal: logs and errors to stderr, one result to stdout.
+//! Terminal output of both programs: logs and errors on stderr, one result on stdout.
 
 use std::{
     io::{ErrorKind, Write, stdout},
@@ -16,10 +16,10 @@ pub fn start_log(verbose: u8) {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
 }
 
-/// Prints one JSON object, or the text a person reads.
+/// Prints one JSON object, or text for people.
 ///
 /// # Errors
-/// The terminal's; a reader that has seen enough (`| head`) is none.
+/// The terminal's, except for a closed pipe (`| head`).
 pub fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
     let line = if json { serde_json::to_string(value)? } else { text() };
     match writeln!(stdout(), "{line}") {
@@ -28,7 +28,7 @@ pub fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) 
     }
 }
 
-/// Exit code 0, or 1 after one sentence with its causes.
+/// Returns exit code 0, or prints the error with its causes and returns 1.
 pub fn exit_code(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,7 +39,7 @@ pub fn exit_code(result: Result<()>) -> ExitCode {
     }
 }
 
-/// Progress of long work on stderr: a bar with the time left on a terminal, elsewhere a line every five seconds.
+/// Progress of long work on stderr: on a terminal a bar with the time left, otherwise a line every five seconds.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -49,11 +49,11 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `work` is what goes on ("evaluating"), `total` how much of it there is, where known, and `count` how much is done,
-    /// in indicatif's language ("{pos}/{len} images").
+    /// Starts `work` ("evaluating") with `total` units, if known; `count` is indicatif's template for the units done
+    /// ("{pos}/{len} images").
     ///
     /// # Errors
-    /// `count` is no template.
+    /// `count` is not a template.
     pub fn new(work: &'static str, total: Option<u64>, count: &str) -> Result<Self> {
         let bar = match total {
             Some(total) => ProgressBar::new(total)
@@ -65,7 +65,7 @@ impl Progress {
         Ok(Self { bar, work, start: Instant::now(), said: Instant::now() })
     }
 
-    /// Says something that stays, above the bar.
+    /// Prints a line above the bar.
     pub fn say(&self, line: &str) {
         if self.bar.is_hidden() {
             eprintln!("{line}");
@@ -74,7 +74,7 @@ impl Progress {
         }
     }
 
-    /// Says how much is done.
+    /// Sets the units done.
     pub fn set(&mut self, done: u64) {
         self.bar.set_position(done);
         if !self.bar.is_hidden() || self.said.elapsed() < Duration::from_secs(5) {

@@ -1,7 +1,7 @@
-//! The operators of a block: a file for each, which holds all there is to say of it.
+//! The operators of a block, each complete in a file of its own.
 //!
-//! [`Op`] is what a graph stores. What a file answers is [`Operator`]: the shape it gives, where its channels come from,
-//! how the CPU and Burn compute it, its gradient, and its words in ONNX. `docs/add-an-operator.md` walks through one.
+//! [`Op`] is stored in graphs. Each file implements [`Operator`]: output shape, origin of the channels, computation on
+//! the CPU and Burn, gradient, and ONNX import and export. `docs/add-an-operator.md` walks through one.
 
 mod activation;
 mod arithmetic;
@@ -61,11 +61,11 @@ pub enum Op {
     BatchNorm(BatchNorm),
     /// A function of each element.
     Activation(Activation),
-    /// Elementwise sum of two values of one shape.
+    /// Elementwise sum of two values of the same shape.
     Add,
-    /// Elementwise product of two values of one shape, or of `[C, H, W]` with a gate `[C, 1, 1]`.
+    /// Elementwise product of two values of the same shape, or of `[C, H, W]` and a gate `[C, 1, 1]`.
     Mul,
-    /// Channels of the first value, then those of the second.
+    /// The channels of the first value, followed by those of the second.
     Concat,
     /// Largest value of each window.
     MaxPool(MaxPool),
@@ -73,7 +73,7 @@ pub enum Op {
     AveragePool(AveragePool),
     /// Mean over height and width: `[C, H, W]` to `[C, 1, 1]`.
     GlobalAveragePool,
-    /// Some channels, rows and columns.
+    /// A range of channels, rows and columns.
     Slice(Slice),
     /// Zeros around channels, rows and columns.
     Pad(Pad),
@@ -85,7 +85,7 @@ impl Op {
     /// `max(x, 0)`.
     pub const RELU: Self = Self::Activation(Activation::Relu);
 
-    /// What its file says of it.
+    /// Its implementation.
     pub(crate) fn operator(&self) -> &dyn Operator {
         match self {
             Self::Conv(op) => op,
@@ -104,10 +104,10 @@ impl Op {
         }
     }
 
-    /// Shape of the value it computes, given those it reads and its weights; `node` names it in errors.
+    /// Infers the output shape from those of its inputs and its weights; `node` names it in errors.
     ///
     /// # Errors
-    /// [`BlockError`]: other numbers of inputs or weights than it takes, or shapes it cannot work on.
+    /// [`BlockError`] for a wrong number of inputs or weights, or for shapes that it does not support.
     pub fn shape(&self, node: &str, inputs: &[Shape], weights: &[&Weight]) -> Result<Shape, BlockError> {
         let Arity { inputs: wanted, weights: range } = self.operator().arity();
         if inputs.len() != wanted || !range.contains(&weights.len()) {
@@ -123,15 +123,15 @@ impl Op {
         self.operator().macs(weights, output)
     }
 
-    /// Whether it is a convolution or a linear layer, as opposed to what stands between layers.
+    /// Whether it is a convolution or a linear layer.
     pub fn is_layer(&self) -> bool {
         matches!(self, Self::Conv(_) | Self::Linear)
     }
 
-    /// What an ONNX operator means here.
+    /// Translates an ONNX operator; returns `None` if no file knows it.
     ///
     /// # Errors
-    /// What it is that we cannot read; `None` stands for an operator that no file knows.
+    /// The reason why it cannot be read.
     #[cfg(feature = "onnx")]
     pub fn from_onnx(node: &OnnxNode<'_>) -> Option<Result<Meaning, onnx::Unreadable>> {
         let families = [
@@ -149,36 +149,36 @@ impl Op {
         Some(read(node))
     }
 
-    /// The ONNX operators that compute it, in order; the last one gives its value.
+    /// Translates it to ONNX operators, in order; the last one computes its output.
     #[cfg(feature = "onnx")]
     pub fn to_onnx(&self, inputs: &[Shape], weights: &[&Weight]) -> alloc::vec::Vec<onnx::Step> {
         self.operator().to_onnx(&Operands { node: "", inputs, weights })
     }
 }
 
-/// What every operator answers.
+/// The interface of every operator.
 pub(crate) trait Operator {
-    /// Values it reads, and weights it has.
+    /// Number of inputs and weights.
     fn arity(&self) -> Arity {
         Arity { inputs: 1, weights: 0..=0 }
     }
 
-    /// Shape of its value.
+    /// Infers its output shape.
     fn shape(&self, given: &Operands<'_>) -> Result<Shape, BlockError> {
         Ok(given.inputs[0])
     }
 
-    /// Where the channels of its value come from.
+    /// Origin of its output channels.
     fn channels(&self, _given: &Operands<'_>) -> Channels {
         Channels::Same
     }
 
-    /// The operator when only these of the channels it reads and writes are left. `None`: it is the same.
+    /// The operator restricted to these input and output channels; `None` if it is unchanged.
     fn narrowed(&self, _read: &[usize], _written: &[usize]) -> Option<Op> {
         None
     }
 
-    /// Whether training may move its weight `slot`.
+    /// Whether training updates weight `slot`.
     fn is_trained(&self, _slot: usize) -> bool {
         true
     }
@@ -188,25 +188,25 @@ pub(crate) trait Operator {
         0
     }
 
-    /// How the CPU computes it.
+    /// Its computation on the CPU.
     fn on_cpu(&self) -> OnCpu<'_>;
 
-    /// How Burn computes it.
+    /// Computes it with Burn.
     #[cfg(feature = "burn")]
     fn on_burn(&self, given: BurnOperands) -> Tensor4;
 
-    /// Its ONNX operators.
+    /// Translates it to ONNX operators.
     #[cfg(feature = "onnx")]
     fn to_onnx(&self, given: &Operands<'_>) -> alloc::vec::Vec<onnx::Step>;
 }
 
-/// Numbers of values and weights.
+/// Numbers of inputs and weights.
 pub(crate) struct Arity {
     pub inputs: usize,
     pub weights: RangeInclusive<usize>,
 }
 
-/// What an operator is given.
+/// The operands of an operator.
 pub(crate) struct Operands<'a> {
     pub node: &'a str,
     pub inputs: &'a [Shape],
@@ -214,7 +214,7 @@ pub(crate) struct Operands<'a> {
 }
 
 impl Operands<'_> {
-    /// It cannot work on this shape.
+    /// The error for an unsupported shape.
     pub fn misfit(&self, found: Shape) -> BlockError {
         BlockError::ValueShape { node: self.node.into(), found }
     }
@@ -230,82 +230,82 @@ impl Operands<'_> {
     }
 }
 
-/// Where the channels of a value come from, for the shrinking of a block.
+/// The origin of a value's channels, used to shrink a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Channels {
-    /// Its weights make new ones: those read and those written shrink apart.
+    /// Created by its weights: input and output channels shrink independently.
     New,
-    /// Channel for channel those of every value it reads.
+    /// Each input's channels, one to one.
     Same,
-    /// Those of the first value, then those of the second.
+    /// The first input's channels, then the second's.
     Joined,
-    /// Some of them, from `first` on.
+    /// A contiguous range of the input's channels.
     Selected {
         /// First channel.
         first: usize,
-        /// How many.
+        /// Number of channels.
         count: usize,
     },
-    /// Them between new channels of zeros, which stay.
+    /// The input's channels between new zero channels, which stay.
     Padded {
-        /// Zero channels in front.
+        /// Zero channels before them.
         before: usize,
-        /// Zero channels behind.
+        /// Zero channels after them.
         after: usize,
     },
-    /// Each of them this many times in a row.
+    /// Each input channel this many times in a row.
     Repeated(usize),
-    /// Neither those read nor those written can shrink.
+    /// Neither input nor output channels can shrink.
     Fixed,
 }
 
-/// How the CPU computes an operator.
+/// The computation of an operator on the CPU.
 pub(crate) enum OnCpu<'a> {
-    /// A convolution with its weights.
+    /// A convolution.
     Convolution(Conv),
-    /// A batch norm with its weights; this is added to the variance.
+    /// A batch norm with this ε.
     Norm(f32),
-    /// `x` held between two bounds: in place, or done by the operator before.
+    /// A clamp between two bounds: in place, or fused into the operator before it.
     Clamp([f32; 2]),
-    /// The sum of two values, in the place of one of them.
+    /// The sum of two values, in place of one of them.
     Add,
-    /// Anything without weights.
+    /// Any other operator without weights.
     Plain(&'a dyn Plain),
 }
 
-/// The loops of an operator without weights, on one group of images. Only rows are written; borders stay zero.
+/// The kernels of an operator without weights, on one group of images. They write only rows; borders stay zero.
 pub(crate) trait Plain {
-    /// Writes `output`. An input that is `None` lies in the output's place, which happens if [`in_place`](Self::in_place).
+    /// Writes `output`. An input is `None` if it is in the output's slot, which requires [`in_place`](Self::in_place).
     fn forward(&self, arch: Arch, inputs: [Option<Read<'_>>; 2], output: Write<'_>);
 
-    /// Adds the gradient by one of its inputs to `target`.
+    /// Adds the gradient of one of its inputs to `target`.
     fn backward(&self, slopes: &Slopes<'_>, target: Write<'_>);
 
-    /// Whether it may write where its first input lies.
+    /// Whether it may overwrite its first input.
     fn in_place(&self) -> bool {
         false
     }
 
-    /// Whether its gradient reads its inputs and its output.
+    /// The values of the forward pass that its gradient reads.
     fn kept(&self) -> Kept {
         Kept::default()
     }
 }
 
-/// What a gradient reads of the forward pass.
+/// The values of the forward pass that a gradient reads.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Kept {
     pub inputs: bool,
     pub output: bool,
 }
 
-/// What a gradient is made of; of the values only those that the operator has [`Kept`] hold what they held in the forward pass.
+/// The operands of a gradient. Of the values, only those in the operator's [`Kept`] still hold the forward pass's.
 pub(crate) struct Slopes<'a> {
     pub arch: Arch,
-    /// The input whose gradient is asked for.
+    /// The input whose gradient is computed.
     pub which: usize,
     pub inputs: [Read<'a>; 2],
     pub output: Read<'a>,
-    /// By the output.
+    /// The output's gradient.
     pub gradient: Read<'a>,
 }

@@ -1,7 +1,7 @@
-//! A convolution's three passes as correlations and products of planes.
+//! The three passes of a convolution as correlations and products of planes.
 //!
-//! The gradient by the input of a convolution of stride `s` falls apart into `s × s` phases: input positions whose distance
-//! to a tap leaves the same remainder see the same taps of the output's gradient, each a correlation of stride 1.
+//! The input gradient of a convolution with stride `s` splits into `s × s` phases: input positions at the same offset
+//! modulo `s` read the same taps of the output's gradient, so each phase is a correlation of stride 1.
 
 use alloc::vec::Vec;
 
@@ -19,11 +19,11 @@ use crate::{heap::held, tensor::Shape};
 /// Geometry of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conv {
-    /// Step between output positions, in rows and columns.
+    /// Step between output positions, for rows and columns.
     pub stride: [u16; 2],
     /// Zeros at the top, left, bottom and right.
     pub padding: [u16; 4],
-    /// Step between taps, in rows and columns.
+    /// Step between taps, for rows and columns.
     pub dilation: [u16; 2],
     /// Channel groups: 1 is dense, `C_in` is depthwise.
     pub groups: u16,
@@ -35,18 +35,18 @@ impl Conv {
         Self { stride: [stride; 2], padding: [padding; 4], dilation: [1; 2], groups: 1 }
     }
 
-    /// The same in groups of channels.
+    /// The same convolution in `groups` channel groups.
     pub const fn grouped(self, groups: u16) -> Self {
         Self { groups, ..self }
     }
 
-    /// The most zeros on any side.
+    /// The largest padding of any side.
     pub fn border(&self) -> usize {
         self.padding.into_iter().max().unwrap_or(0).into()
     }
 }
 
-/// Sizes of a convolution, and where its operands lie.
+/// A convolution's sizes and the layout of its operands.
 #[derive(Clone, Debug)]
 pub struct Convolution {
     conv: Conv,
@@ -58,8 +58,8 @@ pub struct Convolution {
 }
 
 impl Convolution {
-    /// A convolution of `input` to `output` with a kernel of these rows and columns; the input's border is at least its
-    /// padding.
+    /// Prepares a convolution of `input` to `output`; `kernel` is its rows and columns. The input's border must cover
+    /// its padding.
     pub fn new(conv: Conv, kernel: [usize; 2], input: Plane, output: Plane) -> Self {
         let counts = [output.shape.height, output.shape.width];
         let axes = [0, 1].map(|axis| Axis {
@@ -79,17 +79,17 @@ impl Convolution {
         usize::from(self.conv.groups)
     }
 
-    /// Input channels of a group.
+    /// Input channels per group.
     fn inputs(&self) -> usize {
         self.input.shape.channels / self.groups()
     }
 
-    /// Output channels of a group.
+    /// Output channels per group.
     fn outputs(&self) -> usize {
         self.output.shape.channels / self.groups()
     }
 
-    /// Weights of the kernel.
+    /// Number of weights of the kernel.
     pub fn weights(&self) -> usize {
         self.output.shape.channels * self.inputs() * self.kernel[0] * self.kernel[1]
     }
@@ -99,7 +99,7 @@ impl Convolution {
         self.forward.packed()
     }
 
-    /// Puts a kernel `[C_out, C_in / groups, K_h, K_w]` into the forward pass's order.
+    /// Packs a kernel `[C_out, C_in / groups, K_h, K_w]` in the order of the forward pass.
     pub fn pack(&self, kernel: &[f32], packed: &mut [f32]) {
         self.forward.pack(packed, |output, input, tap| kernel[self.index(output, input, tap)]);
     }
@@ -108,7 +108,7 @@ impl Convolution {
         ((output * self.inputs() + input) * self.kernel[0] + row) * self.kernel[1] + column
     }
 
-    /// The forward pass of one group of images, with a clamp behind it or without.
+    /// Runs the forward pass of one group of images, with an optional fused clamp.
     pub fn forward(
         &self,
         arch: Arch,
@@ -122,7 +122,7 @@ impl Convolution {
     }
 }
 
-/// The gradient by the input.
+/// The input gradient of a convolution.
 #[derive(Clone, Debug)]
 pub struct InputGradient {
     phases: Vec<Phase>,
@@ -131,13 +131,13 @@ pub struct InputGradient {
 #[derive(Clone, Debug)]
 struct Phase {
     correlation: Correlation,
-    /// For rows and columns the first tap of the kernel that the phase sees, and the distance to the next.
+    /// For rows and columns, the phase's first tap of the kernel, and the distance to the next.
     taps: [[usize; 2]; 2],
     packed: Vec<f32>,
 }
 
 impl InputGradient {
-    /// Border that the output's gradient needs: columns past its ends, where rows are left out.
+    /// Border that the output's gradient needs, for columns outside it; rows outside are skipped.
     pub fn border(conv: Conv, kernel: [usize; 2], input: Shape, output: Shape) -> usize {
         let needed = |remainder: usize| {
             let (axis, _) = phase_axis(conv, 1, kernel[1], input.width, remainder);
@@ -150,7 +150,7 @@ impl InputGradient {
         (0..remainders(conv, 1, input.width)).map(needed).max().unwrap_or(0)
     }
 
-    /// The passes from `gradient` (by the output) to `target` (by the input) of `convolution`.
+    /// Prepares the passes from `gradient` (of the output) to `target` (the input's gradient).
     pub fn new(convolution: &Convolution, gradient: Plane, target: Plane) -> Self {
         let Convolution { conv, kernel, input, .. } = convolution;
         let extents = [input.shape.height, input.shape.width];
@@ -172,12 +172,12 @@ impl InputGradient {
         held(&self.phases) + self.phases.iter().map(|phase| held(&phase.packed)).sum::<usize>()
     }
 
-    /// Takes the kernel's values, `[C_out, C_in / groups, K_h, K_w]`.
+    /// Packs the kernel, `[C_out, C_in / groups, K_h, K_w]`.
     pub fn pack(&mut self, convolution: &Convolution, kernel: &[f32]) {
         let (inputs, outputs) = (convolution.inputs(), convolution.outputs());
         for Phase { correlation, taps, packed } in &mut self.phases {
             let axes = correlation.axes;
-            // Here the output's gradient is read and the input's is written.
+            // The correlation reads the output's gradient and writes the input's.
             correlation.pack(packed, |input, output, tap| {
                 let group = input / inputs;
                 let flipped = [0, 1].map(|axis| taps[axis][0] + taps[axis][1] * (axes[axis].taps - 1 - tap[axis]));
@@ -186,7 +186,7 @@ impl InputGradient {
         }
     }
 
-    /// Writes the gradient by the input of one group of images, or adds it to what is there.
+    /// Writes the input gradient of one group of images, or adds it to `target`.
     pub fn run(&self, arch: Arch, gradient: &[Lanes], add: bool, target: &mut [Lanes]) {
         let start = if add { Start::Target } else { Start::Zero };
         for Phase { correlation, packed, .. } in &self.phases {
@@ -195,14 +195,14 @@ impl InputGradient {
     }
 }
 
-/// Remainders that the positions of an extent leave: a stride from outside may be far longer.
+/// Number of different remainders of an extent's positions; an untrusted stride may be far longer than the extent.
 fn remainders(conv: Conv, axis: usize, extent: usize) -> usize {
     usize::from(conv.stride[axis]).min(extent + usize::from(conv.padding[axis]))
 }
 
-/// Input positions `y` with `(y + padding) mod stride = remainder`, and the taps of the gradient they see: every
-/// `stride / g`-th of the kernel, with `g` the common divisor of stride and dilation, from the first whose distance leaves
-/// that remainder.
+/// Finds the input positions `y` with `(y + padding) mod stride = remainder` and the kernel taps they read: every
+/// `stride / g`-th, where `g` is the greatest common divisor of stride and dilation, from the first tap whose distance
+/// has that remainder.
 fn phase_axis(conv: Conv, axis: usize, kernel: usize, extent: usize, remainder: usize) -> (Axis, [usize; 2]) {
     let [stride, padding, dilation] = [conv.stride[axis], conv.padding[axis], conv.dilation[axis]].map(usize::from);
     let common = divisor(stride, dilation);
@@ -212,7 +212,7 @@ fn phase_axis(conv: Conv, axis: usize, kernel: usize, extent: usize, remainder: 
     let skipped = padding.saturating_sub(remainder).div_ceil(stride);
     let first = stride * skipped + remainder - padding;
     let count = extent.saturating_sub(first).div_ceil(stride);
-    // Output position of the first input's first tap; the later ones lie before it.
+    // Output position of the first input's first tap; later taps have earlier positions.
     let start = seen.map_or(0, |tap| (first + padding) as isize - (tap * dilation) as isize) / stride as isize;
     let pad = (taps as isize - 1) * apart as isize - start;
     let axis = Axis { taps, step: 1, dilation: apart, pad, count, first, stride };
@@ -224,11 +224,10 @@ fn divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { divisor(b, a % b) }
 }
 
-/// The gradient by the weights: for each tap row of each group of channels, products of gradient planes with shifted input
-/// planes.
+/// The weight gradient: for each tap row of each channel group, products of gradient planes with shifted input planes.
 #[derive(Clone, Debug)]
 pub struct WeightGradient {
-    /// In the order of the sums: group of channels, then tap row.
+    /// In the order of the sums: channel group, then tap row.
     rows: Vec<TapRow>,
 }
 
@@ -238,12 +237,12 @@ struct TapRow {
     rights: Vec<usize>,
     pitches: [usize; 2],
     stride: usize,
-    /// Rows and columns of the output that see the tap row.
+    /// Output rows and columns that read the tap row.
     extent: [usize; 2],
 }
 
 impl WeightGradient {
-    /// The products of `gradient` (by the output) with the input of `convolution`.
+    /// Prepares the products of `gradient` (of the output) with the input of `convolution`.
     pub fn new(convolution: &Convolution, gradient: Plane) -> Self {
         let Convolution { conv, kernel, input, output, .. } = convolution;
         let [stride, dilation] = [conv.stride, conv.dilation].map(|pair| pair.map(usize::from));
@@ -251,7 +250,7 @@ impl WeightGradient {
         let (inputs, outputs) = (convolution.inputs(), convolution.outputs());
         let tap_row = |group: usize, row: usize| {
             let below = row * dilation[0];
-            // Output rows for which the tap row lies in the input.
+            // Output rows whose tap row is inside the input.
             let first = top.saturating_sub(below).div_ceil(stride[0]);
             let last = (input.shape.height + top).saturating_sub(below).div_ceil(stride[0]).min(output.shape.height);
             let line = (first * stride[0] + below + input.border - top) * input.pitch() + input.border - left;
@@ -276,7 +275,7 @@ impl WeightGradient {
         held(&self.rows) + self.rows.iter().map(|row| held(&row.lefts) + held(&row.rights)).sum::<usize>()
     }
 
-    /// Adds the gradient of one group of images to `sums`, in an order of its own.
+    /// Adds the weight gradient of one group of images to `sums`, in the order of `rows`.
     pub fn run(&self, arch: Arch, input: &[Lanes], gradient: &[Lanes], mut sums: &mut [f32]) {
         for TapRow { lefts, rights, pitches, stride, extent } in &self.rows {
             let here = sums.split_off_mut(..lefts.len() * rights.len()).unwrap_or_default();
@@ -286,7 +285,7 @@ impl WeightGradient {
         }
     }
 
-    /// Adds sums in [`run`](Self::run)'s order to a gradient `[C_out, C_in / groups, K_h, K_w]`.
+    /// Adds sums in the order of [`run`](Self::run) to a gradient `[C_out, C_in / groups, K_h, K_w]`.
     pub fn add_to(convolution: &Convolution, sums: &[f32], gradient: &mut [f32]) {
         let ([rows, columns], inputs, outputs) = (convolution.kernel, convolution.inputs(), convolution.outputs());
         for (position, sums) in sums.chunks_exact(inputs * columns).enumerate() {
@@ -300,7 +299,7 @@ impl WeightGradient {
     }
 }
 
-/// Starts of the planes of a convolution's patches (im2col): one for each input channel and tap, in the kernel's order.
+/// Start indices of a convolution's patch planes (im2col): one per input channel and tap, in the kernel's order.
 pub fn patch_starts(conv: Conv, [rows, columns]: [usize; 2], input: Plane) -> impl Iterator<Item = usize> {
     let [top, left, ..] = conv.padding.map(usize::from);
     let corner = (input.border - top) * input.pitch() + input.border - left;

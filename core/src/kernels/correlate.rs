@@ -1,4 +1,4 @@
-//! Forward convolutions and gradients by the input: sums over taps, in vectors of whatever width the processor has.
+//! Forward convolutions and input gradients: sums over taps, with vectors of any width.
 
 use alloc::{vec, vec::Vec};
 
@@ -10,15 +10,15 @@ use super::{
     plane::{LANES, Lanes, Plane, vectors, vectors_mut},
 };
 
-/// Output channels whose sums stay in registers.
+/// Output channels whose sums are kept in registers.
 const OUTPUTS: usize = 4;
-/// Which end of a row a tile is at.
+/// The end of a row at which a tile is.
 const LEFT_EDGE: i8 = -1;
 const NO_EDGE: i8 = 0;
 const RIGHT_EDGE: i8 = 1;
 
 /// One direction of a correlation: output position `p` of `count` reads `taps` source positions, `dilation` apart, from
-/// `step·p − pad` on, and lies at `first + stride·p` of the target.
+/// `step·p − pad` on, and is written to position `first + stride·p` of the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Axis {
     /// Taps of the kernel.
@@ -27,7 +27,7 @@ pub struct Axis {
     pub step: usize,
     /// Source positions between neighbouring taps.
     pub dilation: usize,
-    /// How far the first tap lies before the source, for output 0.
+    /// Distance of output 0's first tap before the start of the source.
     pub pad: isize,
     /// Output positions.
     pub count: usize,
@@ -42,22 +42,22 @@ pub struct Axis {
 pub struct Correlation {
     /// Rows, then columns.
     pub axes: [Axis; 2],
-    /// Groups of channels that see only each other.
+    /// Number of channel groups.
     pub groups: usize,
-    /// What is read; its border covers every column that a tap reaches.
+    /// Layout of the source; its border covers every column that a tap reads.
     pub source: Plane,
-    /// What is written.
+    /// Layout of the target.
     pub target: Plane,
 }
 
-/// What the sums start from.
+/// Initial values of the sums.
 #[derive(Clone, Copy, Debug)]
 pub enum Start<'a> {
     /// A value for each output channel.
     Bias(&'a [f32]),
     /// Zero.
     Zero,
-    /// What the target holds.
+    /// The target's present values.
     Target,
 }
 
@@ -70,7 +70,7 @@ impl Correlation {
         self.target.shape.channels / self.groups
     }
 
-    /// Output channels a tile: a depthwise convolution has one a group.
+    /// Output channels per tile; a depthwise convolution has one per group.
     fn tile(&self) -> usize {
         if self.outputs() == 1 { 1 } else { OUTPUTS }
     }
@@ -79,8 +79,8 @@ impl Correlation {
         self.axes[0].taps * self.axes[1].taps
     }
 
-    /// Weights in the order of the loops: group, tile of outputs, input, tap, output in the tile. A tile that is not full
-    /// is filled with zeros.
+    /// A zeroed buffer for the weights in loop order: group, tile of outputs, input, tap, output in the tile. A partial
+    /// tile is padded with zeros.
     pub fn packed(&self) -> Vec<f32> {
         vec![0.0; self.groups * self.outputs().div_ceil(self.tile()) * self.tile() * self.inputs() * self.taps()]
     }
@@ -100,7 +100,7 @@ impl Correlation {
         }
     }
 
-    /// Runs it on one group of images, with a clamp behind it or without.
+    /// Runs the correlation on one group of images, with an optional fused clamp.
     pub fn run(
         &self,
         arch: Arch,
@@ -133,11 +133,11 @@ impl WithSimd for Run<'_> {
 }
 
 impl Run<'_> {
-    /// The sizes that blocks are made of are known to the compiler; 0 stands for any other.
+    /// Selects an instance for the usual numbers of taps and steps; 0 stands for any other.
     #[inline(always)]
     fn choose<S: Simd, const O: usize>(self, simd: S) {
         let Axis { taps, step, dilation, .. } = self.plan.axes[1];
-        // A lone tap has no neighbour.
+        // Dilation has no effect on a single tap.
         match (taps, if dilation == 1 || taps == 1 { step } else { 0 }) {
             (3, 1) => self.rows::<S, O, 3, 1>(simd),
             (3, 2) => self.rows::<S, O, 3, 2>(simd),
@@ -155,7 +155,7 @@ impl Run<'_> {
         let size = O * plan.inputs() * plan.taps();
         for group in 0..plan.groups {
             for y in 0..rows.count {
-                // Taps above and below the source would add zeros.
+                // Skip taps above and below the source, which would add zeros.
                 let top = (rows.step * y) as isize - rows.pad;
                 let taps_before = |row: isize| (row.max(0) as usize).div_ceil(rows.dilation).min(rows.taps);
                 let start = taps_before(-top);
@@ -186,7 +186,7 @@ impl Run<'_> {
         }
     }
 
-    /// A row of `O` output channels, `X` positions at a time. Returns the first position that is left.
+    /// Computes a row of `O` output channels, `X` positions at a time; returns the first position left over.
     #[inline(always)]
     fn line<S: Simd, const O: usize, const TAPS: usize, const STEP: usize, const X: usize>(
         &mut self,
@@ -194,7 +194,7 @@ impl Run<'_> {
         here: &Tile<'_>,
     ) -> usize {
         let (columns, width) = (self.plan.axes[1], self.plan.source.shape.width);
-        // The usual padding of 1: the first tap of the first position, and the last of the last, would add a zero.
+        // With the usual padding of 1, skip the row's outermost taps, which would add zeros.
         let edges = TAPS == 3 && STEP == 1 && columns.pad == 1 && columns.count == width;
         let mut x = 0;
         while x + X <= columns.count {
@@ -214,7 +214,7 @@ impl Run<'_> {
         x
     }
 
-    /// `O` output channels at `X` neighbouring positions of a row.
+    /// Computes `O` output channels at `X` neighbouring positions of a row.
     #[inline(always)]
     fn tile<S: Simd, const O: usize, const TAPS: usize, const STEP: usize, const X: usize, const EDGE: i8>(
         &mut self,
@@ -226,7 +226,7 @@ impl Run<'_> {
         let columns = plan.axes[1];
         let (taps, step, dilation) =
             if TAPS == 0 { (columns.taps, columns.step, columns.dilation) } else { (TAPS, STEP, 1) };
-        // Vectors a group of lanes.
+        // Vectors per position.
         let parts = LANES / S::F32_LANES;
         let source = vectors::<S>(self.source);
         let target = vectors_mut::<S>(self.target);
@@ -237,7 +237,7 @@ impl Run<'_> {
         let [low, high] = self.clamp.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]);
         let (low, high) = (simd.splat_f32s(low), simd.splat_f32s(high));
         for part in 0..parts {
-            // Only constant bounds on `sums`, and no closure over them, or the compiler keeps them in memory.
+            // Use only constant bounds on `sums` and no closure over them, or the compiler keeps them in memory.
             let mut sums = [[simd.splat_f32s(0.0); X]; O];
             for (o, sums) in sums.iter_mut().enumerate() {
                 for (p, sum) in sums.iter_mut().enumerate() {
@@ -281,12 +281,12 @@ impl Run<'_> {
     }
 }
 
-/// Where a row of a tile of output channels is, and what it reads.
+/// A row of a tile of output channels, and its source.
 struct Tile<'a> {
     weights: &'a [f32],
-    /// Tap rows that lie in the source.
+    /// Tap rows that are inside the source.
     taken: core::ops::Range<usize>,
-    /// Start of the first such row of the group's first channel, its border included.
+    /// Start of the first such row in the group's first channel, border included.
     line: usize,
     channel: usize,
     /// Output channels of the tile that exist.
@@ -295,7 +295,7 @@ struct Tile<'a> {
     target: usize,
 }
 
-/// `x` between two bounds; what is not a number stays none.
+/// Clamps `x`; NaN stays NaN.
 #[inline(always)]
 fn held<S: Simd>(simd: S, x: S::f32s, low: S::f32s, high: S::f32s) -> S::f32s {
     let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);

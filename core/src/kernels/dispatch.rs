@@ -1,7 +1,8 @@
-//! Loops compiled for every instruction set.
+//! Compiles kernels for every instruction set.
 
-/// A function whose first argument is the [`Arch`](super::instructions::Arch) to run on; inside, `S` is its vectors. A closure would do but
-/// for the compiler, which does not inline one into three instruction sets, and so compiles it for the oldest of them.
+/// Defines a function whose first argument is the [`Arch`](super::instructions::Arch) to run on; inside, `S` is its
+/// vector type. A closure would not do: the compiler does not inline one into three instruction sets, and compiles it
+/// for the oldest.
 macro_rules! dispatched {
     (
         $(#[$meta:meta])*

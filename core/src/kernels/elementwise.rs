@@ -1,13 +1,13 @@
-//! What stands between the convolutions, in place where the operands allow it. Borders stay zero.
+//! The operators between convolutions, in place where the operands allow it. Borders stay zero.
 
 use super::{
     instructions::Arch,
     plane::{LANES, Lanes, Plane, floats, floats_mut, vectors, vectors_mut},
 };
 
-/// A value to read or to write, and how it lies.
+/// A value to read and its layout.
 pub type Read<'a> = (&'a [Lanes], Plane);
-/// See [`Read`].
+/// A value to write and its layout.
 pub type Write<'a> = (&'a mut [Lanes], Plane);
 
 dispatched! {
@@ -80,23 +80,23 @@ pub fn clamp_in_place(arch: Arch, target: Write<'_>, bounds: Bounds) {
 /// A lower and an upper bound: `[0, ∞]` is a ReLU.
 pub type Bounds = [f32; 2];
 
-/// `x` between the bounds; what is not a number stays none.
+/// Clamps `x`; NaN stays NaN.
 fn held(x: f32, [low, high]: Bounds) -> f32 {
     let x = if x < low { low } else { x };
     if x > high { high } else { x }
 }
 
-/// Whether a clamp's output lies on a bound: its gradient is zero there.
+/// Whether a clamp's output is on a bound, where its gradient is zero.
 fn stopped(output: f32, [low, high]: Bounds) -> bool {
     output <= low || output >= high
 }
 
-/// The gradient stays where a clamp's output lies between its bounds.
+/// Zeros the gradient where a clamp's output is not strictly between its bounds.
 pub fn mask(arch: Arch, gradient: Write<'_>, output: Read<'_>, bounds: Bounds) {
     zip(arch, gradient, output, |gradient, output| if stopped(output, bounds) { 0.0 } else { gradient });
 }
 
-/// Adds the gradient where a clamp's output lies between its bounds.
+/// Adds the gradient where a clamp's output is strictly between its bounds.
 pub fn add_masked(arch: Arch, target: Write<'_>, gradient: Read<'_>, output: Read<'_>, bounds: Bounds) {
     zip_two(arch, target, gradient, output, |t, gradient, output| {
         t + if stopped(output, bounds) { 0.0 } else { gradient }
@@ -104,7 +104,7 @@ pub fn add_masked(arch: Arch, target: Write<'_>, gradient: Read<'_>, output: Rea
 }
 
 dispatched! {
-    /// `target[c] *= gate[c]`, one number of each channel.
+    /// `target[c] *= gate[c]`, with one number per channel.
     pub fn gate<'a, S>(_simd, target: Write<'a>, gate: Read<'a>) -> () {
         let ((target, to), (gate, from)) = (target, gate);
         for (index, row) in to.rows().enumerate() {
@@ -149,7 +149,7 @@ dispatched! {
 }
 
 dispatched! {
-    /// `gradient = scale · (output − target)`, or that added to the gradient; returns `Σ (output − target)²`.
+    /// `gradient = scale · (output − target)`, or adds that to it; returns `Σ (output − target)²`.
     pub fn squared_error<'a, S>(
         simd,
         output: Read<'a>,
@@ -169,7 +169,7 @@ dispatched! {
                 let pull = simd.mul_f32s(factor, difference);
                 *gradient = if add { simd.add_f32s(*gradient, pull) } else { pull };
             }
-            // Channel by channel in single precision, over the channels in double.
+            // Sum in single precision within a channel, in double across channels.
             if (index + 1).is_multiple_of(of.shape.height) {
                 total += f64::from(simd.reduce_sum_f32s(sum));
                 sum = simd.splat_f32s(0.0);
@@ -193,7 +193,7 @@ dispatched! {
 }
 
 dispatched! {
-    /// [`scale_shift`] where it stands.
+    /// [`scale_shift`] in place.
     pub fn scale_shift_in_place<'a, S>(_simd, target: Write<'a>, gain: &'a [f32], offset: &'a [f32]) -> () {
         let (target, plane) = target;
         for (index, row) in plane.rows().enumerate() {

@@ -1,4 +1,4 @@
-//! The instruction set the loops run on, with vectors that are no longer than a group of images.
+//! The instruction set of the kernels, with vectors no longer than a group of images.
 
 #[cfg(all(feature = "small", any(target_arch = "x86", target_arch = "x86_64")))]
 pub use self::halves::Arch;
@@ -12,17 +12,17 @@ mod halves {
         x86::{V3, V3_128b},
     };
 
-    /// As pulp's, with vectors of four.
+    /// Like pulp's `Arch`, with vectors of four.
     #[derive(Clone, Copy, Debug)]
     pub enum Arch {
-        /// None.
+        /// No SIMD.
         Scalar,
         /// Half of each AVX2 register.
         V3(V3),
     }
 
     impl Arch {
-        /// The best this processor has.
+        /// The best instruction set of this processor.
         pub fn new() -> Self {
             V3::try_new().map_or(Self::Scalar, Self::V3)
         }
@@ -36,7 +36,7 @@ mod halves {
         }
     }
 
-    /// Work compiled for AVX2, on vectors half as long.
+    /// Work compiled for AVX2 with vectors of half the length.
     struct Halves<W>(V3, W);
 
     impl<W: WithSimd> WithSimd for Halves<W> {

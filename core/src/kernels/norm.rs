@@ -1,4 +1,4 @@
-//! Batch norm with the statistics of the batch at hand.
+//! Batch norm with batch statistics.
 
 use pulp::Simd;
 
@@ -7,10 +7,10 @@ use super::{
     plane::{LANES, Lanes, Plane, floats, floats_mut, vectors},
 };
 
-/// Mean of some values and the sum of their squared distances from it.
+/// The mean of some values and the sum of their squared distances from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Moments {
-    /// How many values.
+    /// Number of values.
     pub count: f64,
     /// Their mean.
     pub mean: f64,
@@ -19,7 +19,7 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Those of both sets together (Chan, Golub & LeVeque 1979).
+    /// Combines the moments of two sets (Chan, Golub & LeVeque 1979).
     pub fn and(self, other: Self) -> Self {
         let count = self.count + other.count;
         if count == 0.0 {
@@ -40,7 +40,7 @@ impl Moments {
 }
 
 dispatched! {
-    /// Moments of each channel over the positions of the first `lanes` images.
+    /// Computes the moments of each channel over the positions of the first `lanes` images.
     pub fn moments<'a, S>(simd, values: Read<'a>, lanes: usize, moments: &'a mut [Moments]) -> () {
         let count = (values.1.shape.height * values.1.shape.width * lanes) as f64;
         for (channel, moments) in moments.iter_mut().enumerate() {
@@ -50,7 +50,7 @@ dispatched! {
     }
 }
 
-/// Sum of a channel, or of its squared distances from `center`: row by row in single precision, over the rows in double.
+/// Sums a channel, or its squared distances from `center`: in single precision within a row, in double across rows.
 #[inline(always)]
 fn sum<S: Simd>(simd: S, (values, plane): Read<'_>, channel: usize, lanes: usize, center: Option<f32>) -> f64 {
     let rows = (0..plane.shape.height).map(|row| &values[plane.at(channel, row, 0)..][..plane.shape.width]);
@@ -103,7 +103,7 @@ dispatched! {
 }
 
 dispatched! {
-    /// `target = a[c] · gradient + b[c] · input + d[c]`, or that added: the gradient by a batch norm's input.
+    /// `target = a[c] · gradient + b[c] · input + d[c]`, or adds that to it: the input gradient of a batch norm.
     pub fn combine<'a, S>(
         _simd,
         target: (&'a mut [Lanes], Plane, bool),

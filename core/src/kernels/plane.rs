@@ -1,14 +1,14 @@
-//! A group of images side by side: a vector holds one position of one channel of each.
+//! The memory layout of a group of images side by side: a vector holds one position of one channel in each image.
 
 use bytemuck::{Pod, Zeroable};
 use pulp::Simd;
 
 use crate::tensor::Shape;
 
-/// Images a group: the lanes of the widest vectors (AVX-512); narrower processors take two or more vectors for them.
+/// Images per group: the lanes of the widest vectors (AVX-512). Narrower processors use two or more vectors.
 #[cfg(not(any(target_os = "none", feature = "small")))]
 pub const LANES: usize = 16;
-/// Images a group: where memory is scarce, and vectors are short or none.
+/// Images per group on targets with little memory and short vectors or none.
 #[cfg(any(target_os = "none", feature = "small"))]
 pub const LANES: usize = 4;
 
@@ -22,44 +22,44 @@ impl Lanes {
     /// Zero in every image.
     pub const ZERO: Self = Self([0.0; LANES]);
 
-    /// The same in every image.
+    /// `value` in every image.
     pub const fn splat(value: f32) -> Self {
         Self([value; LANES])
     }
 }
 
-/// How one value of a group of images lies in memory: `[C, H, W]` of [`Lanes`], each channel inside a border of zeros, so
-/// that the taps of a padded convolution are plain reads.
+/// The layout of one value for a group of images: `[C, H, W]` of [`Lanes`], with each channel inside a border of zeros,
+/// so that the taps of a padded convolution are plain reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plane {
     /// Channels, rows and columns.
     pub shape: Shape,
-    /// Zero positions on each side of a row, and rows above and below.
+    /// Width of the zero border on all four sides.
     pub border: usize,
 }
 
 impl Plane {
-    /// Positions from a row to the next.
+    /// Distance from one row to the next.
     pub const fn pitch(&self) -> usize {
         self.shape.width + 2 * self.border
     }
 
-    /// Positions of one channel.
+    /// Number of positions per channel, borders included.
     pub const fn area(&self) -> usize {
         self.pitch() * (self.shape.height + 2 * self.border)
     }
 
-    /// Positions of all channels.
+    /// Number of positions of all channels, borders included.
     pub const fn len(&self) -> usize {
         self.shape.channels * self.area()
     }
 
-    /// Where `(channel, row, column)` lies.
+    /// Index of `(channel, row, column)`.
     pub const fn at(&self, channel: usize, row: usize, column: usize) -> usize {
         channel * self.area() + (row + self.border) * self.pitch() + column + self.border
     }
 
-    /// Writes the zeros around every channel.
+    /// Zeros the border of every channel.
     pub fn clear_border(&self, values: &mut [Lanes]) {
         let (pitch, edge) = (self.pitch(), self.border * self.pitch());
         if self.border == 0 {
@@ -76,14 +76,14 @@ impl Plane {
         }
     }
 
-    /// Where each row of each channel starts, borders left out.
+    /// Start indices of each row of each channel, borders excluded.
     pub fn rows(self) -> impl Iterator<Item = usize> {
         let Shape { channels, height, .. } = self.shape;
         (0..channels).flat_map(move |channel| (0..height).map(move |row| self.at(channel, row, 0)))
     }
 }
 
-/// The values of some positions, one after another.
+/// The scalars of some positions.
 #[inline(always)]
 pub fn floats(lanes: &[Lanes]) -> &[f32] {
     bytemuck::cast_slice(lanes)
@@ -95,7 +95,7 @@ pub fn floats_mut(lanes: &mut [Lanes]) -> &mut [f32] {
     bytemuck::cast_slice_mut(lanes)
 }
 
-/// The same as the processor's vectors: one for each position, or several.
+/// The processor's vectors of some positions, one or more per position.
 #[inline(always)]
 pub fn vectors<S: Simd>(lanes: &[Lanes]) -> &[S::f32s] {
     S::as_simd_f32s(floats(lanes)).0

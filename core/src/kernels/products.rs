@@ -1,4 +1,4 @@
-//! Gradients by the weights, and the sums of the solve: inner products of shifted planes over a whole group of images.
+//! Weight gradients and the sums of the solve: inner products of shifted planes over a whole group of images.
 
 use pulp::{Simd, WithSimd};
 
@@ -7,27 +7,27 @@ use super::{
     plane::{LANES, Lanes, vectors},
 };
 
-/// Left and right planes whose products stay in registers: with more, the pointers to them no longer do.
+/// Left and right planes whose products are kept in registers; with more planes, the pointers to them spill.
 const LEFT: usize = 4;
 const RIGHT: usize = 3;
-/// Positions a pass: with them the left planes' rows fit a first-level cache.
+/// Positions per pass, so that the left planes' rows fit the L1 cache.
 const POSITIONS: usize = 128;
 
-/// Positions of a plane that a product runs over.
+/// One operand of the products.
 #[derive(Clone, Copy, Debug)]
 pub struct Side<'a> {
     /// The planes.
     pub values: &'a [Lanes],
-    /// Where the first position of each plane lies.
+    /// Start index of each plane.
     pub starts: &'a [usize],
-    /// Distance from a row to the next.
+    /// Distance from one row to the next.
     pub pitch: usize,
-    /// Distance from a column to the next.
+    /// Distance from one column to the next.
     pub step: usize,
 }
 
-/// `sums[l · right + r] += Σ left_l · right_r` over `rows` × `columns` positions of all images of a group; `sums` may be
-/// longer rows, `row` apart.
+/// `sums[l · row + r] += Σ left_l · right_r` over `rows` × `columns` positions of all images of a group; rows of `sums`
+/// are `row` apart.
 pub fn products(
     arch: Arch,
     left: Side<'_>,
@@ -77,7 +77,7 @@ impl Products<'_> {
         }
     }
 
-    /// Some left planes with all right ones.
+    /// Multiplies `L` left planes with all right planes.
     #[inline(always)]
     fn line<S: Simd, const LEFT_STEP: usize, const RIGHT_STEP: usize, const L: usize>(
         &mut self,
@@ -104,14 +104,14 @@ impl Products<'_> {
         let right_step = parts * if RIGHT_STEP == 0 { self.right.step } else { RIGHT_STEP };
         let left_values = vectors::<S>(self.left.values);
         let right_values = vectors::<S>(self.right.values);
-        // A tile that is not full repeats its last plane and drops the sums.
+        // A partial tile repeats its last plane and drops the extra sums.
         let start = |side: &Side<'_>, index: usize| side.starts[index.min(side.starts.len() - 1)] + first * side.pitch;
         let lefts: [usize; L] = core::array::from_fn(|l| start(&self.left, left + l) * parts);
         let rights: [usize; RIGHT] = core::array::from_fn(|r| start(&self.right, right + r) * parts);
         let (left_reach, right_reach) = ((self.columns * left_step).max(1), (self.columns * right_step).max(1));
         let mut sums = [[simd.splat_f32s(0.0); RIGHT]; L];
         for row in 0..rows {
-            // One length for all, and for the count: no check inside.
+            // All slices have the same known length, so the loop needs no bounds checks.
             let lefts = lefts.map(|start| {
                 let end = (start + row * self.left.pitch * parts + left_reach).min(left_values.len());
                 &left_values[start + row * self.left.pitch * parts..end]
@@ -143,7 +143,7 @@ impl Products<'_> {
     }
 }
 
-/// Three right values and one left beside twelve sums: all of sixteen registers.
+/// Three right values, one left value and twelve sums use all sixteen registers.
 #[inline(always)]
 fn multiply<S: Simd, const L: usize>(
     simd: S,

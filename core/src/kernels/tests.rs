@@ -1,5 +1,5 @@
-//! Every instruction set of this processor, and none: the same passes, but for rounding. That they are right is shown from
-//! outside, with whatever the processor has.
+//! Checks that all instruction sets of this processor, and plain Rust, differ only by rounding. Tests outside this
+//! crate check that the results are right.
 
 use alloc::{vec, vec::Vec};
 
@@ -17,7 +17,7 @@ use crate::{
     tensor::Shape,
 };
 
-/// The portable loops first.
+/// All instruction sets, the portable one first.
 fn instruction_sets() -> Vec<Arch> {
     let mut sets = vec![Arch::Scalar, Arch::new()];
     #[cfg(target_arch = "x86_64")]
@@ -34,7 +34,7 @@ fn noise(plane: Plane, stream: &mut Stream) -> Vec<Lanes> {
     values
 }
 
-/// Output, gradient by input, by weights, squared error and moments of one group of images.
+/// Output, input gradient, weight gradient, squared error and moments of one group of images.
 fn passes(arch: Arch, conv: Conv, extent: usize, input: Shape, outputs: usize) -> Vec<f32> {
     let stream = &mut Stream::new(1, Purpose::Images, 0);
     let [stride, padding, groups] = [conv.stride[0], conv.padding[0], conv.groups].map(usize::from);

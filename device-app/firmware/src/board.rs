@@ -1,5 +1,5 @@
-//! What a board brings: where its heap lies, and what runs first. `build.rs` chooses one; `docs/port-a-board.md` says how to
-//! add another.
+//! A board's heap range and start-up code. `build.rs` selects the board; `docs/port-a-board.md` says how to add
+//! another.
 
 #[cfg(board = "mps2_an500")]
 #[path = "board/mps2_an500.rs"]

@@ -1,6 +1,6 @@
 //! The heap: a fixed range of the board's memory, counted.
 //!
-//! Beside the core's counting allocator the only `unsafe` code.
+//! The only `unsafe` code apart from the core's counting allocator.
 
 #![allow(unsafe_code)]
 
@@ -9,19 +9,19 @@ use embedded_alloc::LlffHeap;
 
 use crate::board;
 
-/// Bytes of it.
+/// Size in bytes.
 pub const SIZE: usize = board::HEAP.end - board::HEAP.start;
 
 #[global_allocator]
 static HEAP: CountingAllocator<LlffHeap> = CountingAllocator::new(LlffHeap::empty());
 
-/// Gives the allocator its memory. To be called once, before anything allocates.
+/// Gives the allocator its memory. Call it once, before anything allocates.
 pub fn start() {
-    // SAFETY: the range is memory of this board that neither the linker nor anybody else uses; `main` calls this once.
+    // SAFETY: the range is memory of this board that nothing else uses, the linker included; `main` calls this once.
     unsafe { HEAP.inner().init(board::HEAP.start, SIZE) }
 }
 
-/// The most bytes there ever were in use.
+/// Peak heap use in bytes.
 pub fn peak_bytes() -> usize {
     HEAP.peak_bytes()
 }

@@ -1,6 +1,6 @@
 //! Distils `teacher.ndp` into `student.ndp` without an operating system: the same core as on a PC.
 //!
-//! Arguments are `name=value`, see [`arguments`]. What is done is kept in `student.part`: started again, the run goes on.
+//! Arguments are `name=value`, see [`arguments`]. Finished blocks are kept in `student.part`; a restart resumes there.
 
 #![no_std]
 #![no_main]
@@ -23,9 +23,9 @@ use self::storage::HostFile;
 
 const TEACHER: &CStr = c"teacher.ndp";
 const STUDENT: &CStr = c"student.ndp";
-/// The student's name until it is whole.
+/// The student's name until it is complete.
 const UNFINISHED: &CStr = c"student.part";
-/// Cached activations that the budget has no room for.
+/// Cached activations that do not fit the budget.
 const CACHE: &CStr = c"cache.tmp";
 
 /// Called by the board's start-up code.
@@ -40,18 +40,18 @@ fn main() -> ! {
     }
 }
 
-/// What the arguments mean.
+/// The parsed arguments.
 struct Arguments {
     settings: Settings,
     noise: WhiteNoise,
-    /// Whether to resume what an earlier start left.
+    /// Whether to resume an earlier run.
     resume: bool,
 }
 
 fn arguments() -> Result<Arguments, String> {
     let mut settings = Settings::new(Width::new(0.5).map_err(text)?, 0);
     (settings.recipe.images, settings.recipe.training.batch) = (64, 16);
-    // A first-fit heap has gaps.
+    // A first-fit heap fragments: leave an eighth.
     settings.budget = Budget { bytes: (heap::SIZE / 8 * 7) as u64, used: 0 };
     let (mut noise, mut resume, mut rate) = (WhiteNoise::Propagated, true, None);
     let arguments = env::args::<256>().map_err(text)?;
@@ -101,7 +101,7 @@ fn distil(Arguments { settings, noise, resume }: &Arguments) -> Result<(), Strin
     let (source, device) = (&mut noise.clone(), &Device::Cpu);
     let done = run(Run { teacher: &mut teacher, source, scratch: Some(scratch), settings, device }, student, observe);
     let (blocks, student) = done.map_err(|error| match error {
-        RunError::Student(PackError::OtherJob) => format!("{error}: use those, or start=again"),
+        RunError::Student(PackError::OtherJob) => format!("{error}: use the same ones, or start=again"),
         other => text(other),
     })?;
     drop(student);
@@ -112,7 +112,7 @@ fn distil(Arguments { settings, noise, resume }: &Arguments) -> Result<(), Strin
 }
 
 fn number<T: FromStr>(value: &str) -> Result<T, String> {
-    value.parse().map_err(|_| format!("{value} is not a number that fits"))
+    value.parse().map_err(|_| format!("{value} is not a number in range"))
 }
 
 fn text(error: impl Display) -> String {

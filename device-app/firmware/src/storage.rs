@@ -1,4 +1,4 @@
-//! Packs in files of the machine that emulates the board, or debugs it.
+//! Packs in files of the host that emulates or debugs the board.
 
 use core::{error::Error, ffi::CStr, fmt};
 
@@ -8,24 +8,24 @@ use semihosting::{
     io::{self, Read, Seek, SeekFrom, Write},
 };
 
-/// A file at the other end of the debugger.
+/// A file on the host.
 #[derive(Debug)]
 pub struct HostFile {
     file: File,
     path: &'static CStr,
 }
 
-/// Why the other end refused.
+/// An error of the host.
 #[derive(Debug)]
 pub struct HostError(io::Error);
 
 impl HostFile {
-    /// An existing file, to read.
+    /// Opens an existing file to read.
     pub fn open(path: &'static CStr) -> Result<Self, HostError> {
         Ok(Self { file: File::open(path).map_err(HostError)?, path })
     }
 
-    /// A file to write and to read again: what it holds is kept if it is there and `keep` says so.
+    /// Opens a file to write and read; if `keep`, existing content is kept.
     pub fn writable(path: &'static CStr, keep: bool) -> Result<Self, HostError> {
         let kept = keep.then(|| OpenOptions::new().read(true).write(true).open(path));
         let file = kept.and_then(Result::ok).map_or_else(|| empty(path), Ok)?;
@@ -61,7 +61,7 @@ impl WriteAt for HostFile {
         Ok(())
     }
 
-    /// Semihosting has no such call: what is written is as durable as the other end makes it.
+    /// Semihosting has no sync: what is written is as durable as the host makes it.
     fn sync(&mut self) -> Result<(), HostError> {
         Ok(())
     }

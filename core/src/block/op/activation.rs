@@ -1,4 +1,4 @@
-//! Functions of each element. A new one is a variant here, a line in each `match`, and its test.
+//! Elementwise functions. A new one needs a variant, a line in each `match`, and a test.
 
 #[cfg(feature = "onnx")]
 use alloc::{vec, vec::Vec};
@@ -19,12 +19,12 @@ use crate::{
     tensor::Shape,
 };
 
-/// Which function.
+/// An elementwise function.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Activation {
     /// `max(x, 0)`.
     Relu,
-    /// `x` held between two bounds; 0 and 6 make a ReLU6.
+    /// `x` clamped between two bounds; 0 and 6 make a ReLU6.
     Clip {
         /// Lower bound.
         low: f32,
@@ -35,7 +35,7 @@ pub enum Activation {
     Sigmoid,
     /// `x · sigmoid(x)`, also called swish.
     Silu,
-    /// `alpha · x + beta` held between 0 and 1.
+    /// `alpha · x + beta` clamped between 0 and 1.
     HardSigmoid {
         /// Slope; PyTorch's is 1/6.
         alpha: f32,
@@ -44,7 +44,7 @@ pub enum Activation {
     },
     /// `x · clip(x + 3, 0, 6) / 6`.
     HardSwish,
-    /// `x`, or `slope · x` below 0.
+    /// `x` above 0, else `slope · x`.
     LeakyRelu {
         /// PyTorch's is 0.01.
         slope: f32,
@@ -74,7 +74,7 @@ impl Activation {
         }
     }
 
-    /// Its derivative at `x`; at a kink the one PyTorch takes.
+    /// Its derivative at `x`; at a kink, PyTorch's choice.
     pub fn slope(self, x: f32) -> f32 {
         let inside = |inside: bool, slope: f32| if inside { slope } else { 0.0 };
         match self {
@@ -196,10 +196,10 @@ fn meaning(activation: Activation) -> Meaning {
 fn clip(node: &OnnxNode<'_>) -> Result<Meaning, Unreadable> {
     let bound = |slot: usize, name: &str, missing: f32| -> Result<f32, Unreadable> {
         let given = match node.optional_constant(slot, name)? {
-            Some(bound) => bound.scalar().ok_or_else(|| node.refuse("a bound is no single number"))?,
+            Some(bound) => bound.scalar().ok_or_else(|| node.refuse("a bound is not a single number"))?,
             None => node.float(name, missing),
         };
-        // Infinite bounds have no place in a file of JSON.
+        // JSON cannot represent infinite bounds.
         Ok(given.clamp(f32::MIN, f32::MAX))
     };
     let (low, high) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);

@@ -108,7 +108,7 @@ impl Plain for Mul {
     }
 }
 
-/// `scale · x + shift` for each channel: a depthwise 1×1 convolution.
+/// `scale · x + shift` per channel, as a depthwise 1×1 convolution.
 #[cfg(feature = "onnx")]
 fn affine(node: &OnnxNode<'_>, value: usize, scale: Vec<f32>, shift: Vec<f32>) -> Meaning {
     let channels = scale.len();
@@ -120,8 +120,8 @@ fn affine(node: &OnnxNode<'_>, value: usize, scale: Vec<f32>, shift: Vec<f32>) -
     Meaning { inputs: vec![value], weights, ..Meaning::new(Op::Conv(Conv::square(1, 0).grouped(groups))) }
 }
 
-/// Two values, or a value and a constant for each channel: then scale and shift from `of_constant(constant, whether it
-/// comes first)`.
+/// Reads an operator on two values, or on a value and a constant per channel; `of_constant(constant, whether it comes
+/// first)` returns scale and shift.
 #[cfg(feature = "onnx")]
 fn binary(
     node: &OnnxNode<'_>,

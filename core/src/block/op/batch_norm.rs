@@ -19,7 +19,7 @@ pub struct BatchNorm {
     pub epsilon: f32,
 }
 
-/// Weights before the running statistics.
+/// Number of weights before the running statistics.
 const TRAINED: usize = 2;
 
 impl Operator for BatchNorm {
@@ -71,7 +71,7 @@ impl Operator for BatchNorm {
 #[cfg(feature = "onnx")]
 pub(super) const ONNX: Family = &[("BatchNormalization", |node| {
     if node.int("training_mode", 0) != 0 {
-        return Err(node.refuse("it takes the batch's statistics: export the network in evaluation mode"));
+        return Err(node.refuse("it uses batch statistics: export the network in evaluation mode"));
     }
     let parts = ["weight", "bias", "running_mean", "running_var"];
     let weights = parts.into_iter().enumerate().map(|(slot, part)| node.constant(slot + 1, part)?.weight(part));

@@ -1,4 +1,4 @@
-//! What an operator is given on one of Burn's devices.
+//! The operands of an operator on a Burn device.
 
 use alloc::vec::Vec;
 
@@ -9,25 +9,25 @@ use crate::{block::Statistics, tensor::Dims};
 /// A value of a batch on a device.
 pub type Tensor4 = Tensor<4>;
 
-/// What an operator is given on a device.
+/// The operands of an operator on a device.
 pub struct BurnOperands {
-    /// The values it reads.
+    /// Input values.
     pub inputs: Vec<Tensor<4>>,
-    /// Its weights, flat.
+    /// Weights, flattened.
     pub weights: Vec<Tensor<1>>,
-    /// Their extents.
+    /// Extents of the weights.
     pub dims: Vec<Dims>,
-    /// Of its batch norm.
+    /// The statistics that batch norms use.
     pub statistics: Statistics,
 }
 
 impl BurnOperands {
-    /// A value it reads.
+    /// An input value.
     pub fn input(&self, which: usize) -> Tensor<4> {
         self.inputs[which].clone()
     }
 
-    /// Weight `slot` in one row, if it has as many.
+    /// Weight `slot`, flattened; `None` if the operator has fewer weights.
     pub fn weight(&self, slot: usize) -> Option<Tensor<1>> {
         self.weights.get(slot).cloned()
     }
@@ -58,7 +58,7 @@ pub fn moments(x: &Tensor<4>) -> [Tensor<1>; 2] {
     [mean, variance].map(|moment| moment.reshape([c]))
 }
 
-/// A value with so many zeros at its top, left, bottom and right.
+/// Pads a value with zeros: top, left, bottom and right.
 pub fn padded(x: Tensor<4>, padding: [u16; 4]) -> Tensor<4> {
     let [top, left, bottom, right] = padding.map(usize::from);
     if padding == [0; 4] {

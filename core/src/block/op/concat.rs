@@ -1,4 +1,4 @@
-//! Channels of two values, one behind the other.
+//! Concatenation of two values along the channels.
 
 #[cfg(feature = "onnx")]
 use alloc::{vec, vec::Vec};
@@ -52,7 +52,7 @@ impl Operator for Concat {
     }
 }
 
-/// The channels of a wide plane that a narrow one of the same rows stands for, from channel `first` on.
+/// The part of a wide plane, from channel `first` on, that corresponds to a narrow plane of the same rows.
 pub(super) fn channels(wide: Plane, narrow: Plane, first: usize) -> (core::ops::Range<usize>, Plane) {
     let inside = Plane { shape: narrow.shape, ..wide };
     let start = first * wide.area();

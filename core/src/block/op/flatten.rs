@@ -1,4 +1,4 @@
-//! A value's elements as channels of one position.
+//! Flattens a value to channels of a single position.
 
 #[cfg(feature = "onnx")]
 use alloc::{vec, vec::Vec};

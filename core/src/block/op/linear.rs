@@ -64,20 +64,20 @@ impl Operator for Linear {
                 vec![Argument::Step(0), Argument::Weight(0), Argument::Weight(1)],
                 vec![("transB", Attribute::Int(1))],
             ),
-            // A value has four dimensions, whatever reads it.
+            // Every value has four dimensions.
             Step::new("Reshape", vec![Argument::Step(1), Argument::Ints("shape", vec![-1, outputs, 1, 1])], vec![]),
         ]
     }
 }
 
-/// A matrix `[D, C]` and a bias `[D]`, zero where there is none.
+/// Reads a matrix `[D, C]` and a bias `[D]`, zero if absent.
 #[cfg(feature = "onnx")]
 fn affine(node: &OnnxNode<'_>, matrix: Constant<'_>, transposed: bool) -> Result<Meaning, Unreadable> {
     if node.rank(0)? != 2 {
         return Err(node.refuse("its first input is not [N, C]"));
     }
     let &[rows, columns] = matrix.dims() else {
-        return Err(node.refuse("its second input is no matrix"));
+        return Err(node.refuse("its second input is not a matrix"));
     };
     let mut weight = matrix.weight("weight")?;
     let mut out = rows;

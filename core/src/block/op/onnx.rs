@@ -1,7 +1,7 @@
-//! The words in which an operator speaks of itself to ONNX: what it is written as, and what an ONNX operator means here.
+//! The translation of operators from and to ONNX.
 //!
-//! The file format is the host's affair. It gives each operator of a file as an [`OnnxNode`], shapes known and constants
-//! computed, and takes [`Step`]s to write.
+//! The host handles the file format: it passes each operator of a file as an [`OnnxNode`], with shapes inferred and
+//! constants computed, and writes [`Step`]s.
 
 use alloc::{
     borrow::ToOwned,
@@ -15,7 +15,7 @@ use core::fmt;
 use super::{Op, Window};
 use crate::tensor::{Shape, Weight};
 
-/// ONNX operators that a file of `op/` can read, each with its reader.
+/// The ONNX operators that a file of `op/` can read, each with its reader.
 pub type Family = &'static [(&'static str, fn(&OnnxNode<'_>) -> Result<Meaning, Unreadable>)];
 
 /// An operator of an ONNX file.
@@ -23,7 +23,7 @@ pub type Family = &'static [(&'static str, fn(&OnnxNode<'_>) -> Result<Meaning, 
 pub struct OnnxNode<'a> {
     /// `op_type`.
     pub kind: &'a str,
-    /// The teacher's name for the layer (`layer1.0.conv1`), for weights that have none of their own.
+    /// The layer's name in the teacher (`layer1.0.conv1`), for weights without a name of their own.
     pub module: &'a str,
     /// Its inputs, in ONNX's order.
     pub inputs: Vec<Input<'a>>,
@@ -34,18 +34,18 @@ pub struct OnnxNode<'a> {
 /// One input of an ONNX operator.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
-    /// An optional input that is not given.
+    /// An absent optional input.
     Absent,
-    /// A value of the network, as ONNX sees it: with so many dimensions, the batch included.
+    /// A value of the network, with its number of dimensions in ONNX, batch included.
     Value(Shape, usize),
-    /// A constant of the file, or what follows from constants.
+    /// A constant of the file, or one computed from constants.
     Constant(&'a Tensor),
 }
 
 /// A constant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
-    /// The teacher's name for it, if it has one.
+    /// Its name in the teacher, if it has one.
     pub name: Option<String>,
     /// Extents, outermost first.
     pub dims: Vec<usize>,
@@ -53,12 +53,12 @@ pub struct Tensor {
     pub values: Numbers,
 }
 
-/// Slopes of a constant.
+/// The values of a constant.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Numbers {
-    /// Of a floating-point type.
+    /// Floating-point values.
     Floats(Vec<f32>),
-    /// Of an integer type or bool.
+    /// Integers or bools.
     Ints(Vec<i64>),
 }
 
@@ -75,20 +75,20 @@ pub enum Attribute {
     Text(String),
 }
 
-/// What an ONNX operator means: one of ours, which of its inputs are values, and the weights made of the others.
+/// The translation of an ONNX operator: an [`Op`], its inputs, and its weights.
 #[derive(Clone, Debug)]
 pub struct Meaning {
     /// The operator.
     pub op: Op,
-    /// Places among the ONNX operator's inputs.
+    /// Indices of its inputs among the ONNX operator's.
     pub inputs: Vec<usize>,
     /// Weights, in the order `op` documents.
     pub weights: Vec<Weight>,
-    /// Whether ONNX sees the result as `[N, C]`; `None`: as its first value.
+    /// Whether the result is `[N, C]` in ONNX; `None` if as for its first value.
     pub flat: Option<bool>,
 }
 
-/// Why an ONNX operator cannot be read; the reader adds which and where it is.
+/// Why an ONNX operator cannot be read; the caller adds which one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable(pub String);
 
@@ -114,19 +114,19 @@ pub enum Argument {
     Step(usize),
     /// A named list of integers.
     Ints(&'static str, Vec<i64>),
-    /// A named single number.
+    /// A named scalar.
     Float(&'static str, f32),
 }
 
 impl Step {
-    /// See the fields.
+    /// Creates a step.
     pub fn new(kind: &'static str, inputs: Vec<Argument>, attributes: Vec<(&'static str, Attribute)>) -> Self {
         Self { kind, inputs, attributes }
     }
 }
 
 impl Attribute {
-    /// A list.
+    /// An attribute with a list of integers.
     pub(crate) fn ints<const N: usize>(values: [u16; N]) -> Self {
         Self::Ints(values.into_iter().map(i64::from).collect())
     }
@@ -149,7 +149,7 @@ impl Meaning {
     }
 }
 
-/// A constant in its place among a node's inputs.
+/// A constant input of a node.
 #[derive(Clone, Copy, Debug)]
 pub struct Constant<'a> {
     node: &'a OnnxNode<'a>,
@@ -162,10 +162,10 @@ impl<'a> Constant<'a> {
         &self.tensor.dims
     }
 
-    /// As a weight; `part` is its name within the layer where it has none.
+    /// Converts it to a weight; `part` is its name within the layer if it has no name of its own.
     ///
     /// # Errors
-    /// It has no values, integers, or more than four dimensions.
+    /// It holds integers, or does not have one to four dimensions.
     pub fn weight(&self, part: &str) -> Result<Weight, Unreadable> {
         let name = self.tensor.name.clone().unwrap_or_else(|| self.node.weight_name(part));
         let Numbers::Floats(data) = &self.tensor.values else {
@@ -186,7 +186,7 @@ impl<'a> Constant<'a> {
         }
     }
 
-    /// Its only value.
+    /// Its value, if it has exactly one.
     pub fn scalar(&self) -> Option<f32> {
         match &self.tensor.values {
             Numbers::Floats(values) => (values.len() == 1).then(|| values[0]),
@@ -196,7 +196,7 @@ impl<'a> Constant<'a> {
 }
 
 impl OnnxNode<'_> {
-    /// It cannot be read, because of this.
+    /// The error that it cannot be read, with the reason.
     pub fn refuse(&self, why: impl fmt::Display) -> Unreadable {
         Unreadable(why.to_string())
     }
@@ -206,18 +206,18 @@ impl OnnxNode<'_> {
         format!("{}.{part}", self.module)
     }
 
-    /// The constant at input `slot`, which must be one.
+    /// The required constant at input `slot`.
     ///
     /// # Errors
-    /// It is none; `what` names it.
+    /// There is no constant; `what` names it.
     pub fn constant(&self, slot: usize, what: &str) -> Result<Constant<'_>, Unreadable> {
         self.optional_constant(slot, what)?.ok_or_else(|| self.refuse(format_args!("it has no {what}")))
     }
 
-    /// The constant at input `slot`, if anything is there.
+    /// The optional constant at input `slot`.
     ///
     /// # Errors
-    /// What is there follows from the network's input.
+    /// The input is not constant.
     pub fn optional_constant(&self, slot: usize, what: &str) -> Result<Option<Constant<'_>>, Unreadable> {
         match self.inputs.get(slot) {
             None | Some(Input::Absent) => Ok(None),
@@ -226,7 +226,7 @@ impl OnnxNode<'_> {
         }
     }
 
-    /// Places of a value and a constant, where it has one of each.
+    /// Indices of a value and a constant, if it has one of each.
     pub fn value_and_constant(&self) -> Option<[usize; 2]> {
         match self.inputs.as_slice() {
             [Input::Value(..), Input::Constant(_)] => Some([0, 1]),
@@ -235,10 +235,10 @@ impl OnnxNode<'_> {
         }
     }
 
-    /// The constant at input `constant`, one number for each channel of the value at input `value`.
+    /// The constant at input `constant`, as one number per channel of the value at input `value`.
     ///
     /// # Errors
-    /// It is larger than that.
+    /// It does not have one number per channel.
     pub fn per_channel(&self, value: usize, constant: usize) -> Result<Vec<f32>, Unreadable> {
         let (channels, rank) = (self.shape(value)?.channels, self.rank(value)?);
         let Some(Input::Constant(tensor)) = self.inputs.get(constant) else { return Ok(Vec::new()) };
@@ -249,7 +249,7 @@ impl OnnxNode<'_> {
         if values.len() == 1 {
             return Ok(vec![values[0]; channels]);
         }
-        // Extents are compared from the last.
+        // Extents are aligned at the last axis.
         let of_channel = |(axis, &extent): (usize, &usize)| extent == 1 || axis + rank == tensor.dims.len() + 1;
         let fits = tensor.dims.len() <= rank && tensor.dims.iter().enumerate().all(of_channel);
         if fits && values.len() == channels {
@@ -258,7 +258,7 @@ impl OnnxNode<'_> {
         Err(self.refuse(format_args!("its constant of {:?} is not one number for each channel", tensor.dims)))
     }
 
-    /// Whether the value at input `slot` is one number for each channel, and the other is not.
+    /// Whether the value at input `slot` has one number per channel, and the other value has more.
     pub fn is_gate(&self, slot: usize) -> bool {
         let single = |slot: usize| self.shape(slot).is_ok_and(|shape| shape.height * shape.width == 1);
         single(slot) && !single(1 - slot)
@@ -267,15 +267,15 @@ impl OnnxNode<'_> {
     /// Shape of the value at input `slot`.
     ///
     /// # Errors
-    /// There is none.
+    /// The input is not a value.
     pub fn shape(&self, slot: usize) -> Result<Shape, Unreadable> {
         self.value(slot).map(|(shape, _)| shape)
     }
 
-    /// Dimensions of the value at input `slot`, the batch included.
+    /// Number of dimensions of the value at input `slot`, batch included.
     ///
     /// # Errors
-    /// There is no value.
+    /// The input is not a value.
     pub fn rank(&self, slot: usize) -> Result<usize, Unreadable> {
         self.value(slot).map(|(_, rank)| rank)
     }
@@ -287,10 +287,10 @@ impl OnnxNode<'_> {
         }
     }
 
-    /// An axis of the first input, counted from the first.
+    /// Converts an axis of the first input, which may be negative, to an index.
     ///
     /// # Errors
-    /// There is no such axis, or we do not know it.
+    /// The axis does not exist or is not supported.
     pub fn axis(&self, axis: i64) -> Result<usize, Unreadable> {
         let rank = self.rank(0)?.min(4);
         let place = if axis < 0 { axis + rank as i64 } else { axis };
@@ -302,7 +302,7 @@ impl OnnxNode<'_> {
         self.attributes.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
     }
 
-    /// An integer attribute.
+    /// An integer attribute, or `missing`.
     pub fn int(&self, name: &str, missing: i64) -> i64 {
         if let Some(Attribute::Int(value)) = self.attribute(name) { *value } else { missing }
     }
@@ -312,20 +312,20 @@ impl OnnxNode<'_> {
         if let Some(Attribute::Ints(values)) = self.attribute(name) { Some(values.clone()) } else { None }
     }
 
-    /// A number attribute.
+    /// A float attribute, or `missing`.
     pub fn float(&self, name: &str, missing: f32) -> f32 {
         if let Some(Attribute::Float(value)) = self.attribute(name) { *value } else { missing }
     }
 
-    /// A text attribute.
+    /// A text attribute, or `missing`.
     pub fn text(&self, name: &str, missing: &str) -> String {
         if let Some(Attribute::Text(value)) = self.attribute(name) { value.clone() } else { missing.to_owned() }
     }
 
-    /// A number for rows and one for columns.
+    /// An attribute with one number for rows and one for columns, or `missing` for both.
     ///
     /// # Errors
-    /// There are not two, or they are out of range.
+    /// There are not two numbers, or they are out of range.
     pub fn pair(&self, name: &str, missing: u16) -> Result<[u16; 2], Unreadable> {
         match self.ints(name) {
             None => Ok([missing; 2]),
@@ -339,8 +339,8 @@ impl OnnxNode<'_> {
         small.ok_or_else(|| self.refuse(format_args!("its {what} {values:?} are not {N} numbers we can use")))
     }
 
-    /// The window of a convolution or a pool of so many taps, however its padding is told. Rounding up is more padding at
-    /// the end.
+    /// The window of a convolution or pool with `taps` taps, for any of ONNX's ways to specify padding. Rounding up
+    /// becomes padding at the end.
     ///
     /// # Errors
     /// An attribute out of range.
@@ -371,7 +371,7 @@ impl OnnxNode<'_> {
             let (room, begin) = (size + pads[axis] + pads[axis + 2], pads[axis]);
             if self.int("ceil_mode", 0) != 0 && room >= reach {
                 let positions = (room - reach).div_ceil(stride) + 1;
-                // A last window that starts behind the value is dropped.
+                // A last window that starts after the value is dropped.
                 let positions = if (positions - 1) * stride >= size + begin { positions - 1 } else { positions };
                 pads[axis + 2] += whole(positions).saturating_sub(room);
             }
@@ -380,7 +380,7 @@ impl OnnxNode<'_> {
         Ok(Window { kernel, stride, padding })
     }
 
-    /// Whether rounding up adds a position to a pool of so many taps.
+    /// Whether rounding up adds a position to a pool with `taps` taps.
     ///
     /// # Errors
     /// As [`window`](Self::window).

@@ -20,12 +20,12 @@ use crate::{
     tensor::{MAX_EXTENT, Shape},
 };
 
-/// Zero channels, rows and columns.
+/// Numbers of zero channels, rows and columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pad {
-    /// In front.
+    /// Before the value.
     pub before: [u16; 3],
-    /// Behind.
+    /// After the value.
     pub after: [u16; 3],
 }
 
@@ -35,7 +35,7 @@ impl Pad {
         Self { before: [before, 0, 0], after: [after, 0, 0] }
     }
 
-    /// Where row `index` of the smaller plane lies in the larger.
+    /// The index of the smaller plane's row `index` in the larger plane.
     fn place(&self, small: Plane, large: Plane, index: usize) -> usize {
         let [channel, row, column] = self.before.map(usize::from);
         large.at(channel + index / small.shape.height, row + index % small.shape.height, column)
@@ -107,21 +107,21 @@ fn pad(node: &OnnxNode<'_>) -> Result<Meaning, Unreadable> {
     let mode = node.text("mode", "constant");
     let value = node.optional_constant(2, "value")?.map_or(Some(node.float("value", 0.0)), |value| value.scalar());
     if mode != "constant" || value != Some(0.0) {
-        return Err(node.refuse("it pads with something else than zeros"));
+        return Err(node.refuse("it pads with values other than zero"));
     }
     let axes = match node.optional_constant(3, "axes")? {
         Some(axes) => axes.ints(),
         None => (0..pads.len() as i64 / 2).collect(),
     };
     if pads.len() != 2 * axes.len() {
-        return Err(node.refuse("its pads are not two for each axis"));
+        return Err(node.refuse("it does not have two pads per axis"));
     }
     let mut ends = [[0; 4]; 2];
     for (index, &axis) in axes.iter().enumerate() {
         let axis = node.axis(axis)?;
         for (end, ends) in ends.iter_mut().enumerate() {
             let zeros = u16::try_from(pads[end * axes.len() + index]);
-            ends[axis] = zeros.map_err(|_| node.refuse("it pads by a negative number, or by too many"))?;
+            ends[axis] = zeros.map_err(|_| node.refuse("it pads by a negative or too large number"))?;
         }
     }
     let [[0, before @ ..], [0, after @ ..]] = ends else { return Err(node.refuse("it pads the batch")) };

@@ -1,4 +1,4 @@
-//! Largest value or mean of windows, and of everything.
+//! Max and average pooling, over windows or the whole value.
 
 #[cfg(feature = "onnx")]
 use alloc::{vec, vec::Vec};
@@ -28,11 +28,11 @@ pub struct Window {
     pub kernel: [u16; 2],
     /// Step between its positions.
     pub stride: [u16; 2],
-    /// How far it reaches past the top, left, bottom and right.
+    /// Padding at the top, left, bottom and right.
     pub padding: [u16; 4],
 }
 
-/// The largest value of each window; what lies outside the value does not count.
+/// The largest value of each window; padding is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MaxPool {
     /// The window.
@@ -44,15 +44,15 @@ pub struct MaxPool {
 pub struct AveragePool {
     /// The window.
     pub window: Window,
-    /// Whether what lies outside the value counts as zeros, or not at all.
+    /// Whether padding counts as zeros or is ignored.
     pub counts_padding: bool,
 }
 
 /// See [`Op::GlobalAveragePool`](super::Op::GlobalAveragePool).
 pub(super) struct GlobalAveragePool;
 
-/// Positions of a window of `taps` taps, `dilation` apart, over `size` places with `ends` more on both sides; `None` where
-/// it does not fit. More padding than window and value are long could be made to cost any amount of memory.
+/// Number of positions of a window of `taps` taps, `dilation` apart, over `size` places with padding `ends`; `None` if
+/// it does not fit. Padding longer than window and value is refused, because it could cost any amount of memory.
 pub(super) fn extent(size: usize, taps: usize, stride: u16, dilation: u16, ends: [u16; 2]) -> Option<usize> {
     let (stride, dilation, [begin, end]) = (usize::from(stride), usize::from(dilation), ends.map(usize::from));
     let reach = taps.checked_sub(1)?.checked_mul(dilation)?.checked_add(1)?;
@@ -67,7 +67,7 @@ impl Window {
         let (x, [rows, columns], [top, left, bottom, right]) = (given.inputs[0], self.kernel, self.padding);
         let height = extent(x.height, rows.into(), self.stride[0], 1, [top, bottom]);
         let width = extent(x.width, columns.into(), self.stride[1], 1, [left, right]);
-        // Every position sees something of the value.
+        // Every position must overlap the value.
         let sees = top.max(bottom) < rows && left.max(right) < columns;
         match (height, width) {
             (Some(height), Some(width)) if sees => Ok(Shape { height, width, ..x }),
@@ -75,7 +75,7 @@ impl Window {
         }
     }
 
-    /// Rows or columns of an extent that the window sees at a position along `axis`.
+    /// The rows or columns that the window covers at a position along `axis`.
     fn seen(&self, axis: usize, position: usize, extent: usize) -> Range<usize> {
         let first = position * usize::from(self.stride[axis]);
         let before = usize::from(self.padding[axis]);
@@ -83,7 +83,7 @@ impl Window {
         first.saturating_sub(before).min(end)..end
     }
 
-    /// Places in `from` that each place of `to` sees: `(place in to, rows' starts in from, columns)`.
+    /// Calls `visit(index in to, rows in from, columns in from, channel)` for each position of the window.
     fn each(&self, to: Plane, from: Plane, mut visit: impl FnMut(usize, Range<usize>, Range<usize>, usize)) {
         for (index, row) in to.rows().enumerate() {
             let (channel, y) = (index / to.shape.height, index % to.shape.height);
@@ -94,7 +94,7 @@ impl Window {
         }
     }
 
-    /// Padding before and behind, of rows and columns.
+    /// Padding before and after, for rows and columns.
     #[cfg(feature = "burn")]
     fn pairs(&self) -> [(usize, usize); 2] {
         let [top, left, bottom, right] = self.padding.map(usize::from);
@@ -138,7 +138,7 @@ impl Plain for MaxPool {
             let mut largest = [f32::NEG_INFINITY; LANES];
             for row in rows {
                 for x in &input[from.at(channel, row, columns.start)..][..columns.len()] {
-                    // What is not a number stays none.
+                    // NaN propagates.
                     let larger = |(largest, x): (&mut f32, f32)| *largest = if x <= *largest { *largest } else { x };
                     largest.iter_mut().zip(x.0).for_each(larger);
                 }
@@ -147,7 +147,7 @@ impl Plain for MaxPool {
         });
     }
 
-    /// The first of the largest takes it all.
+    /// The first of equal maxima receives the whole gradient.
     fn backward(&self, slopes: &Slopes<'_>, (target, to): Write<'_>) {
         let (gradient, of) = slopes.gradient;
         let ((input, from), (output, out)) = (slopes.inputs[0], slopes.output);
@@ -176,7 +176,7 @@ impl Plain for MaxPool {
 }
 
 impl AveragePool {
-    /// What a window's sum is divided by.
+    /// The divisor of a window's sum.
     fn divisor(&self, rows: &Range<usize>, columns: &Range<usize>) -> f32 {
         let [height, width] = self.window.kernel.map(usize::from);
         (if self.counts_padding { height * width } else { rows.len() * columns.len() }) as f32
@@ -276,7 +276,7 @@ impl Plain for GlobalAveragePool {
     }
 }
 
-/// A pooling operator's window. Rounding up is more padding at the end, where the padding does not count.
+/// Reads a pooling operator's window. Rounding up becomes padding at the end, which must not count.
 #[cfg(feature = "onnx")]
 fn window(node: &OnnxNode<'_>) -> Result<Window, Unreadable> {
     let kernel = node.ints("kernel_shape").unwrap_or_default();
@@ -297,7 +297,7 @@ fn average_pool(node: &OnnxNode<'_>) -> Result<Meaning, Unreadable> {
     Ok(Meaning::new(super::Op::AveragePool(AveragePool { window, counts_padding })))
 }
 
-/// The mean over everything but batch and channels.
+/// Reads a mean over rows and columns.
 #[cfg(feature = "onnx")]
 fn reduce_mean(node: &OnnxNode<'_>) -> Result<Meaning, Unreadable> {
     let axes = match node.optional_constant(1, "axes")? {
@@ -307,7 +307,7 @@ fn reduce_mean(node: &OnnxNode<'_>) -> Result<Meaning, Unreadable> {
     let mut axes = axes.into_iter().map(|axis| node.axis(axis)).collect::<Result<Vec<usize>, _>>()?;
     axes.sort_unstable();
     if axes.is_empty() || axes != (2..node.rank(0)?).collect::<Vec<_>>() {
-        return Err(node.refuse("it takes the mean of something else than rows and columns"));
+        return Err(node.refuse("it does not average over rows and columns"));
     }
     Ok(Meaning { flat: Some(node.int("keepdims", 1) == 0), ..Meaning::new(super::Op::GlobalAveragePool) })
 }

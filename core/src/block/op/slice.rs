@@ -1,4 +1,4 @@
-//! Some channels, rows and columns of a value.
+//! Slices of channels, rows and columns.
 
 #[cfg(feature = "onnx")]
 use alloc::{vec, vec::Vec};
@@ -20,15 +20,15 @@ use crate::{
     tensor::Shape,
 };
 
-/// Every `step`-th place from `start` on and before `end`, along channels, rows and columns. An `end` past the value's
-/// extent stands for the extent.
+/// Every `step`-th index from `start` to before `end`, along channels, rows and columns. An `end` beyond the value's
+/// extent means the extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
-    /// First place.
+    /// First index.
     pub start: [u32; 3],
-    /// Place after the last.
+    /// End index, exclusive.
     pub end: [u32; 3],
-    /// Distance between places.
+    /// Step between indices.
     pub step: [u32; 3],
 }
 
@@ -41,7 +41,7 @@ impl Slice {
         Self { step: [1, stride, stride], ..Self::ALL }
     }
 
-    /// The row of `from` that a row of `to` is taken from, and its first column.
+    /// The index in `from` of the first element of row `index` of `to`.
     fn source(&self, to: Plane, from: Plane, index: usize) -> usize {
         let [start, step] = [self.start, self.step].map(|places| places.map(|place| place as usize));
         let (channel, row) = (index / to.shape.height, index % to.shape.height);
@@ -146,7 +146,7 @@ fn slice(node: &OnnxNode<'_>) -> Result<Meaning, Unreadable> {
     let steps = node.optional_constant(4, "steps")?.map_or_else(|| vec![1; starts.len()], |steps| steps.ints());
     let mut slice = Slice::ALL;
     if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
-        return Err(node.refuse("its starts, ends, axes and steps are not as many"));
+        return Err(node.refuse("its starts, ends, axes and steps differ in number"));
     }
     for (((start, end), axis), step) in starts.into_iter().zip(ends).zip(axes).zip(steps) {
         let axis = node.axis(axis)?;

@@ -6,7 +6,7 @@ use core::ops::Range;
 use riscv as _;
 use riscv_rt::entry;
 
-/// Memory behind the program's own, see `riscv_virt.x`.
+/// Memory after the program's own, see `riscv_virt.x`.
 pub const HEAP: Range<usize> = 0x8080_0000..0x8140_0000;
 
 #[entry]
