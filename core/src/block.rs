@@ -149,8 +149,7 @@ impl Block {
         &self.nodes
     }
 
-    /// The neighbourhoods inside the block. Each is distilled on its own; nodes outside them stay unchanged. Empty if
-    /// the whole block is one neighbourhood.
+    /// The neighbourhoods inside the block, each distilled on its own; empty if the whole block is one neighbourhood.
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
@@ -171,8 +170,7 @@ impl Block {
         self.shapes[value]
     }
 
-    /// Whether training updates weight `index`: kernels, biases, batch-norm scales and shifts, but not running
-    /// statistics.
+    /// Whether training updates weight `index`: kernels, biases, batch-norm scales and shifts, not running statistics.
     pub fn is_trained(&self, index: usize) -> bool {
         let slot = |node: &Node| node.weights.iter().position(|&weight| usize::from(weight) == index);
         self.nodes.iter().all(|node| slot(node).is_none_or(|slot| node.op.operator().is_trained(slot)))
@@ -226,8 +224,7 @@ impl Block {
         Ok(Self { parts: self.parts.clone(), ..block })
     }
 
-    /// Moves the weight values out, in order, and keeps graph and shapes. [`with_values`](Self::with_values) restores
-    /// the block.
+    /// Moves the weight values out, in order, until [`with_values`](Self::with_values) restores the block.
     pub(crate) fn take_values(&mut self) -> Vec<Vec<f32>> {
         self.weights.iter_mut().map(|weight| core::mem::take(&mut weight.data)).collect()
     }

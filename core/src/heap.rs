@@ -68,8 +68,7 @@ pub(crate) fn held<T>(values: &Vec<T>) -> usize {
     values.capacity() * size_of::<T>()
 }
 
-// SAFETY: every call is passed on unchanged to `inner`, which upholds the contract; the counters
-// do not allocate and do not touch the memory.
+// SAFETY: every call is passed on unchanged to `inner`, which upholds the contract; the counters touch no memory.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's guarantees for `layout` are those `inner` asks for.

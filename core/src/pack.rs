@@ -62,8 +62,7 @@ pub struct Manifest {
     pub source: String,
     /// SHA-256 of that file.
     pub source_sha256: [u8; 32],
-    /// The source of the students' inputs, for several the one closest to data; `None` without students or before
-    /// version 4.
+    /// The source of the students' inputs, if several the closest to data; `None` without students or before version 4.
     pub made_from: Option<SourceKind>,
 }
 

@@ -17,8 +17,8 @@ pub struct Recipe {
     pub activation: Option<Activation>,
     /// How to choose the channels to keep.
     pub selection: Selection,
-    /// Number of images to learn from, all of which a solve uses. Cached sources round it up to whole batches of
-    /// [`NOISE_BATCH`](crate::NOISE_BATCH).
+    /// Images to learn from, all used by a solve; cached sources round up to whole
+    /// [`NOISE_BATCH`](crate::NOISE_BATCH)es.
     pub images: usize,
     /// Whether to solve the last convolution in closed form.
     pub solve: bool,
@@ -35,9 +35,9 @@ pub struct Recipe {
 pub enum Selection {
     /// The largest ‖w_in‖·‖w_out‖; needs no inputs.
     Norm,
-    /// Of the channels that the solved convolution reads, those whose removal would raise its residual most on the
-    /// inputs of the solve; of all others, the largest norms. Without a solve, or if the student differs in more than
-    /// its width, all channels are chosen by norm.
+    /// Of the channels that the solved convolution reads, those whose removal would raise its residual most; of all
+    /// others, the largest norms. Without a solve, or if the student differs in more than its width, all are chosen by
+    /// norm.
     Residual,
 }
 
@@ -71,8 +71,7 @@ impl Width {
     }
 }
 
-/// Regularisation of a solve towards a convolution's present weights: λ relative to the mean diagonal of the Gram
-/// matrix.
+/// Regularisation of a solve towards a convolution's weights: λ relative to the mean of the Gram matrix's diagonal.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ridge {
@@ -184,8 +183,7 @@ impl Schedule {
 pub enum SourceKind {
     /// `N(0, 1)` as the input of every neighbourhood, drawn anew for each batch (the paper's G-ND).
     Standard,
-    /// Noise images propagated through the teacher's blocks with current batch statistics
-    /// (Raikwar & Mishra 2022), kept in a cache.
+    /// Noise images propagated through the teacher with current batch statistics (Raikwar & Mishra 2022), and cached.
     Propagated,
     /// [`NoiseImages`](crate::NoiseImages), matched to the teacher's running statistics, and variants of them,
     /// propagated through the teacher with those statistics, kept in a cache.
@@ -224,8 +222,7 @@ impl SourceKind {
 pub enum Start {
     /// `N(0, 1)` in every pixel.
     White,
-    /// The sum of white noise of every octave with equal variance, whose spectrum falls like that of natural images
-    /// (1/f).
+    /// The sum of white noise of every octave with equal variance: its spectrum falls like natural images' (1/f).
     Octaves,
 }
 

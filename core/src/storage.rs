@@ -1,5 +1,4 @@
-//! Storage for packs and caches: bytes at offsets. Implemented here for memory, in `distill-device` for files, in the
-//! firmware for each board's storage.
+//! Storage for packs and caches: bytes at offsets, in memory here, in files in `distill-device` and the firmware.
 
 use alloc::{boxed::Box, vec::Vec};
 use core::{convert::Infallible, error::Error, fmt};

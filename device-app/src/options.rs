@@ -49,15 +49,15 @@ pub struct WorkOptions {
     /// Source of the blocks' inputs
     #[arg(long, value_enum, default_value_t = NoiseName::Propagated)]
     pub noise: NoiseName,
-    /// Feed each block what the previous students produce, so that it compensates for their errors (needs calibrated noise,
-    /// and is the default there)
+    /// Feed each block the previous students' outputs, to compensate for their errors (only and by default for
+    /// calibrated noise)
     #[arg(long, overrides_with = "independent")]
     pub sequential: bool,
     /// Feed each block the teacher's own activations (the default for other noise)
     #[arg(long)]
     pub independent: bool,
-    /// Images to learn from: each solve uses them all. Propagated and calibrated noise keeps them in a cache, rounded up to a
-    /// multiple of 64; if the pack holds fewer calibrated images, altered copies fill the rest
+    /// Images to learn from: each solve uses them all. Propagated and calibrated noise keeps them in a cache, rounded
+    /// up to a multiple of 64; if the pack holds fewer calibrated images, altered copies fill the rest
     /// [default: 512; for calibrated noise 1024, with gradient steps 4096]
     #[arg(long, value_name = "N")]
     pub images: Option<usize>,
@@ -70,12 +70,13 @@ pub struct WorkOptions {
     /// Start the gradient steps from the pruned teacher
     #[arg(long)]
     pub no_solve: bool,
-    /// Strength of the ridge that holds the solve near the teacher's weights, relative to the mean square of the convolution's
-    /// inputs; `auto` picks the best of six on a held-out eighth of the images [default: auto for calibrated noise, else 1e-4]
+    /// Strength of the ridge that holds the solve near the teacher's weights, relative to the mean square of the
+    /// convolution's inputs; `auto` picks the best of six on a held-out eighth of the images [default: auto for
+    /// calibrated noise, else 1e-4]
     #[arg(long, value_parser = parse_ridge, value_name = "STRENGTH")]
     pub ridge: Option<Ridge>,
-    /// Also fit the layers before that convolution, by at most N iterations of variable projection [default: 10 for calibrated
-    /// noise without gradient steps, else 0]
+    /// Also optimise the layers before that convolution, by at most N iterations of variable projection [default: 10
+    /// for calibrated noise without gradient steps, else 0]
     #[arg(long, value_name = "N")]
     pub projections: Option<usize>,
     /// Gradient steps per block

@@ -49,8 +49,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts `work` ("evaluating") with `total` units, if known; `count` is indicatif's template for the units done
-    /// ("{pos}/{len} images").
+    /// Starts `work` ("evaluating") of `total` units, if known; `count` is a template ("{pos}/{len} images").
     ///
     /// # Errors
     /// `count` is not a template.

@@ -5,8 +5,7 @@ use core::fmt;
 
 use crate::tensor::{Dims, Shape};
 
-/// Maximum nodes per block: an inverted residual with squeeze-and-excite needs about 20, six bottlenecks in one block
-/// 64.
+/// Maximum nodes per block: an inverted residual with squeeze-and-excite has about 20, six bottlenecks have 64.
 pub const MAX_NODES: usize = 64;
 
 /// Why a graph is not a block.
@@ -66,8 +65,7 @@ pub enum BlockError {
         /// The weight.
         weight: String,
     },
-    /// The nodes between two values are not a neighbourhood: they are connected to the rest of the block elsewhere,
-    /// too.
+    /// The nodes between two values are not a neighbourhood: they have other connections to the block.
     Part {
         /// The block.
         block: String,

@@ -5,7 +5,6 @@
 pub enum Statistics {
     /// The teacher's running statistics: for evaluation and all targets.
     Running,
-    /// The statistics of the current batch ("CS", Raikwar & Mishra 2022), which keep noise in the range that the next
-    /// block was trained on.
+    /// The current batch's ("CS", Raikwar & Mishra 2022): keeps noise in the range on which the next block was trained.
     Current,
 }

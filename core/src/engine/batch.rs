@@ -117,8 +117,7 @@ impl Batch {
         self.len() == 0
     }
 
-    /// Replaces the content by `count` images, reusing the memory. `source(image, offset, chunk)` writes the values of
-    /// one image from `offset` on; calls come in any order.
+    /// Replaces the content by `count` images. `source(image, offset, chunk)` writes values of one image, in any order.
     pub fn fill(&mut self, shape: Shape, count: usize, source: impl Fn(usize, usize, &mut [f32]) + Sync) {
         on!(&mut self.0, values => values.fill(shape, count, source));
     }

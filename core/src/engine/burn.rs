@@ -145,8 +145,7 @@ fn weights_of(block: &Block, device: &Device) -> Vec<Tensor<1>> {
     block.weights().iter().map(|weight| Tensor::from_data(weight.data.as_slice(), device)).collect()
 }
 
-/// Computes value `last`, freeing each value after its last reader. `observe` receives each node's index and first
-/// input.
+/// Computes value `last`, freeing values after their last reader. `observe` receives each node's index and first input.
 fn forward(
     block: &Block,
     last: usize,

@@ -111,9 +111,8 @@ pub fn clear_absent((values, plane): Write<'_>, lanes: usize) {
 
 /// A forward pass of a batch through a block.
 ///
-/// With batch statistics each batch norm waits for the whole batch. If there is an arena for each group, the groups
-/// stay in their arenas; with fewer, every group is recomputed from its input for each batch norm, with bit-identical
-/// results.
+/// With batch statistics each batch norm waits for the whole batch. Groups stay in their arenas if each has one;
+/// otherwise every group is recomputed from its input for each batch norm, with bit-identical results.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchPass {
     /// Images in the batch.

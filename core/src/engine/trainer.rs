@@ -82,8 +82,7 @@ impl Goal {
         Self { output: Batch::new(device), weight: 0.0 }
     }
 
-    /// An empty goal, weighted for the mean squared error over outputs of `shape` and batches of `count` images (eq.
-    /// 4).
+    /// An empty goal, weighted for the mean squared error (eq. 4) over batches of `count` outputs of `shape`.
     pub fn mean_squared(shape: Shape, count: usize, engine: &Engine) -> Self {
         Self { weight: 1.0 / (count * shape.elements()).max(1) as f32, ..Self::new(&engine.device) }
     }

@@ -58,8 +58,7 @@ pub struct Convolution {
 }
 
 impl Convolution {
-    /// Prepares a convolution of `input` to `output`; `kernel` is its rows and columns. The input's border must cover
-    /// its padding.
+    /// Prepares a convolution with a kernel of these rows and columns; the input's border must cover its padding.
     pub fn new(conv: Conv, kernel: [usize; 2], input: Plane, output: Plane) -> Self {
         let counts = [output.shape.height, output.shape.width];
         let axes = [0, 1].map(|axis| Axis {
@@ -200,9 +199,8 @@ fn remainders(conv: Conv, axis: usize, extent: usize) -> usize {
     usize::from(conv.stride[axis]).min(extent + usize::from(conv.padding[axis]))
 }
 
-/// Finds the input positions `y` with `(y + padding) mod stride = remainder` and the kernel taps they read: every
-/// `stride / g`-th, where `g` is the greatest common divisor of stride and dilation, from the first tap whose distance
-/// has that remainder.
+/// Finds the input positions `y` with `(y + padding) mod stride = remainder` and the taps they read: every `stride /
+/// g`-th, where `g` is the common divisor of stride and dilation, from the first whose distance has that remainder.
 fn phase_axis(conv: Conv, axis: usize, kernel: usize, extent: usize, remainder: usize) -> (Axis, [usize; 2]) {
     let [stride, padding, dilation] = [conv.stride[axis], conv.padding[axis], conv.dilation[axis]].map(usize::from);
     let common = divisor(stride, dilation);

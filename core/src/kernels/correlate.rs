@@ -79,8 +79,8 @@ impl Correlation {
         self.axes[0].taps * self.axes[1].taps
     }
 
-    /// A zeroed buffer for the weights in loop order: group, tile of outputs, input, tap, output in the tile. A partial
-    /// tile is padded with zeros.
+    /// A zeroed buffer for the weights in loop order: group, tile of outputs, input, tap, output in the tile. Zeros
+    /// fill partial tiles.
     pub fn packed(&self) -> Vec<f32> {
         vec![0.0; self.groups * self.outputs().div_ceil(self.tile()) * self.tile() * self.inputs() * self.taps()]
     }

@@ -1,8 +1,7 @@
 //! Compiles kernels for every instruction set.
 
-/// Defines a function whose first argument is the [`Arch`](super::instructions::Arch) to run on; inside, `S` is its
-/// vector type. A closure would not do: the compiler does not inline one into three instruction sets, and compiles it
-/// for the oldest.
+/// Defines a function to run on an [`Arch`](super::instructions::Arch); inside, `S` is its vector type. A closure would
+/// not do: the compiler does not inline one into three instruction sets, but compiles it for the oldest.
 macro_rules! dispatched {
     (
         $(#[$meta:meta])*

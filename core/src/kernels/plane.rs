@@ -28,8 +28,8 @@ impl Lanes {
     }
 }
 
-/// The layout of one value for a group of images: `[C, H, W]` of [`Lanes`], with each channel inside a border of zeros,
-/// so that the taps of a padded convolution are plain reads.
+/// The layout of a value for a group of images: `[C, H, W]` of [`Lanes`], each channel inside a border of zeros, so
+/// that the taps of a padded convolution are plain reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plane {
     /// Channels, rows and columns.

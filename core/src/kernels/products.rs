@@ -26,8 +26,7 @@ pub struct Side<'a> {
     pub step: usize,
 }
 
-/// `sums[l · row + r] += Σ left_l · right_r` over `rows` × `columns` positions of all images of a group; rows of `sums`
-/// are `row` apart.
+/// `sums[l · row + r] += Σ left_l · right_r` over `rows` × `columns` positions of all images of a group.
 pub fn products(
     arch: Arch,
     left: Side<'_>,

@@ -1,5 +1,4 @@
-//! Checks that all instruction sets of this processor, and plain Rust, differ only by rounding. Tests outside this
-//! crate check that the results are right.
+//! Checks that all instruction sets, and plain Rust, differ only by rounding; other tests check that they are right.
 
 use alloc::{vec, vec::Vec};
 

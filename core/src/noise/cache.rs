@@ -1,8 +1,8 @@
 //! The activations at one boundary of the network: the inputs of the next neighbourhood.
 //!
 //! They are propagated one block at a time, batch by batch and in place, so only the cache grows with the number of
-//! images. Half precision suffices, because activations are needed to three digits. The cache is in memory, in a
-//! [`Scratch`] storage, or on the compute device.
+//! images. Half precision suffices, as three digits do. The cache is in memory, in a [`Scratch`] storage or on the
+//! device.
 
 use alloc::{boxed::Box, vec, vec::Vec};
 use core::ops::Range;
@@ -26,8 +26,7 @@ use crate::{
     tensor::Shape,
 };
 
-/// Cached activations `[images, C, H, W]` at one boundary: the teacher's and, in a sequential run, after them the
-/// students' for the same images.
+/// Cached activations `[images, C, H, W]` at one boundary: the teacher's, then in a sequential run also the students'.
 #[derive(Debug)]
 pub struct Cache {
     shape: Shape,

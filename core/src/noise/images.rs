@@ -7,9 +7,8 @@ use crate::{engine::Batch, tensor::Shape};
 
 /// Images optimised from random numbers: pixels 0 to 255, `[H, W]` for each channel.
 ///
-/// They come from a [`Calibrator`](crate::Calibrator), or from a [`Pack`](crate::Pack) that stores a calibrator's
-/// images. Data-free distillation accepts no other images, and images of a data set cannot be converted. Only the first
-/// compiles:
+/// They come from a [`Calibrator`](crate::Calibrator), or from a [`Pack`](crate::Pack) with a calibrator's images.
+/// Data-free distillation accepts no other images, and a data set's cannot be converted. Only the first compiles:
 ///
 /// ```
 /// use distill_core::{Batch, NoiseImages, Pixels, Shape};

@@ -50,13 +50,11 @@ const INNER: usize = 1 << 16;
 pub enum InputsFrom<'a> {
     /// `N(0, 1)` of this shape, drawn anew for every batch and not stored.
     Fresh(Shape),
-    /// Cached activations. If the students have their own side, it provides the inputs, and the teacher's side the
-    /// targets.
+    /// Cached activations. If the students have their own side, it holds the inputs, the teacher's the targets.
     Cached {
         /// The activations.
         cache: &'a mut Cache,
-        /// Number of images at the end that neither solve nor training uses: those for early stopping, then
-        /// [`MEASURED_INPUTS`] to measure on.
+        /// Images at the end that solve and training never use: those for early stopping, then [`MEASURED_INPUTS`].
         held_out: usize,
     },
 }
@@ -141,8 +139,8 @@ impl<'a> Inputs<'a> {
         Inputs { from, seed: self.seed, index: self.index, inner: Some(Inner { number, before, engine }) }
     }
 
-    /// Starts one pass over `count` inputs, for the solve or to measure. A cache returns each image at most once, in
-    /// order, so the pass may end earlier.
+    /// Starts a pass over `count` inputs, to solve or to measure. A cache returns each image at most once, in order, so
+    /// the pass may be shorter.
     pub fn pass(&mut self, purpose: Purpose, count: usize) -> Batches<'_> {
         let mut batches = self.batches(purpose);
         let cached = matches!(batches.from, InputsFrom::Cached { .. });
@@ -216,8 +214,7 @@ impl Batches<'_> {
         Ok(count > 0)
     }
 
-    /// Returns the teacher's inputs for the batch drawn last: `inputs` itself or, if paired, its counterparts in
-    /// `others`.
+    /// Returns the teacher's inputs for the batch drawn last: `inputs` or, if paired, its counterparts in `others`.
     ///
     /// # Errors
     /// The errors of the storage that holds the cache.

@@ -51,9 +51,8 @@ impl<W: WriteAt> PackWriter<W> {
         Ok(writer)
     }
 
-    /// Resumes the unfinished pack in `storage`, whose blocks have these positions in their network; without one,
-    /// starts a new pack. `job` is a checksum of everything that determines the blocks; a pack of another job is left
-    /// unchanged.
+    /// Resumes the unfinished pack of blocks at these positions in `storage`, or starts a new one. `job` is a checksum
+    /// of everything that determines the blocks; a pack of another job is left unchanged.
     ///
     /// # Errors
     /// [`PackError::OtherJob`], and as [`new`](Self::new).
@@ -172,8 +171,7 @@ impl<W: WriteAt> PackWriter<W> {
         self.storage.write_at(0, &header).map_err(PackError::Storage)
     }
 
-    /// Appends a block at `position` in its network. Weights too large for half precision are stored in single
-    /// precision.
+    /// Appends a block at `position` in its network. Weights too large for half precision are stored in single.
     ///
     /// # Errors
     /// [`PackError`] if the storage fails, or if there are too many blocks.

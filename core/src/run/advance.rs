@@ -51,8 +51,8 @@ impl PushBytes {
     }
 }
 
-/// The numbers of arenas that [`advance`] may use, from the fastest to the leanest, and the heap use of each. `recipe`
-/// is that of a block that is distilled.
+/// The numbers of arenas for [`advance`], from the fastest to the leanest, with the heap use of each; `recipe` is
+/// `None` for a block that is not distilled.
 ///
 /// # Errors
 /// As the transformations of a block.

@@ -29,8 +29,7 @@ pub struct Distilled {
 pub struct Distillation<'a> {
     /// The recipe.
     pub recipe: &'a Recipe,
-    /// The teacher's next folded blocks, whose outputs the training matches, too; not used for neighbourhoods inside a
-    /// block.
+    /// The teacher's next folded blocks, whose outputs are matched, too; not used for neighbourhoods inside a block.
     pub ahead: &'a [Block],
     /// The compute engine.
     pub engine: &'a Engine,
@@ -146,8 +145,7 @@ fn difference(
     Ok((difference, elements))
 }
 
-/// Heap bytes of [`distill`], or of [`measure`] for a block that is already distilled, for each of these portions,
-/// without the cache.
+/// Heap bytes of [`distill`], or of [`measure`] for a finished block, for each of these portions, without the cache.
 ///
 /// # Errors
 /// As the transformations of a block.

@@ -62,8 +62,7 @@ pub struct SettingsError {
 }
 
 impl Settings {
-    /// Defaults for propagated noise, all neighbourhoods: a solve over 512 images, then `steps` steps of Adam (batch
-    /// 64, a cosine schedule from 1e-3), seed 0.
+    /// Defaults for propagated noise: a solve over 512 images, then `steps` steps of Adam (batch 64, cosine from 1e-3).
     pub fn new(width: Width, steps: usize) -> Self {
         let recipe = Recipe {
             width,
@@ -87,9 +86,9 @@ impl Settings {
         }
     }
 
-    /// Defaults for calibrated noise, all neighbourhoods in a sequential run: channels chosen by residual, the ridge on
-    /// held-out inputs, and 1,024 images with 10 projections or, with gradient steps, 4,096 images without projections:
-    /// steps make them superfluous and use more images than a solve.
+    /// Defaults for calibrated noise, in a sequential run: channels by residual, the ridge on held-out inputs, and
+    /// 1,024 images with 10 projections or, with gradient steps, 4,096 images without: steps make projections
+    /// superfluous and use more images than a solve.
     pub fn calibrated(width: Width, steps: usize) -> Self {
         let usual = Self::new(width, steps);
         let (images, projections) = if steps == 0 { (1024, 10) } else { (4096, 0) };
@@ -103,8 +102,7 @@ impl Settings {
         MEASURED_INPUTS + if self.recipe.training.stop { VALIDATED_INPUTS } else { 0 }
     }
 
-    /// The size of a run's cache, held-out images included: whole batches, as those must not share statistics with
-    /// others.
+    /// The size of a run's cache, in whole batches: held-out images must not share statistics with others.
     pub(crate) fn cache_size(&self) -> CacheSize {
         let sides = if self.sequential { Sides::Both } else { Sides::Teacher };
         let images = self.recipe.images.next_multiple_of(NOISE_BATCH) + self.held_out();

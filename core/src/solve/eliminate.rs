@@ -1,9 +1,8 @@
 //! Selects the hidden channels of a student by their worth to the convolution that reads them.
 //!
 //! Removing features `S` from a ridge regression with inverse Gram matrix `P` and solution `W` raises its residual by
-//! `tr(W_Sᵀ (P_SS)⁻¹ W_S)`; afterwards `P ← P − P_:S (P_SS)⁻¹ P_S:` and `W ← W − P_:S (P_SS)⁻¹ W_S`. Backward
-//! elimination removes the channel with the least cost, one at a time. It depends on the inputs: on noise that is
-//! unlike data, selection by norm is better.
+//! `tr(W_Sᵀ (P_SS)⁻¹ W_S)`; then `P ← P − P_:S (P_SS)⁻¹ P_S:` and `W ← W − P_:S (P_SS)⁻¹ W_S`. Backward elimination
+//! removes the cheapest channel, one at a time. On noise that is unlike data, selection by norm is better.
 
 use alloc::vec::Vec;
 

@@ -148,8 +148,7 @@ impl NormalEquations {
 
     /// Replaces the student's convolution by the solution.
     ///
-    /// Returns the student unchanged if the Gram matrix is not positive definite even with the
-    /// ridge, which only non-finite activations cause.
+    /// Returns the student unchanged if there is no solution, which only non-finite activations cause.
     ///
     /// # Errors
     /// As [`Block::new`].
@@ -243,8 +242,8 @@ impl EquationBytes {
     }
 }
 
-/// Replaces convolution `node` of `student` by the solution; returns its error, too. Without a solution the student is
-/// unchanged and the error infinite.
+/// Replaces convolution `node` by the solution; returns the error, too. Without a solution, `student` is unchanged and
+/// the error infinite.
 ///
 /// # Errors
 /// As [`Block::new`].

@@ -1,7 +1,6 @@
 //! Ridge regression from sums over targets `y` and patches `u`, each followed by a 1 for the bias.
 //!
-//! The weights that minimise `E‖W u − y‖² + λ‖W − W₀‖²` solve `(G + λI) Wᵀ = C + λ W₀ᵀ` with `G = E[u uᵀ]` and `C = E[u
-//! yᵀ]`.
+//! `W = argmin E‖W u − y‖² + λ‖W − W₀‖²` solves `(G + λI) Wᵀ = C + λ W₀ᵀ` with `G = E[u uᵀ]` and `C = E[u yᵀ]`.
 
 use alloc::{vec, vec::Vec};
 
@@ -81,8 +80,7 @@ impl Sums {
         (self.energy - 2.0 * cross + self.rows().map(row).sum::<f64>()) / self.count().max(1.0)
     }
 
-    /// The strength among [`Ridge::STRENGTHS`] whose solution, regularised towards `W₀`, has the least error on other
-    /// patches.
+    /// The strength among [`Ridge::STRENGTHS`] whose solution, regularised towards `W₀`, does best on other patches.
     pub fn best_strength(&self, others: &Self, held: Held<'_>) -> f64 {
         let error = |strength: f64| {
             let ridge = strength * self.mean_square();

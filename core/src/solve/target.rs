@@ -17,9 +17,8 @@ pub struct Site<'a> {
     pub nodes: Solvable,
 }
 
-/// The target of a student's convolution: the output of the teacher's. If the inputs are paired and the convolution's
-/// output is added to another value, the sum is matched instead, so the convolution also compensates for that value's
-/// error.
+/// The target of a student's convolution: the teacher's output. If the inputs are paired and a sum follows, the sum is
+/// matched instead, so that the convolution also compensates for the error of the other term.
 pub struct SolveTarget {
     to_target: DeviceBlock,
     to_other: Option<DeviceBlock>,

@@ -1,8 +1,7 @@
 //! Folds batch norms into the convolutions before them.
 //!
-//! A folded block computes the block's evaluation-mode output, with a bias in each convolution and no batch norm.
-//! Students are made from it: they need fewer passes over the activations and fewer parameters, and their last
-//! convolution has a closed-form solution.
+//! A folded block computes the block's evaluation-mode output, with biases instead of batch norms. Students are made
+//! from it: they need fewer passes and parameters, and their last convolution has a closed-form solution.
 
 use alloc::{format, string::String, vec, vec::Vec};
 
@@ -16,8 +15,7 @@ use crate::{
 
 /// Folds every batch norm that is the only reader of a convolution's output.
 ///
-/// With `s = scale / sqrt(variance + ε)`, the kernel becomes `s · kernel` and the bias
-/// `shift + s · (bias − mean)`. Other batch norms stay.
+/// With `s = scale / sqrt(variance + ε)`, the kernel becomes `s · kernel` and the bias `shift + s · (bias − mean)`.
 ///
 /// # Errors
 /// As [`Block::new`]; a valid block folds to a valid block.

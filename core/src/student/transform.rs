@@ -13,8 +13,7 @@ use crate::{
 };
 
 impl Recipe {
-    /// The untrained student of a folded neighbourhood: the teacher with fewer layers, other activations and fewer
-    /// channels.
+    /// The untrained student of a folded neighbourhood: with fewer layers, other activations and fewer channels.
     ///
     /// # Errors
     /// As [`Block::new`]; a valid block yields a valid student.
@@ -31,8 +30,7 @@ impl Recipe {
     }
 }
 
-/// Replaces every ReLU-like activation inside the block, but not gates and not the output's activation, which the next
-/// block expects.
+/// Replaces every ReLU-like activation in the block, except gates and the output's, which the next block expects.
 ///
 /// # Errors
 /// As [`Block::new`].

@@ -52,8 +52,7 @@ impl<'a> Calibrator<'a> {
         self.blocks.last().map_or(0, |block| block.output().elements())
     }
 
-    /// Makes batch `index` of noise images. `progress` receives the mismatch of statistics before each step and at the
-    /// end.
+    /// Makes batch `index` of noise images; `progress` receives the mismatch before each step and at the end.
     pub fn batch(
         &mut self,
         index: usize,
@@ -99,8 +98,7 @@ impl<'a> Calibrator<'a> {
         Some(NoiseImages::new(&images, self.shape, pixels))
     }
 
-    /// Optimises `images`, `[N, C, H, W]`, within the pixel range; `probabilities`, `[N, classes]`, are the targets of
-    /// the teacher's outputs.
+    /// Optimises `images`, `[N, C, H, W]`, within the pixel range; the classes' targets are `[N, classes]`.
     fn pull(
         &mut self,
         images: &mut Vec<f32>,
@@ -153,8 +151,8 @@ impl<'a> Calibrator<'a> {
 /// Smallest gamma shape parameter that is used.
 const LEAST_SHAPE: f32 = 1e-3;
 
-/// For each class, the cosine similarity of its weights in the last linear layer to those of every class, scaled per
-/// class so that the least similar is 0 and itself 1.
+/// For each class, the cosine similarity of its weights in the last linear layer to those of every class, scaled so
+/// that the least similar is 0 and the class itself 1.
 fn class_similarity(head: &Block) -> Option<Vec<Vec<f32>>> {
     let last = head.nodes().iter().rposition(|node| matches!(node.op, Op::Linear))?;
     let weight = head.weight(last, 0)?;

@@ -1,5 +1,4 @@
-//! Trains a whole student on noise images: knowledge distillation without data (the paper's G-ND+FT and its baselines
-//! GN-KD and ZSKD).
+//! Knowledge distillation of a whole student on noise images (the paper's G-ND+FT and its baselines GN-KD and ZSKD).
 //!
 //! The loss is `CE(softmax(z_T / τ), softmax(z_S / τ))` (eq. 3 with λ = 0, as noise has no labels), plus `w · ‖S_i −
 //! T_i‖² / ‖T_i‖²` over a batch of outputs of each block but the last.
@@ -34,8 +33,7 @@ impl Tuning {
     /// Default number of steps.
     pub const STEPS: usize = 3000;
 
-    /// `steps` steps of Adam (batch 128, a cosine schedule from 1e-3), temperature 2.5 (the paper's), feature weight
-    /// 100.
+    /// `steps` steps of Adam (batch 128, cosine schedule from 1e-3), temperature 2.5 (the paper's), feature weight 100.
     pub fn new(steps: usize) -> Self {
         let training = Training::adam(steps, 128);
         Self { training, temperature: 2.5, features: 100.0, seed: 0 }

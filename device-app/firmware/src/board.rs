@@ -1,5 +1,4 @@
-//! A board's heap range and start-up code. `build.rs` selects the board; `docs/port-a-board.md` says how to add
-//! another.
+//! A board's heap range and start-up code, selected by `build.rs`. `docs/port-a-board.md` says how to add a board.
 
 #[cfg(board = "mps2_an500")]
 #[path = "board/mps2_an500.rs"]

@@ -1,7 +1,6 @@
 //! The translation of operators from and to ONNX.
 //!
-//! The host handles the file format: it passes each operator of a file as an [`OnnxNode`], with shapes inferred and
-//! constants computed, and writes [`Step`]s.
+//! The host handles files: it passes [`OnnxNode`]s, with shapes and constants computed, and writes [`Step`]s.
 
 use alloc::{
     borrow::ToOwned,
@@ -339,8 +338,7 @@ impl OnnxNode<'_> {
         small.ok_or_else(|| self.refuse(format_args!("its {what} {values:?} are not {N} numbers we can use")))
     }
 
-    /// The window of a convolution or pool with `taps` taps, for any of ONNX's ways to specify padding. Rounding up
-    /// becomes padding at the end.
+    /// The window of a convolution or pool, for any of ONNX's padding modes. Rounding up becomes padding at the end.
     ///
     /// # Errors
     /// An attribute out of range.

@@ -20,8 +20,8 @@ use crate::{
     tensor::Shape,
 };
 
-/// Every `step`-th index from `start` to before `end`, along channels, rows and columns. An `end` beyond the value's
-/// extent means the extent.
+/// Every `step`-th index from `start` to before `end`, along channels, rows and columns; `end` is clipped to the
+/// extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
     /// First index.

@@ -18,8 +18,7 @@ impl BurnCache {
         Self(halved(upload(values, shape, device)))
     }
 
-    /// Replaces each range of images by its block's output, computed in batches that share their statistics. The ranges
-    /// are contiguous and cover every image.
+    /// Replaces each range of images by its block's output, in batches that share statistics. The ranges cover all.
     pub fn advance(&mut self, passes: &[(Range<usize>, &BurnBlock)], batch: usize, statistics: Statistics) {
         let mut given = Vec::new();
         for (images, block) in passes {

@@ -39,8 +39,7 @@ pub struct Backward {
 struct Step {
     /// Slot of its output's gradient; `None` if the gradient is not needed.
     gradient: Option<usize>,
-    /// Slots of its inputs' gradients, and whether to add to what they hold. `None` if the gradient is not needed or is
-    /// computed in place.
+    /// Slots of its inputs' gradients, and whether to add to them. `None` if not needed, or if computed in place.
     inputs: [Option<(usize, bool)>; 2],
     /// The range of its sums.
     sums: Range<usize>,
@@ -60,8 +59,7 @@ enum Weights {
 }
 
 impl Backward {
-    /// Prepares the backward pass of `program`, built from `block` for training. `by_input` requests the block's input
-    /// gradient, too.
+    /// Prepares the backward pass of `program`, built from `block` for training; `by_input` adds the input's gradient.
     pub fn new(block: &Block, program: &Program, by_input: bool) -> Self {
         let nodes = block.nodes();
         let mut needed = vec![by_input];
@@ -216,8 +214,7 @@ impl Backward {
         }
     }
 
-    /// Adds `slope · input + offset` per channel to the input gradient of batch norm `node`: the gradient of a loss on
-    /// its input.
+    /// Adds the gradient of a loss on batch norm `node`'s input: `slope · input + offset` per channel.
     pub fn pull(&mut self, program: &Program, node: usize, pulls: impl Iterator<Item = [f32; 2]>) {
         if let (Some(Weights::Norm { factors }), Kernel::Norm(norm)) =
             (&mut self.steps[node].weights, &program.steps[node].kernel)

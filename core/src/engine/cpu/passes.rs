@@ -21,8 +21,7 @@ use crate::{
     },
 };
 
-/// Pieces of a batch, whose gradients are summed separately and then in order: the number of threads must not change a
-/// result.
+/// Pieces of a batch. Their gradients are summed separately, then in order: no result depends on the number of threads.
 const PIECES: usize = 8;
 
 /// The statistics that batch norms use, and whether passes stop at them.
@@ -276,8 +275,7 @@ impl Passes {
         (pass.observe)(Stop { block: &blocks[stage], stage: here, node, moments: &self.moments });
     }
 
-    /// Takes the gradients back to the start of a segment. The batch norm there first needs its sums over the whole
-    /// batch.
+    /// Takes the gradients back to a segment's start, where the batch norm first needs its sums over the whole batch.
     fn backward(&mut self, segment: usize, waits: bool, pass: &mut Pass<'_>, workspace: &mut Workspace) {
         let (places, end) = (self.sequence.segment(segment), self.sequence.places.len());
         let last = places.end == end;
@@ -315,8 +313,7 @@ impl Passes {
         }
     }
 
-    /// Calls `work` for every group of the current part, with its task, index and arena. The groups of a piece come in
-    /// order.
+    /// Calls `work` for every group of the current part, with its task, index and arena; in order within a piece.
     fn each_group(
         &mut self,
         waits: bool,
@@ -436,8 +433,7 @@ impl Sequence {
         }
     }
 
-    /// Computes a node's input gradients. The gradient of a stage's first node is passed on to the previous stage,
-    /// whose goal adds to it.
+    /// Computes a node's input gradients. A stage's first node passes its gradient to the previous stage and its goal.
     fn step_back(
         &self,
         place: usize,

@@ -216,16 +216,14 @@ impl Program {
         }
     }
 
-    /// Computes the input moments of batch norm `node` over the first `lanes` images of a group. Does nothing for other
-    /// nodes.
+    /// Computes the input moments of node `node`, if it is a batch norm, over the first `lanes` images of a group.
     pub fn moments(&self, node: usize, arena: &[Lanes], lanes: usize, found: &mut [Moments]) {
         if self.norm_channels(node) > 0 {
             moments(self.arch, self.layout.slots.get(arena, self.steps[node].inputs[0]), lanes, found);
         }
     }
 
-    /// Writes the input moments of batch norm `node` over a batch into `total`, from those of its groups in order:
-    /// `[groups, C]`. Leaves `total` empty for other nodes.
+    /// Sums the input moments of a batch's groups, `[groups, C]`, into `total`; empty if `node` is not a batch norm.
     pub fn total<'m>(&self, node: usize, groups: impl Iterator<Item = &'m [Moments]>, total: &mut Vec<Moments>) {
         total.clear();
         total.resize(self.norm_channels(node), Moments::default());
