@@ -181,12 +181,12 @@ impl Schedule {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum SourceKind {
-    /// `N(0, 1)` as the input of every neighbourhood, drawn anew for each batch (the paper's G-ND).
+    /// `N(0, 1)`, drawn anew for each batch: for every neighbourhood (the paper's G-ND) or a network (G-ND+FT, GN-KD).
     Standard,
     /// Noise images propagated through the teacher with current batch statistics (Raikwar & Mishra 2022), and cached.
     Propagated,
-    /// [`NoiseImages`](crate::NoiseImages), matched to the teacher's running statistics, and variants of them,
-    /// propagated through the teacher with those statistics, kept in a cache.
+    /// [`NoiseImages`](crate::NoiseImages), matched to the teacher's running statistics or its classes, and variants of
+    /// them, propagated through the teacher with those statistics, and cached.
     Calibrated,
 }
 

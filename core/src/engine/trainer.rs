@@ -114,7 +114,7 @@ impl Trainer {
     /// Takes one step over a whole batch.
     ///
     /// # Panics
-    /// As [`add`](Self::add).
+    /// If inputs or goals are on another device or do not fit the blocks.
     pub fn step(&mut self, input: &Batch, goals: Goals<'_>) {
         self.begin(input.len());
         self.add(input, goals);
