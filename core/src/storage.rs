@@ -114,7 +114,7 @@ impl<S: WriteAt> WriteAt for &mut S {
     }
 }
 
-/// Why a scratch storage failed: the storage's own error.
+/// The error of a scratch storage.
 pub type ScratchError = Box<dyn Error + Send + Sync>;
 
 /// Storage for data that a run can recompute: the boundary cache, when it does not fit in memory.

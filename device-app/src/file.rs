@@ -123,7 +123,7 @@ impl PartFile {
     /// Makes the file durable under its final name: sync, rename, sync the folder.
     ///
     /// # Errors
-    /// The storage's own. The target is then what it was before, or whole.
+    /// The storage's own. The target is then either unchanged or complete.
     pub fn commit(mut self) -> Result<()> {
         let mut place = || -> io::Result<()> {
             self.file.sync()?;
@@ -201,7 +201,7 @@ impl NewFile {
     /// Makes the file durable under its final name: sync, rename, sync the folder.
     ///
     /// # Errors
-    /// The storage's own. The target is then what it was before, or whole.
+    /// The storage's own. The target is then either unchanged or complete.
     pub fn commit(self) -> Result<()> {
         let Self { temporary, target } = self;
         let place = || -> io::Result<()> {

@@ -168,7 +168,7 @@ impl BlockWatch {
 
     fn step(&self, loss: f32) {
         log::debug!("loss {loss:.6}");
-        // A block with several neighbourhoods takes the steps for each.
+        // A block with several neighbourhoods takes all steps for each of them.
         if let Some(bar) = self.bar.as_ref().filter(|bar| bar.position() + 1 < self.block_end) {
             bar.inc(1);
         }

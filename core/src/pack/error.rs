@@ -17,7 +17,7 @@ pub enum PackError<E> {
     NotAPack,
     /// The run that writes the pack has not ended.
     Unfinished,
-    /// The unfinished pack belongs to a run with another teacher or other settings.
+    /// The unfinished pack belongs to a run with another teacher, source or other settings.
     OtherJob,
     /// Not enough memory for a weight.
     Memory {
@@ -38,7 +38,7 @@ pub enum PackError<E> {
         /// The damaged section.
         section: Option<u32>,
     },
-    /// A section whose checksum matches does not decode.
+    /// A section with a matching checksum cannot be decoded.
     Malformed {
         /// The section.
         section: u32,

@@ -55,7 +55,7 @@ pub fn distill(
     } else {
         let student = parts(&folded, how, inputs, &mut progress)?;
         let target = DeviceBlock::new(&folded, device);
-        // As planned: it is not there while the student is measured.
+        // The plan counts on its memory being free while the student is measured.
         drop(folded);
         (target, student)
     };

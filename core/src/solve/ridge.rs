@@ -68,7 +68,7 @@ impl Sums {
     /// `E‖W u − y‖²` of a solution `Wᵀ`.
     fn error(&self, solution: &DMatrix<f64>) -> f64 {
         let outputs = solution.ncols();
-        // Row by row is column by column of the transpose.
+        // The row-major values are the transpose in column-major order.
         let cross: f64 = solution.as_slice().iter().zip(&self.targets).map(|(w, sum)| w * sum).sum();
         let weights = solution.transpose();
         let column = |i: usize| &weights.as_slice()[i * outputs..][..outputs];
@@ -131,7 +131,7 @@ impl System {
     /// Builds the system from `G + λI` and the targets' sums.
     fn new(gram: DMatrix<f64>, Targets { targets, energy, count }: Targets, ridge: f64, held: Held<'_>) -> Self {
         let (features, scale) = (gram.nrows(), 1.0 / count.max(1.0));
-        // Row by row is column by column of the transpose.
+        // The row-major values are the transpose in column-major order.
         let mut cross = DMatrix::from_vec(features, targets.len() / features, targets);
         cross *= scale;
         let mut energy = scale * energy;

@@ -133,7 +133,7 @@ impl Plain for Slice {
     }
 }
 
-/// Starts, ends, axes and steps: inputs since opset 10.
+/// Reads a slice; starts, ends, axes and steps are inputs since opset 10.
 #[cfg(feature = "onnx")]
 fn slice(node: &OnnxNode<'_>) -> Result<Meaning, Unreadable> {
     let shape = node.shape(0)?;
