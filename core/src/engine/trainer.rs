@@ -19,10 +19,10 @@ use crate::{
 pub struct Trainer {
     training: Training,
     on: On,
+    /// What its passes work in; it may serve those of other blocks between two parts of a batch.
+    pub(crate) workspace: Workspace,
     /// Images that may be in memory at a time.
     portion: usize,
-    /// For [`step`](Self::step), so that the next one allocates nothing.
-    workspace: Workspace,
     step: usize,
 }
 
@@ -108,8 +108,7 @@ impl Trainer {
             #[cfg(feature = "burn")]
             Device::Burn(device) => On::Burn(Box::new(BurnTrainer::new(blocks, learners, training, device))),
         };
-        let (portion, workspace) = (engine.portions.training, engine.workspace());
-        Self { training: *training, on, portion, workspace, step: 0 }
+        Self { training: *training, on, workspace: engine.workspace(), portion: engine.portions.training, step: 0 }
     }
 
     /// One step over a whole batch.
@@ -117,11 +116,9 @@ impl Trainer {
     /// # Panics
     /// As [`add`](Self::add).
     pub fn step(&mut self, input: &Batch, goals: Goals<'_>) {
-        let mut workspace = core::mem::take(&mut self.workspace);
         self.begin(input.len());
-        self.add(input, goals, &mut workspace);
+        self.add(input, goals);
         self.update();
-        self.workspace = workspace;
     }
 
     /// Starts a step over `count` inputs that come in parts.
@@ -134,9 +131,11 @@ impl Trainer {
     ///
     /// # Panics
     /// If inputs or goals are on another device, or do not fit the blocks.
-    pub(crate) fn add(&mut self, input: &Batch, goals: Goals<'_>, workspace: &mut Workspace) {
+    pub(crate) fn add(&mut self, input: &Batch, goals: Goals<'_>) {
         match (&mut self.on, &input.0) {
-            (On::Cpu(on), batch::On::Cpu(input)) => on.add(input, goals, input.len() <= self.portion, workspace),
+            (On::Cpu(on), batch::On::Cpu(input)) => {
+                on.add(input, goals, input.len() <= self.portion, &mut self.workspace);
+            }
             #[cfg(feature = "burn")]
             (On::Burn(on), batch::On::Burn(input)) => on.add(input, goals),
             #[cfg(feature = "burn")]

@@ -104,12 +104,11 @@ fn gradient(
     let count = batches.left();
     let mut trainer = Trainer::new(vec![layers.clone()], Learners::FIRST, &GRADIENTS_ONLY, engine);
     let [mut input, mut spare] = engine.batches();
-    let mut workspace = engine.workspace();
     let mut goals = [Goal::mean_squared(layers.output(), count, engine)];
     trainer.begin(count);
     while batches.next_into(engine.portions.solving, &mut input)? {
-        goal.value_into(&mut batches, &input, &mut spare, &mut goals[0].output, &mut workspace)?;
-        trainer.add(&input, Goals { outputs: &goals, classes: None }, &mut workspace);
+        goal.value_into(&mut batches, &input, &mut spare, &mut goals[0].output, &mut trainer.workspace)?;
+        trainer.add(&input, Goals { outputs: &goals, classes: None });
     }
     // The error is a sum over the output's channels, the trainer's a mean.
     let channels = layers.output().channels as f64;

@@ -56,19 +56,18 @@ pub fn train(
     let mut trainer = Trainer::new(blocks, Learners::FIRST, training, engine);
     let mut batches = inputs.epochs();
     let [mut input, mut other] = engine.batches();
-    let mut workspace = engine.workspace();
     for step in 1..=training.steps {
         trainer.begin(training.batch);
         let mut left = training.batch;
         while left > 0 {
             batches.next_into(left.min(engine.portions.training), &mut input)?;
             let theirs = batches.teachers(&input, &mut other)?;
-            teacher.forward_into(theirs, &mut goals[0].output, &mut workspace);
+            teacher.forward_into(theirs, &mut goals[0].output, &mut trainer.workspace);
             for (index, block) in next.iter().enumerate() {
                 let (done, goals) = goals.split_at_mut(index + 1);
-                block.forward_into(&done[index].output, &mut goals[0].output, &mut workspace);
+                block.forward_into(&done[index].output, &mut goals[0].output, &mut trainer.workspace);
             }
-            trainer.add(&input, Goals { outputs: &goals, classes: None }, &mut workspace);
+            trainer.add(&input, Goals { outputs: &goals, classes: None });
             left -= left.min(engine.portions.training);
         }
         trainer.update();

@@ -97,14 +97,14 @@ pub fn learn(
     let mut lessons = Drawn::new(lessons, tuning.seed, student.first().map_or(Shape::new(1, 1, 1), Block::input));
     let learners = Learners { count: student.len(), statistics: Statistics::Current };
     let mut trainer = Trainer::new(student, learners, &tuning.training, engine);
-    let ([mut images], mut workspace) = (engine.batches(), engine.workspace());
+    let [mut images] = engine.batches();
     let mut goals: Vec<Goal> = teacher.iter().map(|_| Goal::new(&engine.device)).collect();
     for _ in 0..tuning.training.steps {
         lessons.next_into(tuning.training.batch, &mut images);
         for (index, block) in teacher.iter().enumerate() {
             let (done, rest) = goals.split_at_mut(index);
             let Goal { output, weight } = &mut rest[0];
-            block.forward_into(done.last().map_or(&images, |goal| &goal.output), output, &mut workspace);
+            block.forward_into(done.last().map_or(&images, |goal| &goal.output), output, &mut trainer.workspace);
             let energy = output.energy();
             *weight = if energy > 0.0 { (f64::from(tuning.features) / energy) as f32 } else { 0.0 };
         }
@@ -112,9 +112,7 @@ pub fn learn(
         let probabilities = softmax(&logits.output, tuning.temperature);
         let classes = Classes { probabilities: &probabilities, temperature: tuning.temperature, weight: 1.0 };
         let outputs = if tuning.features > 0.0 { features } else { &[] };
-        trainer.begin(images.len());
-        trainer.add(&images, Goals { outputs, classes: Some(classes) }, &mut workspace);
-        trainer.update();
+        trainer.step(&images, Goals { outputs, classes: Some(classes) });
         let loss = trainer.cross_entropy();
         progress(loss);
         if !loss.is_finite() {
