@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use distill_core::{Pack, ReadAt, WriteAt};
 use tempfile::NamedTempFile;
 
+use crate::advice::Advised;
+
 /// A file that is read and written by offset, never whole.
 #[derive(Debug)]
 pub struct DiskFile(File);
@@ -20,7 +22,7 @@ pub struct DiskFile(File);
 /// The file cannot be opened, or is not a whole pack of a version this program reads.
 pub fn open_pack(path: &Path) -> Result<Pack<DiskFile>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Pack::open(DiskFile(file)).with_context(|| format!("cannot read {}", path.display()))
+    Pack::open(DiskFile(file)).map_err(Advised::advised).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// A file without a name in the folder of `path`, gone when it is closed.
