@@ -226,6 +226,20 @@ fn students_of_version_3_take_their_places_in_their_teacher() {
     assert_eq!(read(&bytes).unwrap(), (whole.manifest, whole.blocks));
 }
 
+/// What `calibrate` does to a teacher of version 3 must not make it another teacher: its students would no longer be its own, and
+/// the images of an earlier run would be thrown away.
+#[test]
+#[ignore = "a manifest of version 4 is a byte longer, and the fingerprint is of its bytes"]
+fn a_teacher_of_version_3_written_again_is_the_same_teacher() {
+    let Network { manifest, blocks } = imported();
+    let mut bytes = Vec::new();
+    let mut writer = PackWriter::new(&mut bytes, &manifest, blocks.len()).unwrap();
+    blocks.iter().enumerate().for_each(|(position, block)| writer.add(position, block, Encoding::F32).unwrap());
+    writer.finish().unwrap();
+    let fingerprint = |bytes: &[u8]| Pack::open(bytes).unwrap().fingerprint();
+    assert_eq!(fingerprint(&bytes), fingerprint(VERSION_3));
+}
+
 #[test]
 fn student_pack_is_no_network() {
     let folder = tempfile::tempdir().unwrap();
