@@ -180,12 +180,12 @@ impl Schedule {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum SourceKind {
-    /// `N(0, 1)` straight into every neighbourhood, drawn anew for each batch (the paper's G-ND).
+    /// `N(0, 1)`, drawn anew for each batch: straight into every neighbourhood (the paper's G-ND), or into a whole network (G-ND+FT, GN-KD).
     Standard,
     /// Noise images pushed through the teacher's blocks with current batch statistics
     /// (Raikwar & Mishra 2022), kept in a cache.
     Propagated,
-    /// [`NoiseImages`](crate::NoiseImages), matched to the teacher's running statistics, and variants of them,
+    /// [`NoiseImages`](crate::NoiseImages), matched to the teacher's running statistics or its classes, and variants of them,
     /// pushed through the teacher with those statistics, kept in a cache.
     Calibrated,
 }

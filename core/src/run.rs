@@ -138,7 +138,9 @@ pub fn run<R: ReadAt, W: WriteAt>(
     let positions: Vec<usize> = plan.blocks.iter().filter(|b| b.number.is_some()).map(|b| b.position).collect();
     let mut writer = {
         let contents = Contents::Neighbourhoods { teacher: teacher.fingerprint() };
-        let manifest = Manifest { contents, made_from: Some(kind), ..teacher.manifest().clone() };
+        // A teacher may be a student itself.
+        let made_from = teacher.manifest().made_from.max(Some(kind));
+        let manifest = Manifest { contents, made_from, ..teacher.manifest().clone() };
         PackWriter::resume(student, &manifest, &positions, job).map_err(RunError::Student)?
     };
     let mut reports: Vec<BlockReport> = Vec::with_capacity(positions.len());

@@ -88,7 +88,7 @@ pub(crate) fn onnx_network(bytes: &[u8], folder: &Path, options: &ImportOptions,
     let blocks = split::split(&simplify(model.graph)?, options.split)?;
     let architecture = Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let manifest = manifest(options, model.normalisation, (name, bytes));
-    Network::new(Manifest { architecture, classes: model.classes, ..manifest }, blocks)
+    Network::new(Manifest { architecture, classes: model.classes, made_from: model.made_from, ..manifest }, blocks)
 }
 
 /// The manifest of a network from the file `source`, without its architecture and classes.

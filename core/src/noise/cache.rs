@@ -123,7 +123,7 @@ impl Cache {
     ///
     /// # Errors
     /// The storage's own.
-    pub(crate) fn put(&mut self, image: usize, values: &[f32]) -> Result<(), ScratchError> {
+    pub fn put(&mut self, image: usize, values: &[f32]) -> Result<(), ScratchError> {
         let halves = |halves: &mut [f16]| to_f16(values, halves);
         self.store.write(image..image + 1, self.shape.elements(), &mut self.staging, halves)
     }
@@ -132,7 +132,7 @@ impl Cache {
     ///
     /// # Errors
     /// The storage's own.
-    pub(crate) fn get(&mut self, image: usize, values: &mut [f32]) -> Result<(), ScratchError> {
+    pub fn get(&mut self, image: usize, values: &mut [f32]) -> Result<(), ScratchError> {
         let halves = self.store.read(image..image + 1, self.shape.elements(), &mut self.staging)?;
         halves.convert_to_f32_slice(values);
         Ok(())

@@ -40,6 +40,8 @@ pub struct Pack<R> {
     entries: Vec<Entry>,
     /// Calibrated noise images, and where their section is.
     noise: Option<(Calibrated, Entry)>,
+    /// The manifest's checksum as version 3 has it, so that a network keeps its fingerprint.
+    manifest_crc: u32,
 }
 
 impl<R: ReadAt> Pack<R> {
@@ -85,7 +87,7 @@ impl<R: ReadAt> Pack<R> {
                 return Err(PackError::Malformed { section: section as u32 });
             }
         }
-        let manifest = read_manifest(&mut storage, &entries[0], version)?;
+        let (manifest, manifest_crc) = read_manifest(&mut storage, &entries[0], version)?;
         let mut noise = None;
         if header[7] > 0 || header[6] > 1 {
             return Err(PackError::Checksum { section: None });
@@ -95,7 +97,7 @@ impl<R: ReadAt> Pack<R> {
             let entry = entries.pop().filter(|_| section > 0).ok_or(PackError::Malformed { section })?;
             noise = Some((read_calibrated(&mut storage, &entry, section, &manifest)?, entry));
         }
-        Ok(Self { storage, manifest, entries, noise })
+        Ok(Self { storage, manifest, entries, noise, manifest_crc })
     }
 
     /// What the network needs beyond its blocks.
@@ -111,7 +113,8 @@ impl<R: ReadAt> Pack<R> {
     /// A checksum of the checksums of manifest and blocks: tells networks apart, with noise images or without.
     pub fn fingerprint(&self) -> u32 {
         let mut hasher = Hasher::new();
-        for Entry { metadata_crc, weights_crc, position, .. } in &self.entries {
+        let manifest = Entry { metadata_crc: self.manifest_crc, ..self.entries[0] };
+        for Entry { metadata_crc, weights_crc, position, .. } in [&manifest].into_iter().chain(&self.entries[1..]) {
             [metadata_crc, weights_crc, position].iter().for_each(|part| hasher.update(&part.to_le_bytes()));
         }
         hasher.finalize()
@@ -270,14 +273,20 @@ fn read_values<R: ReadAt>(
     Ok(())
 }
 
-/// Reads the manifest, which says from version 4 on what students were made from.
-fn read_manifest<R: ReadAt>(storage: &mut R, entry: &Entry, version: u16) -> Result<Manifest, PackError<R::Error>> {
+/// Reads the manifest, and its checksum without the last byte that version 4 adds where nothing was made from anything.
+fn read_manifest<R: ReadAt>(
+    storage: &mut R,
+    entry: &Entry,
+    version: u16,
+) -> Result<(Manifest, u32), PackError<R::Error>> {
     let mut bytes = read_checked(storage, entry, 0)?;
     if version < VERSION {
         // An absent value, as the encoding has it.
         bytes.push(0);
     }
-    postcard::from_bytes(&bytes).map_err(|_| PackError::Malformed { section: 0 })
+    let manifest: Manifest = postcard::from_bytes(&bytes).map_err(|_| PackError::Malformed { section: 0 })?;
+    let known = bytes.len() - usize::from(manifest.made_from.is_none());
+    Ok((manifest, crc32fast::hash(&bytes[..known])))
 }
 
 /// Reads and decodes what a section starts with.

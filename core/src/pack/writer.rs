@@ -64,8 +64,9 @@ impl<W: WriteAt> PackWriter<W> {
             writer.storage.read_at(0, &mut header).map_err(PackError::Storage)?;
         }
         // What does not change when the pack is finished: that write may have been cut short.
-        let known = header[..3] == MAGIC[..3] && header[4..6] == VERSION.to_le_bytes();
-        if known && u32_at(&header, 24) == job && u32_at(&header, 8) == writer.sections() {
+        let known = header[..3] == MAGIC[..3];
+        let same = header[4..6] == VERSION.to_le_bytes() && u32_at(&header, 24) == job;
+        if known && same && u32_at(&header, 8) == writer.sections() {
             writer.find_entries(length, positions)?;
         } else if known && crc32fast::hash(&header[..28]) == u32_at(&header, 28) {
             return Err(PackError::OtherJob);

@@ -16,7 +16,7 @@ use rten_onnx::onnx::{
 };
 
 use crate::{
-    import::onnx::{CLASSES, MEAN, STD},
+    import::onnx::{CLASSES, MADE_FROM, MEAN, STD},
     network::Network,
 };
 
@@ -89,6 +89,7 @@ fn model(network: &Network) -> ModelProto {
             property(MEAN, list(&network.manifest.mean)),
             property(STD, list(&network.manifest.std)),
             property(CLASSES, network.manifest.classes.join(",")),
+            property(MADE_FROM, network.manifest.made_from.map_or_else(String::new, |source| source.to_string())),
         ],
     }
 }

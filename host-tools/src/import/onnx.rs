@@ -12,3 +12,5 @@ pub use self::read::read;
 pub(crate) const MEAN: &str = "mean";
 pub(crate) const STD: &str = "std";
 pub(crate) const CLASSES: &str = "classes";
+/// What a student was made from.
+pub(crate) const MADE_FROM: &str = "made_from";

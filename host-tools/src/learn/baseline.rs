@@ -106,7 +106,7 @@ pub fn baseline(path: &Path, options: BaselineOptions) -> Result<Network> {
         step += 1;
         progress.set(step);
     });
-    let source = if images.is_some() { SourceKind::Calibrated } else { SourceKind::Propagated };
+    let source = if images.is_some() { SourceKind::Calibrated } else { SourceKind::Standard };
     let manifest = Manifest { made_from: Some(source), ..teacher.manifest };
     Network::new(manifest, blocks.context("try the other preset")?)
 }

@@ -7,13 +7,13 @@ use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use distill_core::{
-    Op, Shape, Slice,
+    Op, Shape, Slice, SourceKind,
     onnx::{Attribute, Input, Numbers, OnnxNode, Tensor},
 };
 use rten_onnx::onnx::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 
 use super::{
-    CLASSES, MEAN, STD,
+    CLASSES, MADE_FROM, MEAN, STD,
     attributes::{attribute, attribute_value, int, ints, kind},
     constants::{constant, length, tensor, to_ints},
     evaluate::{ConstantOperator, FLOATING_POINT, reshaped, shape},
@@ -32,6 +32,8 @@ pub struct OnnxModel {
     pub normalisation: Option<Normalisation>,
     /// Names of the classes, if it is a file that we wrote.
     pub classes: Vec<String>,
+    /// What it was made from, if it is a student that we wrote.
+    pub made_from: Option<SourceKind>,
 }
 
 /// Reads the bytes of an `.onnx` file. Constants in files of their own are in `folder`; `input` is the shape of an image
@@ -54,7 +56,8 @@ pub fn read(bytes: &[u8], folder: &Path, input: Option<Shape>) -> Result<OnnxMod
     };
     let normalisation = Normalisation::from_entries(property(MEAN), property(STD))?;
     let classes = property(CLASSES).map_or_else(Vec::new, |list| list.split(',').map(str::to_owned).collect());
-    Ok(OnnxModel { graph, normalisation, classes })
+    let made_from = property(MADE_FROM).and_then(|kind| serde_json::from_value(kind.into()).ok());
+    Ok(OnnxModel { graph, normalisation, classes, made_from })
 }
 
 /// A value of the network as ONNX sees it.
