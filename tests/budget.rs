@@ -188,6 +188,27 @@ fn check_calibrated() {
     check_budgets("wide outputs, ridge", &pack(&[wide("wide")], Encoding::F32), &task);
 }
 
+/// Blocks that look ahead at one and at two of the three; the last has none to look at.
+fn check_look_ahead() {
+    for (from, size, to) in [(16, 32, 16), (16, 32, 32), (64, 8, 64)] {
+        let stream = &mut Stream::new(3, Purpose::Images, 0);
+        let mut network = vec![residual(stream, "block", Shape::new(from, size, size), to)];
+        for name in ["next", "last"] {
+            network.push(residual(stream, name, network[0].output(), to));
+        }
+        let (plain, noisy) = (pack(&network, Encoding::F32), calibrated(&network));
+        for (kind, teacher) in [(SourceKind::Propagated, &plain), (SourceKind::Calibrated, &noisy)] {
+            for (look_ahead, stop, batch) in [(1, false, 50), (1, true, 16), (2, false, 16), (2, true, 50)] {
+                let task = task(0.5, kind, 2, batch);
+                let task = task.with(|s| (s.look_ahead, s.recipe.training.stop) = (look_ahead, stop));
+                let what =
+                    format!("{from}x{size}x{size} to {to}, {kind}, {look_ahead} ahead, stop {stop}, batch {batch}");
+                check_budgets(&what, teacher, &task);
+            }
+        }
+    }
+}
+
 /// A pack of a network with more noise images than are held out.
 fn calibrated(network: &[Block]) -> Vec<u8> {
     let calibration = Calibration { batch: 64, ..Calibration::new(1, 0) };
@@ -298,6 +319,7 @@ fn main() {
         pool.install(check_shapes);
         pool.install(check_recipes);
         pool.install(check_calibrated);
+        pool.install(check_look_ahead);
     }
     check_many();
     check_depth();

@@ -9,9 +9,9 @@ use std::convert::Infallible;
 
 use distill_core::{
     Batch, BatchNorm, Block, BlockBuilder, BlockReport, Cache, CacheSize, CalibratedNoise, Contents, Conv, Device,
-    Draw, Encoding, Engine, Event, Goal, Goals, Learners, Manifest, Op, Pack, PackWriter, Pad, Purpose, ReadAt, Recipe,
-    Role, Run, RunError, RunFailure, Settings, Shape, Sides, Slice, Source, SourceKind, Store, Stream, Trainer,
-    Training, Weight, WhiteNoise, Width, WriteAt, run,
+    Draw, Encoding, Engine, Event, Goal, Goals, Learners, Manifest, Op, Pack, PackWriter, Pad, Portions, Purpose,
+    ReadAt, Recipe, Role, Run, RunError, RunFailure, Settings, Shape, Sides, Slice, Source, SourceKind, Store, Stream,
+    Trainer, Training, Weight, WhiteNoise, Width, WriteAt, run,
 };
 
 /// What the network takes.
@@ -166,6 +166,20 @@ impl Task {
         let mut pack = Pack::open(teacher).map_err(RunError::Teacher)?;
         self.run_on(&mut pack, teacher, Vec::new(), |_| {})
     }
+}
+
+/// Engines that cut every batch of a training into parts of these sizes. No result depends on it.
+pub fn in_parts() -> Vec<Engine> {
+    // Alone, by one of several threads, and parts that end inside a piece whose gradients are summed apart.
+    let ways = [(1, 16), (usize::MAX, 16), (2, 48)];
+    let engine =
+        |(workers, training)| Engine { device: Device::Cpu, portions: Portions { workers, solving: 16, training } };
+    ways.into_iter().map(engine).collect()
+}
+
+/// Every weight and running statistic, as bits.
+pub fn bits(blocks: &[Block]) -> Vec<u32> {
+    blocks.iter().flat_map(Block::weights).flat_map(|weight| &weight.data).map(|value| value.to_bits()).collect()
 }
 
 /// A source of inputs; calibrated noise comes from a pack.

@@ -4,12 +4,12 @@
 //! is part of this crate; the other devices are Burn's (`burn`).
 
 /// Runs the same code for each variant of an `On`.
-macro_rules! on {
+macro_rules! on_backend {
     ($on:expr, $device:pat => $work:expr) => {
         match $on {
-            On::Cpu($device) => $work,
+            Backend::Cpu($device) => $work,
             #[cfg(feature = "burn")]
-            On::Burn($device) => $work,
+            Backend::Burn($device) => $work,
         }
     };
 }

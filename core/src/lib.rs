@@ -42,8 +42,8 @@ pub use engine::{
 pub use heap::CountingAllocator;
 pub use kernels::conv::Conv;
 pub use noise::{
-    Batches, Cache, CacheSize, Draw, Inputs, InputsFrom, MEASURED_INPUTS, NOISE_BATCH, NoiseImages, Passed, Pixels,
-    Purpose, Side, Sides, Source, Store, Stream, WhiteNoise,
+    Batches, Cache, CacheSize, Draw, Inputs, InputsFrom, MEASURED_INPUTS, NOISE_BATCH, NoiseImages, Pixels, Purpose,
+    Side, SideBlocks, Sides, Source, Store, Stream, WhiteNoise,
 };
 pub use pack::{
     Calibrated, CalibratedNoise, Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION,

@@ -8,7 +8,7 @@ mod stream;
 mod variant;
 
 pub use self::{
-    cache::{Cache, CacheSize, Passed, Side, Sides, Store},
+    cache::{Cache, CacheSize, Side, SideBlocks, Sides, Store},
     images::{NoiseImages, Pixels},
     inputs::{Batches, Before, InputBytes, Inputs, InputsFrom, MEASURED_INPUTS, VALIDATED_INPUTS},
     source::{Draw, Source, WhiteNoise},

@@ -33,6 +33,12 @@ impl<R: Error + Send + Sync + 'static> Advised for PlanError<R> {
     }
 }
 
+impl<E: Error + Send + Sync + 'static> Advised for PackError<E> {
+    fn advice(&self) -> Option<&'static str> {
+        matches!(self, Self::Unfinished).then_some("`distill-device run` continues it with --resume")
+    }
+}
+
 impl<R, W> Advised for RunError<R, W>
 where
     R: Error + Send + Sync + 'static,

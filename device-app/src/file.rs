@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use distill_core::{Pack, ReadAt, WriteAt};
 use tempfile::NamedTempFile;
 
+use crate::advice::Advised;
+
 /// A file that is read and written by offset, never loaded whole.
 #[derive(Debug)]
 pub struct DiskFile(File);
@@ -20,7 +22,7 @@ pub struct DiskFile(File);
 /// The file cannot be opened, or is not a complete pack of a supported version.
 pub fn open_pack(path: &Path) -> Result<Pack<DiskFile>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Pack::open(DiskFile(file)).with_context(|| format!("cannot read {}", path.display()))
+    Pack::open(DiskFile(file)).map_err(Advised::advised).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Creates an unnamed file in the folder of `path`, which is deleted when it is closed.
@@ -62,7 +64,7 @@ impl WriteAt for DiskFile {
 
 /// A pack that a run writes, named `NAME.part` until it is complete. An interrupted run leaves it, to be resumed.
 #[derive(Debug)]
-pub struct PartFile {
+pub struct UnfinishedFile {
     file: DiskFile,
     /// Whether to resume an earlier run. If not, its file stays, unread, until this run starts to write.
     resume: bool,
@@ -72,7 +74,7 @@ pub struct PartFile {
     target: PathBuf,
 }
 
-impl PartFile {
+impl UnfinishedFile {
     /// The path at which the pack for `target` is written.
     ///
     /// # Errors
@@ -134,7 +136,7 @@ impl PartFile {
     }
 }
 
-impl ReadAt for PartFile {
+impl ReadAt for UnfinishedFile {
     type Error = io::Error;
 
     fn length(&mut self) -> io::Result<u64> {
@@ -146,7 +148,7 @@ impl ReadAt for PartFile {
     }
 }
 
-impl WriteAt for PartFile {
+impl WriteAt for UnfinishedFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_at(offset, bytes)
     }

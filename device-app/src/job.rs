@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     advice::Advised,
-    file::{PartFile, check_distinct, open_pack, scratch_file},
+    file::{UnfinishedFile, check_distinct, open_pack, scratch_file},
 };
 
 /// Heap bytes that the program needs in addition to a run over `teacher`: arguments, progress bar, manifests, reports.
@@ -94,11 +94,11 @@ pub fn run_job(
     let start = Instant::now();
     heap.reset_peak();
     check_distinct(job.student, [job.teacher])?;
-    check_distinct(&PartFile::path(job.student)?, [job.teacher])?;
+    check_distinct(&UnfinishedFile::path(job.student)?, [job.teacher])?;
     let (mut teacher, mut source) = (open_pack(job.teacher)?, open_source(job.source, job.teacher)?);
     let budget = Budget { used: program_bytes(&teacher), ..settings.budget };
     let settings = &Settings { budget, ..settings.clone() };
-    let mut part = PartFile::open(job.student, job.resume)?;
+    let mut part = UnfinishedFile::open(job.student, job.resume)?;
     let scratch = Box::new(scratch_file(job.student)?);
     let (mut blocks, mut planned_bytes) = (Vec::new(), 0);
     let planned = matches!(device, Device::Cpu);

@@ -1,14 +1,20 @@
 //! Calibrated noise: how it is made and kept, and what is made with it.
 
-use std::ops::Range;
+use std::{fs, ops::Range, path::PathBuf};
 
 use distill_core::{
     Batch, Block, BlockBuilder, Calibration, Calibrator, Chain, Conv, Device, DistillError, Encoding, Engine, Lessons,
     Manifest, NoiseImages, Op, Pack, PackError, PackWriter, PlanError, Pull, Purpose, Role, RunError, Selection,
-    Settings, Shape, Slice, SourceKind, Stream, Tuning, Width, finetune, fold_batch_norms, learn,
+    Settings, Shape, Slice, SourceKind, Stream, Training, Tuning, Width, finetune, fold_batch_norms, learn,
 };
 use distill_device::Advised;
-use distill_host::{learn::untaught, measure::interface_error, network::Network};
+use distill_host::{
+    export::{export, recompose},
+    import::safetensors,
+    learn::{NoiseSource, finetune_on_noise, untaught},
+    measure::interface_error,
+    network::Network,
+};
 use distill_tests::{SAME, Task, gaussian, manifest, pack, teacher};
 
 use crate::naive;
@@ -101,6 +107,53 @@ fn task(k: f32, change: impl FnOnce(&mut Settings)) -> Task {
 fn by_residual(k: f32) -> Task {
     let settings = Settings::new(Width::new(k).unwrap(), 0);
     Task { kind: SourceKind::Standard, settings }.with(|settings| settings.recipe.selection = Selection::Residual)
+}
+
+#[test]
+fn what_was_made_from_noise_says_so_however_far_it_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let bytes = calibrated_pack(&images(2).0);
+    fs::write(path("teacher.ndp"), &bytes).unwrap();
+    let kinds = [SourceKind::Standard, SourceKind::Propagated, SourceKind::Calibrated];
+    // Each makes another block.
+    for (block, kind) in kinds.into_iter().enumerate() {
+        let task = Task { kind, ..task(0.5, |_| {}) };
+        let change = |s: &mut Settings| (s.blocks, s.sequential, s.recipe.images) = (vec![block], false, 64);
+        let (_, student) = task.with(change).run(&bytes).unwrap();
+        assert_eq!(Pack::open(student.as_slice()).unwrap().manifest().made_from, Some(kind));
+        fs::write(path(&format!("{kind}.ndp")), student).unwrap();
+    }
+    let recomposed = |kinds: &[SourceKind]| {
+        let students: Vec<PathBuf> = kinds.iter().map(|kind| path(&format!("{kind}.ndp"))).collect();
+        recompose(&path("teacher.ndp"), &students).unwrap()
+    };
+    let [standard, propagated, calibrated] = kinds;
+    // Of several the one closest to data, in any order; written and read again, too.
+    for students in [[standard, propagated], [propagated, standard], [calibrated, standard], [propagated, calibrated]] {
+        let network = recomposed(&students);
+        assert_eq!(network.manifest.made_from, students.into_iter().max(), "{students:?}");
+        for ending in ["ndp", "safetensors"] {
+            let path = path(&format!("whole.{ending}"));
+            export(&network, &path).unwrap();
+            let read = match ending {
+                "ndp" => Network::read_pack(&path).unwrap(),
+                _ => safetensors::read(&path).unwrap().unwrap(),
+            };
+            assert_eq!(read.manifest.made_from, network.manifest.made_from, "{ending}");
+        }
+    }
+    let training = Training { batch: 8, ..Tuning::new(1).training };
+    let tuning = Tuning { training, ..Tuning::new(1) };
+    for (kind, source, expected) in [
+        (propagated, NoiseSource::Standard, propagated),
+        (propagated, NoiseSource::Calibrated, calibrated),
+        (standard, NoiseSource::Standard, standard),
+    ] {
+        let (tuned, loss) = finetune_on_noise(&path("teacher.ndp"), &recomposed(&[kind]), source, &tuning).unwrap();
+        assert!(loss.is_some());
+        assert_eq!(tuned.manifest.made_from, Some(expected), "{kind} and {source:?}");
+    }
 }
 
 #[test]

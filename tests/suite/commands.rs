@@ -245,13 +245,13 @@ fn a_run_that_was_cut_off_goes_on() {
     let limited = format!("trap '' XFSZ; ulimit -f 64; exec {} {line}", program("distill-device").display());
     let output = Command::new("bash").args(["-c", &limited]).current_dir(desk.0.path()).output().unwrap();
     let error = failed(&output, line, 1);
-    assert!(error.contains("--resume goes on with them"), "{error}");
+    assert!(error.contains("--resume continues after them"), "{error}");
     fs::copy(desk.path("student.ndp.part"), desk.path("unfinished.ndp")).unwrap();
     let error = desk.failure("distill inspect unfinished.ndp", 1);
     assert!(error.contains("--resume"), "{error}");
     fs::remove_file(desk.path("unfinished.ndp")).unwrap();
     let error = desk.failure(&format!("distill-device {line} --seed 1 --resume"), 1);
-    assert!(error.contains("other settings"), "{error}");
+    assert!(error.contains("another teacher, source or settings") && error.contains("without --resume"), "{error}");
     desk.failure(&format!("distill-device {line} --blocks 9"), 1);
     let report = desk.json(&format!("distill-device {line} --resume"));
     assert_eq!(report["blocks"].as_array().unwrap().len(), 9);
@@ -280,7 +280,11 @@ fn a_plan_says_what_a_budget_does() {
     let desk = Desk::new();
     let options = "--width 0.5 --images 64 --blocks 8 --noise standard";
     let error = desk.failure(&format!("distill inspect teacher.ndp {options} --budget 1KiB"), 1);
-    let smallest = error.split("needs ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    let told = error.split("needs at least ").nth(1).and_then(|rest| rest.split_once(" KiB")).unwrap().0.to_owned();
+    let plan = desk.json(&format!("distill inspect teacher.ndp {options} --budget {told}KiB"));
+    // What is told is rounded up; to the byte, the rest of this test says.
+    let smallest = plan["planned_bytes"].to_string();
+    assert_eq!(smallest.parse::<u64>().unwrap().div_ceil(1 << 10).to_string(), told);
     let plan = desk.json(&format!("distill inspect teacher.ndp {options} --budget {smallest}"));
     assert_eq!(plan["planned_bytes"].to_string(), smallest);
     let report = desk.json(&format!("distill-device run teacher.ndp -o s.ndp {options} --budget {smallest}"));
@@ -313,7 +317,11 @@ fn noise_from_its_making_to_a_report() {
     assert!(bytes("noisy.ndp") == bytes("at_once.ndp"), "images made in two goes are others");
     // The images are the teacher's: its students are, too.
     desk.json("distill-device run noisy.ndp -o blocks.ndp --noise calibrated --images 64 --projections 1");
+    let inspected = |file: &str| String::from_utf8(desk.run(&format!("distill inspect {file}")).stdout).unwrap();
+    assert!(inspected("blocks.ndp").ends_with("\nmade without data, from calibrated noise\n"));
+    assert!(!inspected("noisy.ndp").contains("made"), "a teacher has no students");
     desk.json("distill finetune noisy.ndp blocks.ndp -o tuned.ndp --steps 2 --batch 8");
+    assert_eq!(desk.json("distill inspect tuned.ndp")["made_from"], "calibrated");
     assert_eq!(desk.json("distill evaluate tuned.ndp --data builtin --limit 50")["total"], 50);
     let error = failed(&desk.run("distill finetune teacher.ndp blocks.ndp -o tuned.ndp"), "finetune", 1);
     assert!(error.contains("make it with `distill calibrate`"), "{error}");

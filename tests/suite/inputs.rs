@@ -1,7 +1,7 @@
 //! What goes into a block: propagated noise against plain loops, and who sees which image.
 
 use distill_core::{
-    Batch, Batches, Device, DeviceBlock, Inputs, InputsFrom, Passed, Purpose, Side, Statistics, Stream,
+    Batch, Batches, Device, DeviceBlock, Inputs, InputsFrom, Purpose, Side, SideBlocks, Statistics, Stream,
 };
 
 use crate::naive::{self, widen};
@@ -12,7 +12,7 @@ fn noise_is_propagated_with_the_statistics_of_its_batch() {
     let (stem, first) = (&teacher()[0], &teacher()[1]);
     let mut cache = distill_tests::noise_cache(1, IMAGE, [24, 16]);
     for block in [stem, first] {
-        let passed = Passed { teacher: DeviceBlock::new(block, &Device::Cpu), student: None };
+        let passed = SideBlocks { teacher: DeviceBlock::new(block, &Device::Cpu), student: None };
         cache.advance(passed, Statistics::Current, 4).unwrap();
     }
     let images = Stream::new(1, Purpose::Images, 0).images(16, IMAGE);

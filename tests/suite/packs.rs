@@ -1,13 +1,23 @@
 //! Packs: what is written is read, and nothing else is.
 
-use std::{convert::Infallible, io};
+use std::{convert::Infallible, io, path::Path};
 
 use distill_core::{
     Block, BlockBuilder, Calibration, Calibrator, Contents, Conv, Encoding, Manifest, Op, Pack, PackError, PackWriter,
-    ReadAt, Role, Shape, Weight, WriteAt,
+    ReadAt, Role, Shape, VERSION, Weight, WriteAt,
+};
+use distill_host::{
+    export::recompose,
+    import::{ImportOptions, import},
+    network::Network,
 };
 
 use crate::naive::widen;
+
+/// A pack that a program of version 3 imported from `fixtures/onnx/plain-legacy-11.onnx`.
+const VERSION_3: &[u8] = include_bytes!("../fixtures/version-3.ndp");
+/// What that program made of it: `distill-device run version-3.ndp -o version-3-students.ndp --images 16 --noise standard`.
+pub const VERSION_3_STUDENTS: &[u8] = include_bytes!("../fixtures/version-3-students.ndp");
 
 type Read = Result<(Manifest, Vec<Block>), PackError<Infallible>>;
 
@@ -177,6 +187,59 @@ fn writer_refuses_another_number_of_blocks() {
     assert!(matches!(many, Err(PackError::SectionCount { .. })));
 }
 
+/// That file, imported now.
+fn imported() -> Network {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/onnx/plain-legacy-11.onnx");
+    import(&path, &ImportOptions::default()).unwrap()
+}
+
+#[test]
+fn a_pack_of_version_3_is_read_and_does_not_say_what_its_students_were_made_from() {
+    assert_eq!((VERSION, &VERSION_3[4..6], &VERSION_3_STUDENTS[4..6]), (4, &[3, 0][..], &[3, 0][..]));
+    let Network { manifest, blocks } = imported();
+    // Every field of the manifest and every weight; a manifest read one byte short, or with students of some kind, is another.
+    assert_eq!(read(VERSION_3).unwrap(), (manifest.clone(), blocks.clone()));
+    let contents = Contents::Neighbourhoods { teacher: Pack::open(VERSION_3).unwrap().fingerprint() };
+    let (of_students, students) = read(VERSION_3_STUDENTS).unwrap();
+    assert_eq!(of_students, Manifest { contents, made_from: None, ..manifest });
+    assert_eq!(students.len(), 1);
+    assert_eq!((students[0].name(), students[0].output()), (blocks[1].name(), blocks[1].output()));
+    assert!(students[0].parameters() < blocks[1].parameters());
+}
+
+#[test]
+fn students_of_version_3_take_their_places_in_their_teacher() {
+    let folder = tempfile::tempdir().unwrap();
+    let [teacher, students] =
+        [("teacher.ndp", VERSION_3), ("students.ndp", VERSION_3_STUDENTS)].map(|(name, bytes)| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        });
+    let whole = recompose(&teacher, std::slice::from_ref(&students)).unwrap();
+    assert_eq!(whole.blocks[1], read(VERSION_3_STUDENTS).unwrap().1[0]);
+    assert_eq!(whole.manifest.made_from, None);
+    // Written again it is of this version, with the same blocks.
+    whole.write_pack(&teacher, Encoding::F32).unwrap();
+    let bytes = std::fs::read(&teacher).unwrap();
+    assert_eq!(bytes[4..6], VERSION.to_le_bytes());
+    assert_eq!(read(&bytes).unwrap(), (whole.manifest, whole.blocks));
+}
+
+/// What `calibrate` does to a teacher of version 3 must not make it another teacher: its students would no longer be its own, and
+/// the images of an earlier run would be thrown away.
+#[test]
+#[ignore = "a manifest of version 4 is a byte longer, and the fingerprint is of its bytes"]
+fn a_teacher_of_version_3_written_again_is_the_same_teacher() {
+    let Network { manifest, blocks } = imported();
+    let mut bytes = Vec::new();
+    let mut writer = PackWriter::new(&mut bytes, &manifest, blocks.len()).unwrap();
+    blocks.iter().enumerate().for_each(|(position, block)| writer.add(position, block, Encoding::F32).unwrap());
+    writer.finish().unwrap();
+    let fingerprint = |bytes: &[u8]| Pack::open(bytes).unwrap().fingerprint();
+    assert_eq!(fingerprint(&bytes), fingerprint(VERSION_3));
+}
+
 #[test]
 fn student_pack_is_no_network() {
     let folder = tempfile::tempdir().unwrap();
@@ -185,7 +248,7 @@ fn student_pack_is_no_network() {
     let manifest = Manifest { contents: Contents::Neighbourhoods { teacher: 1 }, ..distill_tests::manifest() };
     PackWriter::new(&mut bytes, &manifest, 0).unwrap().finish().unwrap();
     std::fs::write(&path, bytes).unwrap();
-    let error = distill_host::network::Network::read_pack(&path).unwrap_err();
+    let error = Network::read_pack(&path).unwrap_err();
     assert!(format!("{error:#}").contains("not a whole network"), "{error:#}");
 }
 

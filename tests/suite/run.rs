@@ -78,6 +78,14 @@ fn students_keep_names_places_and_boundaries() {
     }
 }
 
+#[test]
+fn students_say_what_they_were_made_from() {
+    for kind in SOURCES {
+        let (_, bytes) = distilled(&usual(kind));
+        assert_eq!(Pack::open(bytes.as_slice()).unwrap().manifest().made_from, Some(kind));
+    }
+}
+
 /// Asserts that distilling only neighbourhood `index` gives the same student as distilling all.
 fn check_subset(task: &Task, index: usize) {
     let (all_reports, all) = distilled(task);

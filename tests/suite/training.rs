@@ -1,15 +1,15 @@
 //! Gradient steps: update rules against hand-computed sequences, gradients against finite differences.
 
 use distill_core::{
-    Batch, Block, BlockBuilder, BlockTraining, Device, DeviceBlock, Engine, Inputs, InputsFrom, Op, Optimizer, Purpose,
-    Role, Schedule, Shape, Stream, Training, Update, Width, fold_batch_norms, shrink, train,
+    Batch, Block, BlockBuilder, BlockTraining, Device, DeviceBlock, Engine, Inputs, InputsFrom, Lessons, Op, Optimizer,
+    Purpose, Role, Schedule, Shape, Stream, Training, Tuning, Update, Width, fold_batch_norms, learn, shrink, train,
 };
 
 use crate::{
     naive::{self, mean_squared_error, widen},
     transforms::pre_activation,
 };
-use distill_tests::{BlockTrainer, residual};
+use distill_tests::{BlockTrainer, bits, in_parts, residual};
 
 const INPUT: Shape = Shape::new(2, 4, 4);
 
@@ -213,4 +213,62 @@ fn same_seed_trains_the_same_weights() {
     let (teacher, student) = teacher_and_student(2);
     let train = || trained(&teacher, &student, &Training { steps: 3, ..one_step(0.1) });
     assert_eq!(train(), train());
+}
+
+/// A group of images and part of one; three groups; more groups than the pieces whose gradients are summed apart.
+const BATCHES: [usize; 3] = [21, 40, 150];
+
+/// Asserts that `work` gives the same with its batches whole and in parts, and not what it started from.
+fn check_parts(what: &str, start: &[Block], work: impl Fn(&Engine) -> (Vec<Block>, Vec<f32>)) {
+    let on = |engine: &Engine| {
+        let (blocks, losses) = work(engine);
+        (bits(&blocks), losses.iter().map(|loss| loss.to_bits()).collect::<Vec<u32>>())
+    };
+    let whole = on(&Engine::default());
+    assert!(whole.0 != bits(start) && whole.1.len() == 3, "{what}: nothing moved");
+    // To the bit: sums of a part added in another order, or divided by the part's size, differ in the last place at least.
+    for engine in in_parts() {
+        assert!(on(&engine) == whole, "{what}: {:?} changed the result", engine.portions);
+    }
+}
+
+#[test]
+fn a_batch_in_parts_trains_a_block_and_one_that_looks_ahead_to_the_same_bits() {
+    let (teacher, student) = teacher_and_student(4);
+    let stream = &mut Stream::new(5, Purpose::Images, 0);
+    let next = residual(stream, "next", teacher.output(), 4);
+    let last = residual(stream, "last", next.output(), 8);
+    let next = [next, last].map(|block| fold_batch_norms(&block).unwrap());
+    for (ahead, batch) in [&next[..0], &next].into_iter().flat_map(|ahead| BATCHES.map(|batch| (ahead, batch))) {
+        let training = Training { steps: 3, batch, ..one_step(0.05) };
+        let what = format!("{} ahead, batch {batch}", ahead.len());
+        check_parts(&what, std::slice::from_ref(&student), |engine| {
+            let target = DeviceBlock::new(&teacher, &engine.device);
+            let how = BlockTraining { teacher: &target, ahead, training: &training, engine };
+            let mut losses = Vec::new();
+            let block = train(student.clone(), how, &mut fresh_noise(), |_, loss| losses.push(loss)).unwrap();
+            (vec![block], losses)
+        });
+    }
+}
+
+#[test]
+fn a_batch_in_parts_fine_tunes_to_the_same_bits() {
+    let teacher = distill_tests::teacher();
+    let half = |block: &Block| shrink(block, Width::new(0.5).unwrap()).unwrap();
+    let folded: Vec<Block> = teacher.iter().map(|block| half(&fold_batch_norms(block).unwrap())).collect();
+    // With batch norms, those of each batch.
+    let unfolded: Vec<Block> = teacher.iter().map(half).collect();
+    for (what, student) in [("folded", folded), ("unfolded", unfolded)] {
+        for batch in BATCHES {
+            let training = Training { batch, ..Tuning::new(3).training };
+            let tuning = Tuning { training, ..Tuning::new(3) };
+            check_parts(&format!("{what}, batch {batch}"), &student, |engine| {
+                let mut losses = Vec::new();
+                let progress = |loss| losses.push(loss);
+                let tuned = learn(&teacher, student.clone(), Lessons::White, &tuning, engine, progress).unwrap();
+                (tuned, losses)
+            });
+        }
+    }
 }

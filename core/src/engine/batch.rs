@@ -14,10 +14,10 @@ use crate::{
 
 /// A batch `[N, C, H, W]`: inputs, targets or outputs of a block, on one device and in that device's fastest layout.
 #[derive(Clone, Debug)]
-pub struct Batch(pub(super) On);
+pub struct Batch(pub(super) Backend);
 
 #[derive(Clone, Debug)]
-pub(super) enum On {
+pub(super) enum Backend {
     Cpu(Groups),
     #[cfg(feature = "burn")]
     Burn(Box<BurnBatch>),
@@ -44,9 +44,9 @@ impl Batch {
     pub fn new(device: &Device) -> Self {
         let shape = Shape::new(1, 1, 1);
         Self(match device {
-            Device::Cpu => On::Cpu(Groups::zeros(shape, 0)),
+            Device::Cpu => Backend::Cpu(Groups::zeros(shape, 0)),
             #[cfg(feature = "burn")]
-            Device::Burn(device) => On::Burn(Box::new(BurnBatch::new(shape, device))),
+            Device::Burn(device) => Backend::Burn(Box::new(BurnBatch::new(shape, device))),
         })
     }
 
@@ -86,15 +86,15 @@ impl Batch {
 
     /// Shape of one image.
     pub fn shape(&self) -> Shape {
-        on!(&self.0, values => values.shape())
+        on_backend!(&self.0, values => values.shape())
     }
 
     /// The batch's device.
     pub fn device(&self) -> Device {
         match &self.0 {
-            On::Cpu(_) => Device::Cpu,
+            Backend::Cpu(_) => Device::Cpu,
             #[cfg(feature = "burn")]
-            On::Burn(batch) => Device::Burn(batch.device()),
+            Backend::Burn(batch) => Device::Burn(batch.device()),
         }
     }
 
@@ -102,14 +102,14 @@ impl Batch {
     #[cfg(feature = "burn")]
     pub(crate) fn burn_mut(&mut self) -> Option<&mut BurnBatch> {
         match &mut self.0 {
-            On::Cpu(_) => None,
-            On::Burn(batch) => Some(batch),
+            Backend::Cpu(_) => None,
+            Backend::Burn(batch) => Some(batch),
         }
     }
 
     /// Images in the batch.
     pub fn len(&self) -> usize {
-        on!(&self.0, values => values.len())
+        on_backend!(&self.0, values => values.len())
     }
 
     /// Whether the batch has no images.
@@ -119,7 +119,7 @@ impl Batch {
 
     /// Replaces the content by `count` images. `source(image, offset, chunk)` writes values of one image, in any order.
     pub fn fill(&mut self, shape: Shape, count: usize, source: impl Fn(usize, usize, &mut [f32]) + Sync) {
-        on!(&mut self.0, values => values.fill(shape, count, source));
+        on_backend!(&mut self.0, values => values.fill(shape, count, source));
     }
 
     /// [`fill`](Self::fill) that calls `source` image after image, in order.
@@ -132,7 +132,7 @@ impl Batch {
         count: usize,
         source: impl FnMut(usize, usize, &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        on!(&mut self.0, values => values.fill_in_order(shape, count, source))
+        on_backend!(&mut self.0, values => values.fill_in_order(shape, count, source))
     }
 
     /// Passes every image to `target(image, offset, chunk)`, chunk by chunk.
@@ -143,18 +143,18 @@ impl Batch {
     /// The images in the CPU's layout, copied if they are on another device.
     pub(crate) fn on_cpu(&self) -> Cow<'_, Groups> {
         match &self.0 {
-            On::Cpu(groups) => Cow::Borrowed(groups),
+            Backend::Cpu(groups) => Cow::Borrowed(groups),
             #[cfg(feature = "burn")]
-            On::Burn(batch) => Cow::Owned(batch.download()),
+            Backend::Burn(batch) => Cow::Owned(batch.download()),
         }
     }
 
     /// Subtracts a batch of the same shape, length and device.
     pub(crate) fn subtract(&mut self, others: &Self) {
         match (&mut self.0, &others.0) {
-            (On::Cpu(values), On::Cpu(others)) => values.subtract(others),
+            (Backend::Cpu(values), Backend::Cpu(others)) => values.subtract(others),
             #[cfg(feature = "burn")]
-            (On::Burn(values), On::Burn(others)) => values.subtract(others),
+            (Backend::Burn(values), Backend::Burn(others)) => values.subtract(others),
             #[cfg(feature = "burn")]
             _ => panic!("{OTHER_DEVICE}"),
         }
@@ -163,9 +163,9 @@ impl Batch {
     /// Adds the difference between this batch of outputs and `target` to `sums`.
     pub fn add_difference(&self, target: &Self, sums: &mut Difference) {
         match (&self.0, &target.0) {
-            (On::Cpu(groups), On::Cpu(target)) => groups.add_difference(target, sums),
+            (Backend::Cpu(groups), Backend::Cpu(target)) => groups.add_difference(target, sums),
             #[cfg(feature = "burn")]
-            (On::Burn(batch), On::Burn(target)) => batch.add_difference(target, sums),
+            (Backend::Burn(batch), Backend::Burn(target)) => batch.add_difference(target, sums),
             #[cfg(feature = "burn")]
             _ => panic!("{OTHER_DEVICE}"),
         }
@@ -173,7 +173,7 @@ impl Batch {
 
     /// The sum of squares.
     pub(crate) fn energy(&self) -> f64 {
-        on!(&self.0, values => values.energy())
+        on_backend!(&self.0, values => values.energy())
     }
 }
 

@@ -32,7 +32,8 @@ impl Chain {
     pub fn forward(&mut self, input: &Batch, output: &mut Batch) {
         let last = self.blocks.last().expect("a network has blocks").output();
         let programs: Option<Vec<&Program>> = self.blocks.iter().map(DeviceBlock::program).collect();
-        let (Some(programs), batch::On::Cpu(input), batch::On::Cpu(output)) = (programs, &input.0, &mut output.0)
+        let (Some(programs), batch::Backend::Cpu(input), batch::Backend::Cpu(output)) =
+            (programs, &input.0, &mut output.0)
         else {
             let through = |value: Option<Batch>, block: &DeviceBlock| {
                 Some(block.forward(value.as_ref().unwrap_or(input), Statistics::Running))

@@ -11,14 +11,14 @@ mod program;
 mod trainer;
 
 use alloc::{vec, vec::Vec};
-use core::ops::Range;
+use core::{convert::Infallible, ops::Range};
 
 #[cfg(feature = "burn")]
 pub use self::trainer::STATISTICS_RATE;
 pub use self::{
     backward::Backward,
     groups::{Groups, energy, from_lanes, to_lanes},
-    passes::{Norms, Pass, Passes, Stop},
+    passes::{Feed, Norms, Passes, Stop},
     program::{Program, ProgramBytes},
     trainer::{CpuTrainer, TrainerBytes},
 };
@@ -97,6 +97,26 @@ pub fn forward(program: &Program, input: &Groups, output: &mut Groups, workspace
         program.load(arena, input.plane(index));
         program.forward(arena);
         program.store(arena, output, input.lanes(index));
+    });
+}
+
+/// Computes the last value of each image with the statistics of the batch.
+pub fn forward_current(mut program: Program, input: &Groups, output: &mut Groups, workspace: &mut Workspace) {
+    let arenas = workspace.arenas(input.groups().len(), program.arena());
+    let pass = BatchPass { count: input.len(), backwards: false, statistics: Statistics::Current };
+    let Ok(()) = pass.run(&mut program, arenas, |program, arenas, transfer| {
+        match transfer {
+            Transfer::Load(groups) => {
+                each(arenas.iter_mut().zip(groups), |(arena, group)| program.load(arena, input.plane(group)));
+            }
+            Transfer::Store(groups) => {
+                let targets = output.groups_mut().skip(groups.start);
+                each(arenas.iter().zip(targets).zip(groups), |((arena, target), group)| {
+                    program.store(arena, target, input.lanes(group));
+                });
+            }
+        }
+        Ok::<(), Infallible>(())
     });
 }
 

@@ -2,7 +2,6 @@
 
 #[cfg(feature = "burn")]
 use alloc::boxed::Box;
-use core::convert::Infallible;
 
 #[cfg(feature = "burn")]
 use super::{batch::OTHER_DEVICE, burn::BurnBlock};
@@ -12,7 +11,6 @@ use crate::{
         Batch, Device, batch,
         cpu::{self, Program, Workspace},
     },
-    kernels::parallel::each,
     tensor::Shape,
 };
 
@@ -21,11 +19,11 @@ use crate::{
 pub struct DeviceBlock {
     input: Shape,
     output: Shape,
-    on: On,
+    backend: Backend,
 }
 
 #[derive(Clone, Debug)]
-enum On {
+enum Backend {
     Cpu(Program),
     #[cfg(feature = "burn")]
     Burn(Box<BurnBlock>),
@@ -39,12 +37,12 @@ impl DeviceBlock {
 
     /// Prepares the nodes that compute value `value` (`i + 1` is the output of node `i`, 0 the input).
     pub fn up_to(block: &Block, value: usize, device: &Device) -> Self {
-        let on = match device {
-            Device::Cpu => On::Cpu(Program::new(block, value, false)),
+        let backend = match device {
+            Device::Cpu => Backend::Cpu(Program::new(block, value, false)),
             #[cfg(feature = "burn")]
-            Device::Burn(device) => On::Burn(Box::new(BurnBlock::new(block, value, device))),
+            Device::Burn(device) => Backend::Burn(Box::new(BurnBlock::new(block, value, device))),
         };
-        Self { input: block.input(), output: block.shape(value), on }
+        Self { input: block.input(), output: block.shape(value), backend }
     }
 
     /// Input shape.
@@ -63,53 +61,28 @@ impl DeviceBlock {
     /// If the batch is on another device, or its images do not have the block's input shape.
     pub fn forward(&self, input: &Batch, statistics: Statistics) -> Batch {
         let mut output = Batch::new(&input.device());
-        if statistics == Statistics::Running {
-            self.forward_into(input, &mut output, &mut Workspace::default());
-            return output;
-        }
-        assert_eq!(input.shape(), self.input, "a block takes images of its input shape");
-        match (&self.on, &input.0, &mut output.0) {
-            (On::Cpu(program), batch::On::Cpu(input), batch::On::Cpu(output)) => {
-                output.reset(self.output, input.len());
-                let (mut program, mut workspace) = (program.clone(), Workspace::default());
-                let arenas = workspace.arenas(input.groups().len(), program.arena());
-                let pass = cpu::BatchPass { count: input.len(), backwards: false, statistics };
-                let Ok(()) = pass.run(&mut program, arenas, |program, arenas, transfer| {
-                    match transfer {
-                        cpu::Transfer::Load(groups) => each(arenas.iter_mut().zip(groups), |(arena, group)| {
-                            program.load(arena, input.plane(group));
-                        }),
-                        cpu::Transfer::Store(groups) => {
-                            let targets = output.groups_mut().skip(groups.start);
-                            each(arenas.iter().zip(targets).zip(groups), |((arena, target), group)| {
-                                program.store(arena, target, input.lanes(group));
-                            });
-                        }
-                    }
-                    Ok::<(), Infallible>(())
-                });
-            }
-            #[cfg(feature = "burn")]
-            (On::Burn(block), batch::On::Burn(input), batch::On::Burn(output)) => {
-                **output = block.forward(input, statistics);
-            }
-            #[cfg(feature = "burn")]
-            _ => panic!("{OTHER_DEVICE}"),
-        }
+        self.pass(input, &mut output, statistics, &mut Workspace::default());
         output
     }
 
     /// [`forward`](Self::forward) with running statistics, reusing memory.
     pub(crate) fn forward_into(&self, input: &Batch, output: &mut Batch, workspace: &mut Workspace) {
+        self.pass(input, output, Statistics::Running, workspace);
+    }
+
+    fn pass(&self, input: &Batch, output: &mut Batch, statistics: Statistics, workspace: &mut Workspace) {
         assert_eq!(input.shape(), self.input, "a block takes images of its input shape");
-        match (&self.on, &input.0, &mut output.0) {
-            (On::Cpu(program), batch::On::Cpu(input), batch::On::Cpu(output)) => {
+        match (&self.backend, &input.0, &mut output.0) {
+            (Backend::Cpu(program), batch::Backend::Cpu(input), batch::Backend::Cpu(output)) => {
                 output.reset(self.output, input.len());
-                cpu::forward(program, input, output, workspace);
+                match statistics {
+                    Statistics::Running => cpu::forward(program, input, output, workspace),
+                    Statistics::Current => cpu::forward_current(program.clone(), input, output, workspace),
+                }
             }
             #[cfg(feature = "burn")]
-            (On::Burn(block), batch::On::Burn(input), batch::On::Burn(output)) => {
-                **output = block.forward(input, Statistics::Running);
+            (Backend::Burn(block), batch::Backend::Burn(input), batch::Backend::Burn(output)) => {
+                **output = block.forward(input, statistics);
             }
             #[cfg(feature = "burn")]
             _ => panic!("{OTHER_DEVICE}"),
@@ -118,28 +91,28 @@ impl DeviceBlock {
 
     /// The CPU program, or `None` on another device.
     pub(crate) fn program(&self) -> Option<&Program> {
-        match &self.on {
-            On::Cpu(program) => Some(program),
+        match &self.backend {
+            Backend::Cpu(program) => Some(program),
             #[cfg(feature = "burn")]
-            On::Burn(_) => None,
+            Backend::Burn(_) => None,
         }
     }
 
     /// See [`program`](Self::program).
     pub(crate) fn program_mut(&mut self) -> Option<&mut Program> {
-        match &mut self.on {
-            On::Cpu(program) => Some(program),
+        match &mut self.backend {
+            Backend::Cpu(program) => Some(program),
             #[cfg(feature = "burn")]
-            On::Burn(_) => None,
+            Backend::Burn(_) => None,
         }
     }
 
     /// The Burn block, or `None` on the CPU.
     #[cfg(feature = "burn")]
     pub(crate) fn burn_block(&self) -> Option<&BurnBlock> {
-        match &self.on {
-            On::Cpu(_) => None,
-            On::Burn(block) => Some(block),
+        match &self.backend {
+            Backend::Cpu(_) => None,
+            Backend::Burn(block) => Some(block),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Trainer {
     training: Training,
-    on: On,
+    backend: Backend,
     /// The arenas of its passes. Between two parts of a batch, other passes may use them.
     pub(crate) workspace: Workspace,
     /// Maximum images in memory at a time.
@@ -27,7 +27,7 @@ pub struct Trainer {
 }
 
 #[derive(Debug)]
-enum On {
+enum Backend {
     Cpu(Box<CpuTrainer>),
     #[cfg(feature = "burn")]
     Burn(Box<BurnTrainer>),
@@ -103,12 +103,12 @@ pub fn one_hot(labels: &[u16], classes: usize) -> Vec<f32> {
 impl Trainer {
     /// Starts from the weights of `blocks`; each block's input is the previous block's output.
     pub fn new(blocks: Vec<Block>, learners: Learners, training: &Training, engine: &Engine) -> Self {
-        let on = match &engine.device {
-            Device::Cpu => On::Cpu(Box::new(CpuTrainer::new(blocks, learners, training))),
+        let backend = match &engine.device {
+            Device::Cpu => Backend::Cpu(Box::new(CpuTrainer::new(blocks, learners, training))),
             #[cfg(feature = "burn")]
-            Device::Burn(device) => On::Burn(Box::new(BurnTrainer::new(blocks, learners, training, device))),
+            Device::Burn(device) => Backend::Burn(Box::new(BurnTrainer::new(blocks, learners, training, device))),
         };
-        Self { training: *training, on, workspace: engine.workspace(), portion: engine.portions.training, step: 0 }
+        Self { training: *training, backend, workspace: engine.workspace(), portion: engine.portions.training, step: 0 }
     }
 
     /// Takes one step over a whole batch.
@@ -123,7 +123,7 @@ impl Trainer {
 
     /// Starts a step over `count` inputs that come in parts.
     pub(crate) fn begin(&mut self, count: usize) {
-        on!(&mut self.on, on => on.begin(count))
+        on_backend!(&mut self.backend, on => on.begin(count))
     }
 
     /// Adds the gradients of a part of the inputs to the step. All parts but the last are whole groups of images; if
@@ -132,12 +132,12 @@ impl Trainer {
     /// # Panics
     /// If inputs or goals are on another device or do not fit the blocks.
     pub(crate) fn add(&mut self, input: &Batch, goals: Goals<'_>) {
-        match (&mut self.on, &input.0) {
-            (On::Cpu(on), batch::On::Cpu(input)) => {
+        match (&mut self.backend, &input.0) {
+            (Backend::Cpu(on), batch::Backend::Cpu(input)) => {
                 on.add(input, goals, input.len() <= self.portion, &mut self.workspace);
             }
             #[cfg(feature = "burn")]
-            (On::Burn(on), batch::On::Burn(input)) => on.add(input, goals),
+            (Backend::Burn(on), batch::Backend::Burn(input)) => on.add(input, goals),
             #[cfg(feature = "burn")]
             _ => panic!("{OTHER_DEVICE}"),
         }
@@ -147,23 +147,23 @@ impl Trainer {
     pub(crate) fn update(&mut self) {
         let Training { schedule, rate, steps, .. } = self.training;
         let rate = schedule.rate(rate, self.step, steps);
-        on!(&mut self.on, on => on.update(rate));
+        on_backend!(&mut self.backend, on => on.update(rate));
         self.step += 1;
     }
 
     /// The squared distance of a block's output from its goal over the last batch, before its step.
     pub fn distance(&self, block: usize) -> f64 {
-        on!(&self.on, on => on.distance(block))
+        on_backend!(&self.backend, on => on.distance(block))
     }
 
     /// The mean cross-entropy of the last batch, before its step and without its weight.
     pub fn cross_entropy(&self) -> f32 {
-        on!(&self.on, on => on.cross_entropy())
+        on_backend!(&self.backend, on => on.cross_entropy())
     }
 
     /// The gradient of a weight of the first block.
     pub(crate) fn gradient(&self, weight: usize) -> Cow<'_, [f32]> {
-        on!(&self.on, on => on.gradient(weight))
+        on_backend!(&self.backend, on => on.gradient(weight))
     }
 
     /// Copies a trained block with its current weights.
@@ -171,7 +171,7 @@ impl Trainer {
     /// # Errors
     /// [`DistillError::Diverged`].
     pub fn block(&self, index: usize) -> Result<Block, DistillError> {
-        let (block, values) = on!(&self.on, on => on.block(index));
+        let (block, values) = on_backend!(&self.backend, on => on.block(index));
         trained(block.clone(), values)
     }
 
@@ -180,7 +180,7 @@ impl Trainer {
     /// # Errors
     /// [`DistillError::Diverged`].
     pub fn finish(self) -> Result<Vec<Block>, DistillError> {
-        let (blocks, values) = on!(self.on, on => on.into_parts());
+        let (blocks, values) = on_backend!(self.backend, on => on.into_parts());
         let mut values = values.into_iter();
         let blocks = blocks.into_iter().map_while(|block| {
             let values: Vec<Vec<f32>> = values.by_ref().take(block.weights().len()).collect();

@@ -8,11 +8,11 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    correlate::{Axis, Correlation, Start},
+    correlate::{Axis, Correlation, Initial},
     elementwise::Bounds,
     instructions::Arch,
     plane::{Lanes, Plane},
-    products::{Side, products},
+    products::{Factor, products},
 };
 use crate::{heap::held, tensor::Shape};
 
@@ -113,7 +113,7 @@ impl Convolution {
         arch: Arch,
         input: &[Lanes],
         packed: &[f32],
-        bias: Start<'_>,
+        bias: Initial<'_>,
         clamp: Option<Bounds>,
         output: &mut [Lanes],
     ) {
@@ -187,7 +187,7 @@ impl InputGradient {
 
     /// Writes the input gradient of one group of images, or adds it to `target`.
     pub fn run(&self, arch: Arch, gradient: &[Lanes], add: bool, target: &mut [Lanes]) {
-        let start = if add { Start::Target } else { Start::Zero };
+        let start = if add { Initial::Target } else { Initial::Zero };
         for Phase { correlation, packed, .. } in &self.phases {
             correlation.run(arch, gradient, packed, start, None, target);
         }
@@ -277,8 +277,8 @@ impl WeightGradient {
     pub fn run(&self, arch: Arch, input: &[Lanes], gradient: &[Lanes], mut sums: &mut [f32]) {
         for TapRow { lefts, rights, pitches, stride, extent } in &self.rows {
             let here = sums.split_off_mut(..lefts.len() * rights.len()).unwrap_or_default();
-            let left = Side { values: gradient, starts: lefts, pitch: pitches[0], step: 1 };
-            let right = Side { values: input, starts: rights, pitch: pitches[1], step: *stride };
+            let left = Factor { values: gradient, starts: lefts, pitch: pitches[0], step: 1 };
+            let right = Factor { values: input, starts: rights, pitch: pitches[1], step: *stride };
             products(arch, left, right, *extent, here, rights.len());
         }
     }
@@ -297,7 +297,7 @@ impl WeightGradient {
     }
 }
 
-/// Start indices of a convolution's patch planes (im2col): one per input channel and tap, in the kernel's order.
+/// Initial indices of a convolution's patch planes (im2col): one per input channel and tap, in the kernel's order.
 pub fn patch_starts(conv: Conv, [rows, columns]: [usize; 2], input: Plane) -> impl Iterator<Item = usize> {
     let [top, left, ..] = conv.padding.map(usize::from);
     let corner = (input.border - top) * input.pitch() + input.border - left;

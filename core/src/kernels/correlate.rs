@@ -52,7 +52,7 @@ pub struct Correlation {
 
 /// Initial values of the sums.
 #[derive(Clone, Copy, Debug)]
-pub enum Start<'a> {
+pub enum Initial<'a> {
     /// A value for each output channel.
     Bias(&'a [f32]),
     /// Zero.
@@ -106,7 +106,7 @@ impl Correlation {
         arch: Arch,
         source: &[Lanes],
         packed: &[f32],
-        start: Start<'_>,
+        start: Initial<'_>,
         clamp: Option<Bounds>,
         target: &mut [Lanes],
     ) {
@@ -118,7 +118,7 @@ struct Run<'a> {
     plan: &'a Correlation,
     source: &'a [Lanes],
     packed: &'a [f32],
-    start: Start<'a>,
+    start: Initial<'a>,
     clamp: Option<Bounds>,
     target: &'a mut [Lanes],
 }
@@ -242,8 +242,8 @@ impl Run<'_> {
             for (o, sums) in sums.iter_mut().enumerate() {
                 for (p, sum) in sums.iter_mut().enumerate() {
                     match self.start {
-                        Start::Bias(bias) if o < here.channels => *sum = simd.splat_f32s(bias[here.channel + o]),
-                        Start::Target if o < here.channels => *sum = target[at(o, p) * parts + part],
+                        Initial::Bias(bias) if o < here.channels => *sum = simd.splat_f32s(bias[here.channel + o]),
+                        Initial::Target if o < here.channels => *sum = target[at(o, p) * parts + part],
                         _ => {}
                     }
                 }
@@ -286,7 +286,7 @@ struct Tile<'a> {
     weights: &'a [f32],
     /// Tap rows that are inside the source.
     taken: core::ops::Range<usize>,
-    /// Start of the first such row in the group's first channel, border included.
+    /// Initial of the first such row in the group's first channel, border included.
     line: usize,
     channel: usize,
     /// Output channels of the tile that exist.

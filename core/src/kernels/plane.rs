@@ -76,7 +76,7 @@ impl Plane {
         }
     }
 
-    /// Start indices of each row of each channel, borders excluded.
+    /// Initial indices of each row of each channel, borders excluded.
     pub fn rows(self) -> impl Iterator<Item = usize> {
         let Shape { channels, height, .. } = self.shape;
         (0..channels).flat_map(move |channel| (0..height).map(move |row| self.at(channel, row, 0)))

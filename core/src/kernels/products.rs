@@ -15,10 +15,10 @@ const POSITIONS: usize = 128;
 
 /// One operand of the products.
 #[derive(Clone, Copy, Debug)]
-pub struct Side<'a> {
+pub struct Factor<'a> {
     /// The planes.
     pub values: &'a [Lanes],
-    /// Start index of each plane.
+    /// Initial index of each plane.
     pub starts: &'a [usize],
     /// Distance from one row to the next.
     pub pitch: usize,
@@ -29,8 +29,8 @@ pub struct Side<'a> {
 /// `sums[l · row + r] += Σ left_l · right_r` over `rows` × `columns` positions of all images of a group.
 pub fn products(
     arch: Arch,
-    left: Side<'_>,
-    right: Side<'_>,
+    left: Factor<'_>,
+    right: Factor<'_>,
     [rows, columns]: [usize; 2],
     sums: &mut [f32],
     row: usize,
@@ -39,8 +39,8 @@ pub fn products(
 }
 
 struct Products<'a> {
-    left: Side<'a>,
-    right: Side<'a>,
+    left: Factor<'a>,
+    right: Factor<'a>,
     rows: usize,
     columns: usize,
     sums: &'a mut [f32],
@@ -104,7 +104,8 @@ impl Products<'_> {
         let left_values = vectors::<S>(self.left.values);
         let right_values = vectors::<S>(self.right.values);
         // A partial tile repeats its last plane and drops the extra sums.
-        let start = |side: &Side<'_>, index: usize| side.starts[index.min(side.starts.len() - 1)] + first * side.pitch;
+        let start =
+            |side: &Factor<'_>, index: usize| side.starts[index.min(side.starts.len() - 1)] + first * side.pitch;
         let lefts: [usize; L] = core::array::from_fn(|l| start(&self.left, left + l) * parts);
         let rights: [usize; RIGHT] = core::array::from_fn(|r| start(&self.right, right + r) * parts);
         let (left_reach, right_reach) = ((self.columns * left_step).max(1), (self.columns * right_step).max(1));

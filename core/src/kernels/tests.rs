@@ -4,7 +4,7 @@ use alloc::{vec, vec::Vec};
 
 use super::{
     conv::{Convolution, InputGradient, WeightGradient},
-    correlate::Start,
+    correlate::Initial,
     elementwise::squared_error,
     instructions::Arch,
     norm::{Moments, moments},
@@ -49,7 +49,7 @@ fn passes(arch: Arch, conv: Conv, extent: usize, input: Shape, outputs: usize) -
     let (source, gradient) = (noise(from, stream), noise(to, stream));
     let bias: Vec<f32> = (0..outputs).map(|output| output as f32).collect();
     let mut output = vec![Lanes::ZERO; to.len()];
-    convolution.forward(arch, &source, &packed, Start::Bias(&bias), Some([0.0, f32::INFINITY]), &mut output);
+    convolution.forward(arch, &source, &packed, Initial::Bias(&bias), Some([0.0, f32::INFINITY]), &mut output);
     let mut by_input = InputGradient::new(&convolution, to, from);
     by_input.pack(&convolution, &kernel);
     let mut slope = vec![Lanes::ZERO; from.len()];

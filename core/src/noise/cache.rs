@@ -85,7 +85,7 @@ impl Store {
 
 /// The blocks through which a cache is propagated: both have the same input and output shapes.
 #[derive(Debug)]
-pub struct Passed {
+pub struct SideBlocks {
     /// For the teacher's side.
     pub teacher: DeviceBlock,
     /// For the students' side, if the cache has one.
@@ -167,8 +167,8 @@ impl Cache {
     ///
     /// # Errors
     /// The storage's own; the cache is then unusable.
-    pub fn advance(&mut self, passed: Passed, statistics: Statistics, arenas: usize) -> Result<(), ScratchError> {
-        let Passed { teacher, student } = passed;
+    pub fn advance(&mut self, passed: SideBlocks, statistics: Statistics, arenas: usize) -> Result<(), ScratchError> {
+        let SideBlocks { teacher, student } = passed;
         let output = teacher.output();
         // An output larger than its input must overwrite only what was already read.
         let backwards = output.elements() > self.shape.elements();

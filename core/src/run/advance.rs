@@ -6,7 +6,7 @@ use crate::{
     block::{Block, BlockError, Statistics},
     engine::{Device, DeviceBlock, Workspace, cpu::ProgramBytes},
     kernels::{norm::Moments, parallel::threads, plane::LANES},
-    noise::{Cache, NOISE_BATCH, Passed, Side},
+    noise::{Cache, NOISE_BATCH, Side, SideBlocks},
     recipe::{Recipe, SourceKind},
     run::plan::Way,
     storage::ScratchError,
@@ -26,7 +26,7 @@ pub fn advance<E: From<ScratchError>>(
         true => Some(DeviceBlock::new(&load(Side::Student)?, device)),
         false => None,
     };
-    Ok(cache.advance(Passed { teacher, student }, statistics, arenas)?)
+    Ok(cache.advance(SideBlocks { teacher, student }, statistics, arenas)?)
 }
 
 /// The heap use of programs that propagate activations.

@@ -34,7 +34,7 @@ const SMALL_BYTES: usize = 8 << 10;
 /// Bytes of a thread's queue and name.
 const THREAD_BYTES: usize = if cfg!(feature = "std") { 8 << 10 } else { 0 };
 /// Bytes per block of the network for the whole run, without names: two candidate plans, index entries, the report.
-const BYTES_PER_BLOCK: usize = size_of::<Passed>() + 2 * size_of::<BlockPlan>() + size_of::<BlockReport>() + 128;
+const BYTES_PER_BLOCK: usize = size_of::<Visited>() + 2 * size_of::<BlockPlan>() + size_of::<BlockReport>() + 128;
 /// Copies of a block's name in these.
 const NAMES_PER_BLOCK: usize = 4;
 
@@ -156,8 +156,8 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
     if let Some(images) = source.images().filter(|&images| images <= held_out) {
         return Err(PlanError::TooFewImages { images, held_out });
     }
-    let passed = passed_blocks(teacher, settings, kind)?;
-    let elements = passed.iter().map(|passed| passed.outline.input.elements()).max().unwrap_or(0);
+    let visited = visited_blocks(teacher, settings, kind)?;
+    let elements = visited.iter().map(|visited| visited.outline.input.elements()).max().unwrap_or(0);
     let in_memory = CachePlan { images: settings.cache_size().total(), elements, in_storage: false };
     let in_storage = CachePlan { in_storage: true, ..in_memory };
     let caches: &[Option<CachePlan>] = match kind.is_cached() {
@@ -165,16 +165,16 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
         true if scratch.is_some() => &[Some(in_memory), Some(in_storage)],
         true => &[Some(in_memory)],
     };
-    let names: usize = passed.iter().map(|passed| passed.outline.name.len()).sum();
+    let names: usize = visited.iter().map(|visited| visited.outline.name.len()).sum();
     let lines = BYTES_PER_BLOCK * teacher.blocks() + NAMES_PER_BLOCK * names;
     let fixed = settings.budget.used + (SMALL_BYTES + THREAD_BYTES * threads() + lines) as u64;
     // Images at the network's input are drawn one at a time.
-    let drawn = passed.first().map_or(0, |first| source.bytes(first.outline.input.elements()));
-    let mut drafts: Vec<Draft> = caches.iter().map(|&cache| Draft::new(cache, fixed, passed.len())).collect();
-    for (place, here) in passed.iter().enumerate() {
-        let last = place + 1 == passed.len();
+    let drawn = visited.first().map_or(0, |first| source.bytes(first.outline.input.elements()));
+    let mut drafts: Vec<Draft> = caches.iter().map(|&cache| Draft::new(cache, fixed, visited.len())).collect();
+    for (place, here) in visited.iter().enumerate() {
+        let last = place + 1 == visited.len();
         let mut ways = block_ways(teacher, here, kind, settings, last)?;
-        if let Some(next) = passed.get(place + 1).filter(|_| kind.is_cached()) {
+        if let Some(next) = visited.get(place + 1).filter(|_| kind.is_cached()) {
             let (takes, given) = (next.outline.input, ways.output);
             if takes != given {
                 return Err(PlanError::Misfit { block: next.outline.name.clone(), takes, given });
@@ -221,22 +221,22 @@ impl<C> Way<C> {
 
 fn block_ways<R: ReadAt>(
     teacher: &mut Pack<R>,
-    passed: &Passed,
+    visited: &Visited,
     kind: SourceKind,
     settings: &Settings,
     last: bool,
 ) -> Result<Ways, PlanError<R::Error>> {
-    let block = teacher.block(passed.position).map_err(PlanError::Teacher)?;
+    let block = teacher.block(visited.position).map_err(PlanError::Teacher)?;
     let recipe = settings.recipe_of(block.name());
     let (output, elements) = (block.output(), block.input().elements());
     let advance = match kind.is_cached() && !last {
         true => {
-            let recipe = passed.number.map(|_| &recipe);
+            let recipe = visited.number.map(|_| &recipe);
             advance_ways(&block, recipe, kind, settings.sequential).map_err(PlanError::Block)?
         }
         false => Vec::new(),
     };
-    if passed.number.is_none() {
+    if visited.number.is_none() {
         return Ok(Ways { output, distill: Vec::new(), advance });
     }
     let Training { steps, batch, .. } = settings.recipe.training;
@@ -248,7 +248,7 @@ fn block_ways<R: ReadAt>(
     };
     let portions: Vec<Portions> = halves(MICRO_BATCH.max(batch).div_ceil(LANES)).map(portions).collect();
     let inputs = InputBytes { cached: kind.is_cached(), paired: settings.sequential, elements };
-    let ahead = ahead(teacher, passed.position, settings.look_ahead).map_err(PlanError::Teacher)?;
+    let ahead = ahead(teacher, visited.position, settings.look_ahead).map_err(PlanError::Teacher)?;
     let how = Distillation { recipe: &recipe, ahead: &ahead, engine: &Engine::default() };
     let bytes = distill_bytes(block, how, inputs, &portions).map_err(PlanError::Block)?;
     let staging = Cache::staging_bytes(1, elements);
@@ -257,7 +257,7 @@ fn block_ways<R: ReadAt>(
 }
 
 /// A block that the run visits.
-struct Passed {
+struct Visited {
     position: usize,
     /// Number among the neighbourhoods, if it is distilled.
     number: Option<usize>,
@@ -265,15 +265,15 @@ struct Passed {
 }
 
 /// Every block that the run visits, in order.
-fn passed_blocks<R: ReadAt>(
+fn visited_blocks<R: ReadAt>(
     teacher: &mut Pack<R>,
     settings: &Settings,
     kind: SourceKind,
-) -> Result<Vec<Passed>, PlanError<R::Error>> {
+) -> Result<Vec<Visited>, PlanError<R::Error>> {
     if teacher.manifest().contents != Contents::Network {
         return Err(PlanError::Teacher(PackError::WrongContents));
     }
-    let mut passed = Vec::with_capacity(teacher.blocks());
+    let mut visited = Vec::with_capacity(teacher.blocks());
     let (mut blocks, mut without_statistics) = (0, None);
     for position in 0..teacher.blocks() {
         let outline = teacher.outline(position).map_err(PlanError::Teacher)?;
@@ -285,7 +285,7 @@ fn passed_blocks<R: ReadAt>(
             }
         }
         let number = number.filter(|n| settings.blocks.is_empty() || settings.blocks.contains(n));
-        passed.push(Passed { position, number, outline });
+        visited.push(Visited { position, number, outline });
     }
     if let Some(block) = without_statistics.filter(|_| kind == SourceKind::Propagated) {
         return Err(PlanError::NoStatistics { block });
@@ -294,15 +294,15 @@ fn passed_blocks<R: ReadAt>(
         return Err(PlanError::NoSuchBlock { index, blocks });
     }
     let named = |name: &String| {
-        passed.iter().any(|passed| passed.outline.role == Role::Neighbourhood && passed.outline.name == *name)
+        visited.iter().any(|visited| visited.outline.role == Role::Neighbourhood && visited.outline.name == *name)
     };
     if let Some((name, _)) = settings.widths.iter().find(|(name, _)| !named(name)) {
         return Err(PlanError::NoSuchName { name: name.clone() });
     }
-    let last = passed.iter().rposition(|passed| passed.number.is_some());
-    passed.truncate(last.map_or(0, |last| last + 1));
-    passed.retain(|passed| passed.number.is_some() || kind.is_cached());
-    Ok(passed)
+    let last = visited.iter().rposition(|visited| visited.number.is_some());
+    visited.truncate(last.map_or(0, |last| last + 1));
+    visited.retain(|visited| visited.number.is_some() || kind.is_cached());
+    Ok(visited)
 }
 
 impl BlockPlan {
@@ -340,15 +340,15 @@ impl Draft {
     }
 
     /// Adds a block with the fastest ways that fit the budget, or the leanest if none fits.
-    fn add(&mut self, passed: &Passed, ways: &Ways, budget: u64) {
+    fn add(&mut self, visited: &Visited, ways: &Ways, budget: u64) {
         let in_storage = self.plan.cache.is_some_and(|cache| cache.in_storage);
         let distill = Choice::of(&ways.distill, self.kept, in_storage, budget);
         let advance = Choice::of(&ways.advance, self.kept, in_storage, budget);
         let smallest = distill.smallest.max(advance.smallest);
         let block = BlockPlan {
-            position: passed.position,
-            name: passed.outline.name.clone(),
-            number: passed.number,
+            position: visited.position,
+            name: visited.outline.name.clone(),
+            number: visited.number,
             portions: distill.cut.unwrap_or_default(),
             arenas: advance.cut.unwrap_or(usize::MAX),
             bytes: distill.bytes.max(advance.bytes),

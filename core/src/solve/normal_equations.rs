@@ -14,7 +14,7 @@ use crate::{
         instructions::Arch,
         parallel::{share, threads},
         plane::{Lanes, Plane},
-        products::{Side, products},
+        products::{Factor, products},
     },
     recipe::Ridge,
     solve::ridge::{Held, ROWS, Sums, System, chunks},
@@ -126,8 +126,8 @@ impl NormalEquations {
             one.0[hidden.lanes(index)..].fill(0.0);
             self.planes[plane.len()..].fill(one);
             let right =
-                |starts| Side { values: &self.planes, starts, pitch: plane.pitch() * stride[0], step: stride[1] };
-            let of_targets = |starts| Side { values: target_group, starts, pitch: extent[1], step: 1 };
+                |starts| Factor { values: &self.planes, starts, pitch: plane.pitch() * stride[0], step: stride[1] };
+            let of_targets = |starts| Factor { values: target_group, starts, pitch: extent[1], step: 1 };
             // Start with the longest rows of the triangle, to balance the threads.
             let rows = sums.patches.iter_mut().enumerate().rev();
             let rows = rows.map(|(chunk, sums)| {

@@ -25,7 +25,7 @@ pub struct SolveTarget {
 }
 
 /// The values whose difference is the target.
-struct Difference {
+struct TargetValues {
     /// The teacher's value.
     target: usize,
     /// The student's value to subtract.
@@ -38,11 +38,11 @@ impl<'a> Site<'a> {
         Self { student: block, teacher: block, nodes: Solvable { student: node, teacher: node } }
     }
 
-    fn difference(&self, paired: bool) -> Difference {
+    fn values(&self, paired: bool) -> TargetValues {
         let Solvable { student, teacher } = self.nodes;
         match (sum_after(self.student, student), sum_after(self.teacher, teacher)) {
-            (Some(own), Some(teachers)) if paired => Difference { target: teachers.value, other: Some(own.other) },
-            _ => Difference { target: teacher + 1, other: None },
+            (Some(own), Some(teachers)) if paired => TargetValues { target: teachers.value, other: Some(own.other) },
+            _ => TargetValues { target: teacher + 1, other: None },
         }
     }
 }
@@ -50,7 +50,7 @@ impl<'a> Site<'a> {
 impl SolveTarget {
     /// Prepares the target of a student's convolution.
     pub fn new(site: Site<'_>, inputs: &Inputs<'_>, engine: &Engine) -> Self {
-        let Difference { target, other } = site.difference(inputs.are_paired());
+        let TargetValues { target, other } = site.values(inputs.are_paired());
         let to_other = other.map(|other| DeviceBlock::up_to(site.student, other, &engine.device));
         Self { to_target: DeviceBlock::up_to(site.teacher, target, &engine.device), to_other }
     }
@@ -114,7 +114,7 @@ impl SumBytes {
     pub fn new(site: Site<'_>, inputs: InputBytes) -> Self {
         let (block, node) = (site.student, site.nodes.student);
         let read = usize::from(block.nodes()[node].inputs[0]);
-        let Difference { target, other } = site.difference(inputs.paired);
+        let TargetValues { target, other } = site.values(inputs.paired);
         let mut goal = ProgramBytes::of(site.teacher, target);
         let mut spare = inputs.beside();
         if let Some(other) = other {

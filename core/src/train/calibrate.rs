@@ -14,7 +14,7 @@ use crate::{
     },
     engine::{
         Batch, Classes, Goals, Optimizer, Workspace,
-        cpu::{Groups, Norms, Pass, Passes, Stop},
+        cpu::{Feed, Groups, Norms, Passes, Stop},
     },
     kernels::{norm::Moments, plane::LANES},
     noise::{NoiseImages, Pixels, Purpose, Stream},
@@ -139,7 +139,7 @@ impl<'a> Calibrator<'a> {
         slopes.reset(*shape, images.len());
         let images = &images.on_cpu();
         passes.begin(images.len());
-        passes.add(blocks, Pass { images, goals, waits: true, slopes: Some(slopes), observe }, workspace, &mut []);
+        passes.add(blocks, Feed { images, goals, waits: true, slopes: Some(slopes), observe }, workspace, &mut []);
         let elements = shape.elements();
         slopes.read(|image, offset, chunk| {
             gradient[image * elements + offset..][..chunk.len()].copy_from_slice(chunk);

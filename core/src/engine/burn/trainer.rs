@@ -12,7 +12,7 @@ use crate::{
     },
     engine::{
         Classes, Goals, Learners,
-        batch::{OTHER_DEVICE, On},
+        batch::{Backend, OTHER_DEVICE},
         cpu::STATISTICS_RATE,
         optimizer::adam_bias,
     },
@@ -89,7 +89,7 @@ impl BurnTrainer {
             };
             value = forward(block, block.nodes().len(), &weights[index], value, statistics, &mut observe);
             let Some(goal) = goals.outputs.get(index) else { continue };
-            let On::Burn(output) = &goal.output.0 else { panic!("{OTHER_DEVICE}") };
+            let Backend::Burn(output) = &goal.output.0 else { panic!("{OTHER_DEVICE}") };
             let distance = (value.clone() - output.tensor()).square().sum();
             self.errors[index] = self.errors[index].clone() + distance.clone().inner();
             loss = loss + distance * goal.weight;

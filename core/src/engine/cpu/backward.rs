@@ -29,14 +29,14 @@ pub struct Backward {
     pub slots: Slots,
     /// The slot of each value's gradient, `None` if it is not needed.
     slot: Vec<Option<usize>>,
-    steps: Vec<Step>,
+    steps: Vec<Slope>,
     /// Number of weight-gradient sums that a pass accumulates.
     sums: usize,
 }
 
 /// The backward pass of one node.
 #[derive(Clone, Debug)]
-struct Step {
+struct Slope {
     /// Slot of its output's gradient; `None` if the gradient is not needed.
     gradient: Option<usize>,
     /// Slots of its inputs' gradients, and whether to add to them. `None` if not needed, or if computed in place.
@@ -116,7 +116,7 @@ impl Backward {
                 Kernel::Norm(_) => Some(Weights::Norm { factors: vec![[0.0; 3]; block.shape(index + 1).channels] }),
                 _ => None,
             };
-            steps.push(Step { gradient, inputs, sums: start..sums, weights });
+            steps.push(Slope { gradient, inputs, sums: start..sums, weights });
         }
         steps.reverse();
         let mut backward = Self { slots, slot, steps, sums };
@@ -141,14 +141,14 @@ impl Backward {
 
     /// Heap bytes, excluding arenas and sums.
     pub fn heap_bytes(&self) -> usize {
-        let of_step = |step: &Step| match &step.weights {
+        let of_slope = |step: &Slope| match &step.weights {
             Some(Weights::Conv { by_input, by_weights }) => {
                 by_input.as_ref().map_or(0, InputGradient::heap_bytes) + by_weights.heap_bytes()
             }
             Some(Weights::Norm { factors }) => held(factors),
             None => 0,
         };
-        self.slots.heap_bytes() + held(&self.slot) + held(&self.steps) + self.steps.iter().map(of_step).sum::<usize>()
+        self.slots.heap_bytes() + held(&self.slot) + held(&self.steps) + self.steps.iter().map(of_slope).sum::<usize>()
     }
 
     /// Vectors per gradient arena.

@@ -117,7 +117,7 @@ struct Task<'a> {
 }
 
 /// One part of a batch, and how to process it.
-pub struct Pass<'a> {
+pub struct Feed<'a> {
     pub images: &'a Groups,
     pub goals: Goals<'a>,
     /// Whether groups may wait in their own arenas at a stop.
@@ -204,9 +204,9 @@ impl Passes {
     ///
     /// # Panics
     /// If a pass with stops is given less than the whole batch.
-    pub fn add(&mut self, blocks: &[Block], mut pass: Pass<'_>, workspace: &mut Workspace, gradients: &mut [Vec<f32>]) {
+    pub fn add(&mut self, blocks: &[Block], mut feed: Feed<'_>, workspace: &mut Workspace, gradients: &mut [Vec<f32>]) {
         let groups = self.count.div_ceil(LANES);
-        let part = self.done..self.done + pass.images.groups().len();
+        let part = self.done..self.done + feed.images.groups().len();
         let here = pieces_of(&part, groups);
         let last = self.sequence.stops.len();
         assert!(last == 0 || part == (0..groups), "statistics of a batch are of the whole batch");
@@ -215,12 +215,12 @@ impl Passes {
             let piece = || Piece { sums: vec![0.0; sums], errors: vec![0.0; errors], moments: Vec::new() };
             self.pieces.resize_with(here.len(), piece);
         }
-        let waits = last > 0 && pass.waits;
+        let waits = last > 0 && feed.waits;
         for segment in 0..last {
-            self.forward(segment, waits, blocks, &mut pass, workspace);
+            self.forward(segment, waits, blocks, &mut feed, workspace);
         }
         for segment in (0..=last).rev() {
-            self.backward(segment, waits, &mut pass, workspace);
+            self.backward(segment, waits, &mut feed, workspace);
         }
         for (index, piece) in here.enumerate() {
             if bounds(piece, groups).end <= part.end {
@@ -251,13 +251,13 @@ impl Passes {
         segment: usize,
         waits: bool,
         blocks: &[Block],
-        pass: &mut Pass<'_>,
+        feed: &mut Feed<'_>,
         workspace: &mut Workspace,
     ) {
         let places = self.sequence.segment(segment);
         let Place { stage, node } = self.sequence.places[places.end];
         let channels = self.sequence.stages[stage].program.norm_channels(node);
-        let (start, images) = (if waits { places.start } else { 0 }, pass.images);
+        let (start, images) = (if waits { places.start } else { 0 }, feed.images);
         self.each_group(waits, images, None, workspace, |sequence, task, index, arena| {
             sequence.forward(start..places.end, arena, images.plane(index));
             let found = &mut task.piece.moments;
@@ -272,15 +272,15 @@ impl Passes {
         if self.norms == Norms::Current {
             here.program.set_moments(node, &self.moments);
         }
-        (pass.observe)(Stop { block: &blocks[stage], stage: here, node, moments: &self.moments });
+        (feed.observe)(Stop { block: &blocks[stage], stage: here, node, moments: &self.moments });
     }
 
     /// Takes the gradients back to a segment's start, where the batch norm first needs its sums over the whole batch.
-    fn backward(&mut self, segment: usize, waits: bool, pass: &mut Pass<'_>, workspace: &mut Workspace) {
+    fn backward(&mut self, segment: usize, waits: bool, feed: &mut Feed<'_>, workspace: &mut Workspace) {
         let (places, end) = (self.sequence.segment(segment), self.sequence.places.len());
         let last = places.end == end;
-        let (images, goals, count) = (pass.images, pass.goals, self.count);
-        let slopes = pass.slopes.as_deref_mut().filter(|_| segment == 0);
+        let (images, goals, count) = (feed.images, feed.goals, self.count);
+        let slopes = feed.slopes.as_deref_mut().filter(|_| segment == 0);
         self.each_group(waits, images, slopes, workspace, |sequence, task, index, arena| {
             let Piece { sums, errors, .. } = &mut *task.piece;
             if last && task.begins && index == task.groups.start {

@@ -15,7 +15,7 @@ use crate::{
     heap::held,
     kernels::{
         conv::Convolution,
-        correlate::Start,
+        correlate::Initial,
         elementwise::{self, Bounds, Read, Write},
         instructions::Arch,
         norm::{Moments, moments},
@@ -29,12 +29,12 @@ use crate::{
 pub struct Program {
     pub arch: Arch,
     pub layout: Layout,
-    pub steps: Vec<Step>,
+    pub steps: Vec<Operation>,
 }
 
 /// One compiled node.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct Operation {
     pub kernel: Kernel,
     /// Slots of its inputs; an operator with one input repeats it.
     pub inputs: [usize; 2],
@@ -126,7 +126,7 @@ impl Program {
             };
             let slot = |which: usize| layout.slot[usize::from(*node.inputs.get(which).unwrap_or(&node.inputs[0]))];
             let (inputs, output) = ([slot(0), slot(1)], layout.slot[output]);
-            Step { kernel, inputs, output, clamp: layout.clamped[index] }
+            Operation { kernel, inputs, output, clamp: layout.clamped[index] }
         };
         let steps = (0..last).map(step).collect();
         let mut program = Self { arch: Arch::new(), layout, steps };
@@ -151,14 +151,14 @@ impl Program {
 
     /// Heap bytes, excluding arenas.
     pub fn heap_bytes(&self) -> usize {
-        let of_step = |step: &Step| match &step.kernel {
+        let of_operation = |step: &Operation| match &step.kernel {
             Kernel::Conv { packed, bias, .. } => held(packed) + held(bias),
             Kernel::Norm(Norm { gain, offset, mean, inverse, scale, shift, .. }) => {
                 [gain, offset, mean, inverse, scale, shift].map(held).iter().sum()
             }
             _ => 0,
         };
-        self.layout.heap_bytes() + held(&self.steps) + self.steps.iter().map(of_step).sum::<usize>()
+        self.layout.heap_bytes() + held(&self.steps) + self.steps.iter().map(of_operation).sum::<usize>()
     }
 
     /// Shape of the last value.
@@ -211,7 +211,7 @@ impl Program {
     /// Channels of node `node` if it is a batch norm, else 0.
     pub fn norm_channels(&self, node: usize) -> usize {
         match self.steps.get(node) {
-            Some(Step { kernel: Kernel::Norm(norm), .. }) => norm.gain.len(),
+            Some(Operation { kernel: Kernel::Norm(norm), .. }) => norm.gain.len(),
             _ => 0,
         }
     }
@@ -232,7 +232,7 @@ impl Program {
 
     /// Sets the statistics of batch norm `node`. Does nothing for other nodes.
     pub fn set_moments(&mut self, node: usize, moments: &[Moments]) {
-        if let Some(Step { kernel: Kernel::Norm(norm), .. }) = self.steps.get_mut(node) {
+        if let Some(Operation { kernel: Kernel::Norm(norm), .. }) = self.steps.get_mut(node) {
             norm.set_moments(moments);
         }
     }
@@ -244,12 +244,12 @@ impl Program {
 
     /// Runs one node on one group of images.
     pub fn step(&self, node: usize, arena: &mut [Lanes]) {
-        let Step { kernel, inputs: [first, second], output, clamp } = &self.steps[node];
+        let Operation { kernel, inputs: [first, second], output, clamp } = &self.steps[node];
         let (arch, slots) = (self.arch, &self.layout.slots);
         match kernel {
             Kernel::Conv { convolution, packed, bias } => {
                 let ((target, _), (source, _)) = slots.pair(arena, Pair { write: *output, read: *first });
-                let start = if bias.is_empty() { Start::Zero } else { Start::Bias(bias) };
+                let start = if bias.is_empty() { Initial::Zero } else { Initial::Bias(bias) };
                 convolution.forward(arch, source, packed, start, *clamp, target);
             }
             Kernel::Norm(Norm { gain, offset, .. }) if output == first => {

@@ -2,7 +2,7 @@
 
 use alloc::{borrow::Cow, vec, vec::Vec};
 
-use super::{Groups, Norms, Pass, Passes, Stop, Workspace};
+use super::{Feed, Groups, Norms, Passes, Stop, Workspace};
 use crate::{
     block::{Block, op::Op},
     engine::{Goals, Learners, Optimizer},
@@ -65,7 +65,7 @@ impl CpuTrainer {
                 update_running_statistics(block, node, moments, &mut weights[stage.weights..]);
             }
         };
-        passes.add(blocks, Pass { images, goals, waits, slopes: None, observe }, workspace, gradients);
+        passes.add(blocks, Feed { images, goals, waits, slopes: None, observe }, workspace, gradients);
     }
 
     pub fn update(&mut self, rate: f32) {
