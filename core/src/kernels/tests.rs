@@ -59,7 +59,8 @@ fn passes(arch: Arch, conv: Conv, extent: usize, input: Shape, outputs: usize) -
     WeightGradient::new(&convolution, to).run(arch, &source, &gradient, &mut sums);
     let flat = Plane { shape, border: 0 };
     let (target, mut difference) = (noise(flat, stream), vec![Lanes::ZERO; flat.len()]);
-    let error = squared_error(arch, (&output, to), &target, (&mut difference, flat), 0.5);
+    let mut error = |add| squared_error(arch, (&output, to), &target, (&mut difference, flat), 0.5, add);
+    let error = error(false) + error(true);
     let mut found = vec![Moments::default(); outputs];
     moments(arch, (&output, to), LANES - 3, &mut found);
     let lanes = [output, slope, difference].concat().into_iter().flat_map(|x| x.0);
