@@ -12,7 +12,7 @@ use crate::{
     naive::{relative_error, widen},
     transforms::pre_activation,
 };
-use distill_tests::{IMAGE, residual, teacher};
+use distill_tests::{residual, teacher};
 
 const COUNT: usize = 21;
 
