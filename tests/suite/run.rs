@@ -4,9 +4,10 @@ use std::{convert::Infallible, io};
 
 use distill_core::{
     Block, BlockReport, Budget, Contents, Device, Encoding, Event, Pack, PackError, PlanError, ReadAt, Run, RunError,
-    Settings, SourceKind, Training, Width, WriteAt, fold_batch_norms, run,
+    Settings, SourceKind, Training, VERSION, Width, WriteAt, fold_batch_norms, run,
 };
 
+use crate::damaged_packs::crc32;
 use distill_tests::{Task, pack, source, teacher};
 
 const SOURCES: [SourceKind; 2] = [SourceKind::Standard, SourceKind::Propagated];
@@ -393,13 +394,19 @@ fn unfinished_pack_of_another_run_is_not_gone_on_with() {
     assert!(matches!(Pack::open(student.as_slice()), Err(PackError::Unfinished)));
     let teacher = pack(&teacher(), Encoding::F32);
     let half = pack(&self::teacher(), Encoding::F16);
-    let attempt = |teacher: &[u8], task: &Task| {
-        let result = task.run_on(&mut Pack::open(teacher).unwrap(), teacher, student.clone(), |_| {});
+    let go_on = |student: &[u8], teacher: &[u8], task: &Task| {
+        let result = task.run_on(&mut Pack::open(teacher).unwrap(), teacher, student.to_vec(), |_| {});
         let refused = matches!(result, Err(RunError::Student(PackError::OtherJob)));
         assert!(result.is_ok() != refused);
         refused
     };
+    let attempt = |teacher: &[u8], task: &Task| go_on(&student, teacher, task);
     assert!(!attempt(&teacher, &task));
+    let mut older = student.clone();
+    older[4] = VERSION as u8 - 1;
+    let crc = crc32(&older[..28]);
+    older[28..32].copy_from_slice(&crc.to_le_bytes());
+    assert!(go_on(&older, &teacher, &task), "another version");
     assert!(attempt(&half, &task), "another teacher");
     assert!(attempt(&teacher, &usual(SourceKind::Propagated)), "another source");
     let changed = |change: fn(&mut Settings)| attempt(&teacher, &task.clone().with(change));
