@@ -1,5 +1,5 @@
-//! Time, arithmetic rate and peak heap of what a run is made of, with fixed seeds. An argument picks the benches whose
-//! name holds it.
+//! Time, arithmetic rate and peak heap of what a run is made of, with fixed seeds. Arguments pick the benches whose
+//! names contain one of them.
 //!
 //! Named work/what/…/threads. Each line is the median over repetitions after one that is not counted. The rate counts the
 //! multiply-adds of the convolutions, padding included, as everybody does; its share is of the processor's peak, measured
@@ -10,6 +10,7 @@ mod peak;
 use std::{alloc::System, hint::black_box, time::Instant};
 
 use anyhow::{Context, Result};
+use clap::Parser;
 use distill_core::{
     Batch, Block, Chain, Classes, CountingAllocator, Device, DeviceBlock, Encoding, Engine, Goal, Goals, Learners,
     NormalEquations, Op, Pack, PackWriter, Purpose, Ridge, Run, Schedule, Settings, Shape, Statistics, Stream, Trainer,
@@ -29,14 +30,25 @@ struct Bench {
     threads: usize,
     /// Floating-point operations a second.
     peak: f64,
-    wanted: String,
+    /// Parts of the names of the benches to run; empty for all.
+    wanted: Vec<String>,
+}
+
+/// Time what a run is made of
+#[derive(Parser)]
+struct Arguments {
+    /// Run only benches whose name contains one of these
+    names: Vec<String>,
+    /// Numbers of threads
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2], value_name = "N,N")]
+    threads: Vec<usize>,
 }
 
 fn main() -> Result<()> {
-    let wanted = std::env::args().nth(1).unwrap_or_default();
+    let Arguments { names: wanted, threads } = Arguments::parse();
     let teacher = builtin_teacher()?;
     println!("{:<34} {:>10} {:>9} {:>7} {:>9}", "bench", "median ms", "GFLOP/s", "% peak", "peak MiB");
-    for threads in [1, 2] {
+    for threads in threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         pool.install(|| -> Result<()> {
             let peak = peak::measure();
@@ -185,7 +197,7 @@ impl Bench {
 
     fn measure(&self, name: &str, repetitions: usize, macs: Option<u64>, mut work: impl FnMut()) {
         let name = format!("{name}/t{}", self.threads);
-        if !name.contains(&self.wanted) {
+        if !self.wanted.is_empty() && !self.wanted.iter().any(|wanted| name.contains(wanted)) {
             return;
         }
         work();
