@@ -22,6 +22,7 @@ pub mod cpu;
 mod device;
 mod device_block;
 mod error;
+mod goals;
 mod optimizer;
 mod portions;
 mod trainer;
@@ -33,9 +34,10 @@ pub use self::{
     device::Device,
     device_block::DeviceBlock,
     error::DistillError,
+    goals::{Classes, Goal, Goals, one_hot},
     optimizer::Optimizer,
     portions::{MICRO_BATCH, Portions},
-    trainer::{Classes, Goal, Goals, Learners, Trainer, one_hot},
+    trainer::{Learners, Trainer},
 };
 
 /// A device, and the portions in which it processes work to fit in memory.

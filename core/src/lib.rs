@@ -18,8 +18,8 @@ extern crate std;
 mod block;
 mod engine;
 mod heap;
+mod inputs;
 mod kernels;
-mod noise;
 mod pack;
 mod recipe;
 mod run;
@@ -40,11 +40,11 @@ pub use engine::{
     Optimizer, Portions, Trainer, one_hot,
 };
 pub use heap::CountingAllocator;
-pub use kernels::conv::Conv;
-pub use noise::{
+pub use inputs::{
     Batches, Cache, CacheSize, Draw, Inputs, InputsFrom, MEASURED_INPUTS, NOISE_BATCH, NoiseImages, Pixels, Purpose,
     Side, SideBlocks, Sides, Source, Store, Stream, WhiteNoise,
 };
+pub use kernels::conv::Conv;
 pub use pack::{
     Calibrated, CalibratedNoise, Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION,
 };

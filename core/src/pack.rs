@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{Nodes, Parts, Role},
-    noise::Pixels,
+    inputs::Pixels,
     recipe::{Calibration, SourceKind},
     tensor::{Dims, Shape},
 };

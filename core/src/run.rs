@@ -23,8 +23,8 @@ pub use self::{
 use crate::{
     block::{Block, BlockError, Statistics},
     engine::{Device, DeviceBlock, DistillError, Engine},
+    inputs::{Cache, Draw, Inputs, InputsFrom, Side, Source, Store},
     kernels::plane::LANES,
-    noise::{Cache, Draw, Inputs, InputsFrom, Side, Source, Store},
     pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
     storage::{ReadAt, Scratch, ScratchError, WriteAt},
     student::fold_batch_norms,

@@ -1,11 +1,11 @@
 //! How good a student is: its accuracy on labelled images, its error block by block, and reports of both.
 
 mod evaluate;
-mod interface;
+mod interface_error;
 mod report;
 
 pub use self::{
     evaluate::{Evaluation, batch, evaluate},
-    interface::interface_error,
+    interface_error::interface_error,
     report::{DataFree, DataFreeOptions, data_free},
 };

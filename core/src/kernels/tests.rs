@@ -11,8 +11,8 @@ use super::{
     plane::{LANES, Lanes, Plane},
 };
 use crate::{
+    inputs::{Purpose, Stream},
     kernels::conv::Conv,
-    noise::{Purpose, Stream},
     tensor::Shape,
 };
 

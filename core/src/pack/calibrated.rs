@@ -4,7 +4,7 @@ use alloc::{vec, vec::Vec};
 use core::fmt;
 
 use crate::{
-    noise::{Cache, Draw, Purpose, Source, Stream, Variant},
+    inputs::{Cache, Draw, Purpose, Source, Stream, Variant},
     pack::Pack,
     recipe::SourceKind,
     storage::{ReadAt, ScratchError},

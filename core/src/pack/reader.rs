@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     block::{Block, Role, op::Op},
-    noise::NoiseImages,
+    inputs::NoiseImages,
     pack::{
         CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS,
         Manifest, Metadata, OLDEST, PackError, UNFINISHED, VERSION, WeightEntry, u32_at, u64_at,

@@ -8,7 +8,7 @@ use half::f16;
 
 use crate::{
     block::Block,
-    noise::NoiseImages,
+    inputs::NoiseImages,
     pack::{
         CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS,
         Manifest, Metadata, PackError, UNFINISHED, VERSION, WeightEntry, reader::read_block, u32_at,

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use crate::{
     block::{Block, BlockError, Statistics},
     engine::{Device, DeviceBlock, Workspace, cpu::ProgramBytes},
+    inputs::{Cache, NOISE_BATCH, Side, SideBlocks},
     kernels::{norm::Moments, parallel::threads, plane::LANES},
-    noise::{Cache, NOISE_BATCH, Side, SideBlocks},
     recipe::{Recipe, SourceKind},
     run::plan::Way,
     storage::ScratchError,

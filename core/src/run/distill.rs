@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::{
     block::{Block, BlockError},
     engine::{Batch, DeviceBlock, Difference, DistillError, Engine, Portions, Workspace, cpu::ProgramBytes},
-    noise::{Before, InputBytes, Inputs, MEASURED_INPUTS, NOISE_BATCH, Purpose, VALIDATED_INPUTS},
+    inputs::{Before, InputBytes, Inputs, MEASURED_INPUTS, NOISE_BATCH, Purpose, VALIDATED_INPUTS},
     recipe::{Recipe, Training},
     solve::{ClosedFormBytes, closed_form},
     storage::ScratchError,

@@ -15,8 +15,8 @@ use half::f16;
 use crate::{
     block::{BlockError, Role},
     engine::{Device, Engine, MICRO_BATCH, Portions},
+    inputs::{Cache, InputBytes},
     kernels::{parallel::threads, plane::LANES},
-    noise::{Cache, InputBytes},
     pack::{Contents, Outline, Pack, PackError},
     recipe::{SourceKind, Training},
     run::{

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     block::Statistics,
-    noise::{CacheSize, MEASURED_INPUTS, NOISE_BATCH, Sides, VALIDATED_INPUTS},
+    inputs::{CacheSize, MEASURED_INPUTS, NOISE_BATCH, Sides, VALIDATED_INPUTS},
     recipe::{Recipe, Ridge, Selection, SourceKind, Training, Width},
 };
 

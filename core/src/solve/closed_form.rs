@@ -3,12 +3,11 @@
 use crate::{
     block::{Block, Part},
     engine::{DistillError, Engine, Portions},
-    noise::{InputBytes, Inputs},
+    inputs::{InputBytes, Inputs},
     recipe::{Recipe, Ridge, Selection},
     solve::{
-        Site, Solvable, SolveTarget, SumBytes, eliminate,
-        project::{ProjectBytes, project},
-        solvable, sum_equations,
+        Site, Solvable, SolveTarget, SumBytes, eliminate, solvable, sum_equations,
+        variable_projection::{ProjectBytes, project},
     },
     student::ChannelClasses,
 };

@@ -3,7 +3,7 @@
 use crate::{
     block::{Block, op::Op},
     engine::{Batch, DeviceBlock, DistillError, Engine, Portions, Workspace, cpu::ProgramBytes},
-    noise::{Batches, InputBytes, Inputs, Purpose},
+    inputs::{Batches, InputBytes, Inputs, Purpose},
     recipe::Recipe,
     solve::{EquationBytes, NormalEquations, Solvable},
     storage::ScratchError,

@@ -8,7 +8,7 @@ use crate::{
         Batch, DeviceBlock, DistillError, Engine, Goal, Goals, Learners, Portions, Trainer, Workspace,
         cpu::{CpuTrainer, ProgramBytes, TrainerBytes},
     },
-    noise::{InputBytes, Inputs},
+    inputs::{InputBytes, Inputs},
     recipe::Training,
     train::early_stop::{EarlyStop, StopBytes},
 };

@@ -16,8 +16,8 @@ use crate::{
         Batch, Classes, Goals, Optimizer, Workspace,
         cpu::{Feed, Groups, Norms, Passes, Stop},
     },
+    inputs::{NoiseImages, Pixels, Purpose, Stream},
     kernels::{norm::Moments, plane::LANES},
-    noise::{NoiseImages, Pixels, Purpose, Stream},
     recipe::{Calibration, Pull, Schedule, Start, Update},
     tensor::Shape,
 };

@@ -3,7 +3,7 @@
 use crate::{
     block::Block,
     engine::{Batch, DeviceBlock, Difference, DistillError, Engine, Trainer, Workspace, cpu::ProgramBytes},
-    noise::{InputBytes, Inputs, Purpose, VALIDATED_INPUTS},
+    inputs::{InputBytes, Inputs, Purpose, VALIDATED_INPUTS},
 };
 
 /// Number of checks during a training.

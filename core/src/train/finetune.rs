@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     block::{Block, Statistics},
     engine::{Batch, Classes, DeviceBlock, DistillError, Engine, Goal, Goals, Learners, Trainer},
-    noise::{NoiseImages, Pixels, Purpose, Stream, Variant, shuffle},
+    inputs::{NoiseImages, Pixels, Purpose, Stream, Variant, shuffle},
     recipe::Training,
     student::fold_batch_norms,
     tensor::Shape,

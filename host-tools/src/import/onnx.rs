@@ -2,7 +2,7 @@
 
 mod attributes;
 mod constants;
-mod evaluate;
+mod fold_constants;
 mod names;
 mod read;
 

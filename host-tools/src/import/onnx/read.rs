@@ -16,7 +16,7 @@ use super::{
     CLASSES, MADE_FROM, MEAN, STD,
     attributes::{attribute, attribute_value, int, ints, kind},
     constants::{constant, length, tensor, to_ints},
-    evaluate::{ConstantOperator, FLOATING_POINT, reshaped, shape},
+    fold_constants::{ConstantOperator, FLOATING_POINT, reshaped, shape},
     names::{self, Names},
 };
 use crate::import::{Normalisation, graph::Graph};

@@ -1,16 +1,16 @@
 //! The inputs of a neighbourhood: random numbers, images made from them, and their activations inside the network.
 
+mod batches;
 mod cache;
-mod images;
-mod inputs;
+mod noise_images;
 mod source;
 mod stream;
 mod variant;
 
 pub use self::{
+    batches::{Batches, Before, InputBytes, Inputs, InputsFrom, MEASURED_INPUTS, VALIDATED_INPUTS},
     cache::{Cache, CacheSize, Side, SideBlocks, Sides, Store},
-    images::{NoiseImages, Pixels},
-    inputs::{Batches, Before, InputBytes, Inputs, InputsFrom, MEASURED_INPUTS, VALIDATED_INPUTS},
+    noise_images::{NoiseImages, Pixels},
     source::{Draw, Source, WhiteNoise},
     stream::{NOISE_BATCH, Purpose, Stream, shuffle},
     variant::Variant,

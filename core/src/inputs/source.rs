@@ -4,7 +4,7 @@ use alloc::vec;
 use core::fmt;
 
 use crate::{
-    noise::{Cache, Purpose, Stream},
+    inputs::{Cache, Purpose, Stream},
     recipe::SourceKind,
     storage::ScratchError,
 };

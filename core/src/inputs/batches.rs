@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::{
     engine::{Batch, DeviceBlock, Engine, Workspace},
-    noise::{Cache, Purpose, Side, Stream, shuffle},
+    inputs::{Cache, Purpose, Side, Stream, shuffle},
     storage::ScratchError,
     tensor::Shape,
 };

@@ -12,7 +12,7 @@ use crate::{
         Batch, DistillError, Engine, Goal, Goals, Learners, Portions, Trainer, Workspace,
         cpu::{CpuTrainer, TrainerBytes},
     },
-    noise::{Inputs, Purpose},
+    inputs::{Inputs, Purpose},
     recipe::{Recipe, Ridge, Training, Update},
     solve::{SolveTarget, SumBytes, put_solution, sum_equations},
 };
