@@ -113,6 +113,8 @@ fn from_teacher_to_student_file() {
     assert_eq!(inspection["blocks"].as_array().unwrap().len(), 11);
     let mut drawn = desk.json("distill inspect student.onnx --draw student.svg");
     assert_eq!(drawn.as_object_mut().unwrap().remove("picture").unwrap(), "student.svg");
+    // What its students were made from is in every format.
+    assert_eq!(drawn.as_object_mut().unwrap().remove("made_from").unwrap(), "propagated");
     assert_eq!(
         drawn.as_object().unwrap().keys().collect::<Vec<_>>(),
         inspection.as_object().unwrap().keys().collect::<Vec<_>>()
