@@ -1,5 +1,7 @@
 //! The operators between convolutions, in place where the operands allow it. Borders stay zero.
 
+use pulp::Simd;
+
 use super::{
     instructions::Arch,
     plane::{LANES, Lanes, Plane, floats, floats_mut, vectors, vectors_mut},
@@ -158,25 +160,40 @@ dispatched! {
         scale: f32,
         add: bool,
     ) -> f64 {
-        let ((output, of), (gradient, to)) = (output, gradient);
-        let (width, factor) = (of.shape.width, simd.splat_f32s(scale));
-        let (mut total, mut sum) = (0.0, simd.splat_f32s(0.0));
-        for (index, ((o, g), target)) in of.rows().zip(to.rows()).zip(target.chunks_exact(width)).enumerate() {
-            let pairs = vectors::<S>(&output[o..o + width]).iter().zip(vectors::<S>(target));
-            for (gradient, (output, target)) in vectors_mut::<S>(&mut gradient[g..g + width]).iter_mut().zip(pairs) {
-                let difference = simd.sub_f32s(*output, *target);
-                sum = simd.mul_add_e_f32s(difference, difference, sum);
-                let pull = simd.mul_f32s(factor, difference);
-                *gradient = if add { simd.add_f32s(*gradient, pull) } else { pull };
-            }
-            // Sum in single precision within a channel, in double across channels.
-            if (index + 1).is_multiple_of(of.shape.height) {
-                total += f64::from(simd.reduce_sum_f32s(sum));
-                sum = simd.splat_f32s(0.0);
-            }
+        // Two loops: one that may add reads the gradient even where it is only written.
+        if add {
+            pull(simd, output, target, gradient, scale, |gradient, pull| simd.add_f32s(gradient, pull))
+        } else {
+            pull(simd, output, target, gradient, scale, |_, pull| pull)
         }
-        total
     }
+}
+
+#[inline(always)]
+fn pull<S: Simd>(
+    simd: S,
+    (output, of): Read<'_>,
+    target: &[Lanes],
+    (gradient, to): Write<'_>,
+    scale: f32,
+    with: impl Fn(S::f32s, S::f32s) -> S::f32s,
+) -> f64 {
+    let (width, factor) = (of.shape.width, simd.splat_f32s(scale));
+    let (mut total, mut sum) = (0.0, simd.splat_f32s(0.0));
+    for (index, ((o, g), target)) in of.rows().zip(to.rows()).zip(target.chunks_exact(width)).enumerate() {
+        let pairs = vectors::<S>(&output[o..o + width]).iter().zip(vectors::<S>(target));
+        for (gradient, (output, target)) in vectors_mut::<S>(&mut gradient[g..g + width]).iter_mut().zip(pairs) {
+            let difference = simd.sub_f32s(*output, *target);
+            sum = simd.mul_add_e_f32s(difference, difference, sum);
+            *gradient = with(*gradient, simd.mul_f32s(factor, difference));
+        }
+        // Sum in single precision within a channel, in double across channels.
+        if (index + 1).is_multiple_of(of.shape.height) {
+            total += f64::from(simd.reduce_sum_f32s(sum));
+            sum = simd.splat_f32s(0.0);
+        }
+    }
+    total
 }
 
 dispatched! {
