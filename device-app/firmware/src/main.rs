@@ -14,9 +14,7 @@ mod storage;
 use alloc::{boxed::Box, format, string::String};
 use core::{ffi::CStr, fmt::Display, str::FromStr};
 
-use distill_core::{
-    Budget, Device, Event, Pack, PackError, Run, RunError, Settings, Update, Width, WhiteNoise, run,
-};
+use distill_core::{Budget, Device, Event, Pack, PackError, Run, RunError, Settings, Update, WhiteNoise, Width, run};
 use semihosting::{eprintln, experimental::env, fs, println, process};
 
 use self::storage::HostFile;
