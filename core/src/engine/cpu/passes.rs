@@ -49,7 +49,7 @@ impl From<Statistics> for Norms {
 pub struct Passes {
     sequence: Sequence,
     norms: Norms,
-    /// Pieces of the current part. The first piece may have begun in the previous part.
+    /// Pieces of the current part, and what is left of a larger one. The first piece may have begun in the previous part.
     pieces: Vec<Piece>,
     /// Images of the batch, and its groups processed so far.
     count: usize,
@@ -266,7 +266,8 @@ impl Passes {
             let Stage { program, values, .. } = &sequence.stages[stage];
             program.moments(node, &arena[*values..], images.lanes(index), found);
         });
-        let found = self.pieces.iter().flat_map(|piece| piece.moments.chunks_exact(channels));
+        let pieces = &self.pieces[..pieces_in(self.count.div_ceil(LANES))];
+        let found = pieces.iter().flat_map(|piece| piece.moments.chunks_exact(channels));
         let here = &mut self.sequence.stages[stage];
         here.program.total(node, found, &mut self.moments);
         if self.norms == Norms::Current {
@@ -308,7 +309,8 @@ impl Passes {
         if segment > 0 && self.norms == Norms::Current {
             let Place { stage, node } = self.sequence.places[places.start];
             let Stage { program, backward, sums, .. } = &mut self.sequence.stages[stage];
-            let sums = self.pieces.iter().map(|piece| &piece.sums[*sums..]);
+            let pieces = &self.pieces[..pieces_in(self.count.div_ceil(LANES))];
+            let sums = pieces.iter().map(|piece| &piece.sums[*sums..]);
             backward.use_current_statistics(program, node, sums, self.count);
         }
     }
@@ -501,14 +503,19 @@ fn cross_entropy(classes: &Classes<'_>, group: Group, (logits, plane): Read<'_>,
     error
 }
 
+/// The number of pieces of a batch of `groups` groups.
+fn pieces_in(groups: usize) -> usize {
+    PIECES.min(groups)
+}
+
 /// The groups of a piece in a batch of `groups` groups.
 fn bounds(piece: usize, groups: usize) -> Range<usize> {
-    let count = PIECES.min(groups);
+    let count = pieces_in(groups);
     piece * groups / count..(piece + 1) * groups / count
 }
 
 /// The pieces that the groups `part` belong to, in a batch of `groups` groups.
 fn pieces_of(part: &Range<usize>, groups: usize) -> Range<usize> {
-    let piece = |group: usize| (0..PIECES.min(groups)).rfind(|&p| bounds(p, groups).start <= group).unwrap_or(0);
+    let piece = |group: usize| (0..pieces_in(groups)).rfind(|&p| bounds(p, groups).start <= group).unwrap_or(0);
     if part.is_empty() { 0..0 } else { piece(part.start)..piece(part.end - 1) + 1 }
 }
