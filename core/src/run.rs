@@ -159,9 +159,12 @@ pub fn run<R: ReadAt, W: WriteAt>(
             let distilled = if reports.len() < writer.blocks() {
                 measure_again(block, inputs, &engine, || writer.block(reports.len()).map_err(RunError::Student))?
             } else {
-                let ahead = ahead(teacher, planned.position, settings.look_ahead).map_err(RunError::Teacher)?;
+                let ahead = Ahead::load(teacher, &block, planned.position, settings).map_err(RunError::Teacher)?;
+                if settings.look_ahead > 0 && !block.parts().is_empty() {
+                    log::warn!("{}: look-ahead is not used for neighbourhoods inside the block", block.name());
+                }
                 let recipe = settings.recipe_of(block.name());
-                let how = Distillation { recipe: &recipe, ahead: &ahead, engine: &engine };
+                let how = Distillation { recipe: &recipe, ahead: &ahead.blocks, engine: &engine };
                 let mut inputs = inputs;
                 let step = |step, loss| observe(Event::Stepped { step, loss });
                 let distilled = distill(block, how, &mut inputs, step)?;
@@ -213,10 +216,34 @@ fn folded<R: ReadAt>(teacher: &mut Pack<R>, position: usize) -> Result<Block, Pa
     fold_batch_norms(&teacher.block(position)?).map_err(PackError::Block)
 }
 
-/// The teacher's folded blocks after `position`, at most `count`.
-fn ahead<R: ReadAt>(teacher: &mut Pack<R>, position: usize, count: usize) -> Result<Vec<Block>, PackError<R::Error>> {
-    let next = position + 1..teacher.blocks().min(position + 1 + count);
-    next.map(|position| folded(teacher, position)).collect()
+/// The teacher's blocks after another.
+struct Ahead {
+    /// Without batch norms.
+    blocks: Vec<Block>,
+    /// Most heap bytes while they are loaded.
+    loading: u64,
+}
+
+impl Ahead {
+    /// Those that the training of `block`, at `position`, matches: none without gradient steps, or for neighbourhoods inside it.
+    fn load<R: ReadAt>(
+        teacher: &mut Pack<R>,
+        block: &Block,
+        position: usize,
+        settings: &Settings,
+    ) -> Result<Self, PackError<R::Error>> {
+        let trains = settings.recipe.training.steps > 0 && block.parts().is_empty();
+        let count = if trains { settings.look_ahead } else { 0 };
+        let (mut ahead, mut held) = (Self { blocks: Vec::with_capacity(count), loading: 0 }, 0);
+        for position in position + 1..teacher.blocks().min(position + 1 + count) {
+            let block = teacher.block(position)?;
+            let folded = fold_batch_norms(&block).map_err(PackError::Block)?;
+            ahead.loading = ahead.loading.max(held + (block.heap_bytes() + folded.heap_bytes()) as u64);
+            held += folded.heap_bytes() as u64;
+            ahead.blocks.push(folded);
+        }
+        Ok(ahead)
+    }
 }
 
 /// Creates the cache of images at the network's input; `None` if the source's kind is not cached.

@@ -253,7 +253,10 @@ fn a_run_that_was_cut_off_goes_on() {
     assert!(error.contains("--resume"), "{error}");
     fs::remove_file(desk.path("unfinished.ndp")).unwrap();
     let error = desk.failure(&format!("distill-device {line} --seed 1 --resume"), 1);
-    assert!(error.contains("another teacher, source or settings") && error.contains("without --resume"), "{error}");
+    assert!(
+        error.contains("another teacher, source, settings or version") && error.contains("without --resume"),
+        "{error}"
+    );
     desk.failure(&format!("distill-device {line} --blocks 9"), 1);
     let report = desk.json(&format!("distill-device {line} --resume"));
     assert_eq!(report["blocks"].as_array().unwrap().len(), 9);

@@ -63,7 +63,10 @@ impl<E: fmt::Display> fmt::Display for PackError<E> {
             Self::NotAPack => write!(f, "not a distill pack (the first bytes are not \"NDP\\x1A\")"),
             Self::Unfinished => write!(f, "the run that writes this pack has not ended: resume it"),
             Self::OtherJob => {
-                write!(f, "the unfinished pack is from a run with another teacher, source or settings")
+                write!(
+                    f,
+                    "the unfinished pack is from a run with another teacher, source, settings or version of the program"
+                )
             }
             Self::Memory { section } => write!(f, "not enough memory for section {section} of the pack"),
             Self::OtherVersion(version) => {

@@ -86,9 +86,6 @@ fn parts(
     progress: &mut impl FnMut(usize, f32),
 ) -> Result<Block, DistillError> {
     let device = &how.engine.device;
-    if !how.ahead.is_empty() {
-        log::warn!("{}: look-ahead is not used for neighbourhoods inside the block", folded.name());
-    }
     let mut student = folded.clone();
     for number in 0..folded.parts().len() {
         // Node numbers differ between teacher and student once a part has fewer layers.

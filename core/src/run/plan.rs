@@ -20,9 +20,8 @@ use crate::{
     pack::{Contents, Outline, Pack, PackError},
     recipe::{SourceKind, Training},
     run::{
-        BlockReport, Run, Settings, SettingsError,
+        Ahead, BlockReport, Run, Settings, SettingsError,
         advance::{advance_ways, halves},
-        ahead,
         distill::{Distillation, distill_bytes},
     },
     storage::ReadAt,
@@ -248,11 +247,12 @@ fn block_ways<R: ReadAt>(
     };
     let portions: Vec<Portions> = halves(MICRO_BATCH.max(batch).div_ceil(LANES)).map(portions).collect();
     let inputs = InputBytes { cached: kind.is_cached(), paired: settings.sequential, elements };
-    let ahead = ahead(teacher, visited.position, settings.look_ahead).map_err(PlanError::Teacher)?;
-    let how = Distillation { recipe: &recipe, ahead: &ahead, engine: &Engine::default() };
+    let ahead = Ahead::load(teacher, &block, visited.position, settings).map_err(PlanError::Teacher)?;
+    let loading = block.heap_bytes() as u64 + ahead.loading;
+    let how = Distillation { recipe: &recipe, ahead: &ahead.blocks, engine: &Engine::default() };
     let bytes = distill_bytes(block, how, inputs, &portions).map_err(PlanError::Block)?;
     let staging = Cache::staging_bytes(1, elements);
-    let way = |(cut, bytes)| Way { cut, bytes, staging };
+    let way = |(cut, bytes): (Portions, u64)| Way { cut, bytes: bytes.max(loading), staging };
     Ok(Ways { output, distill: portions.into_iter().zip(bytes).map(way).collect(), advance })
 }
 
@@ -404,6 +404,7 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
             Self::NoStatistics { block } => {
                 write!(f, "block {block} has no batch-norm statistics, which propagated noise needs")
             }
+            Self::TooFewImages { images: 0, .. } => write!(f, "the source has no images"),
             Self::TooFewImages { images, held_out } => {
                 write!(f, "the source has {images} images, but {held_out} are held out to measure on")
             }

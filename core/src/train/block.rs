@@ -90,6 +90,8 @@ pub struct TrainBytes {
     teacher: ProgramBytes,
     stop: Option<StopBytes>,
     trainer: TrainerBytes,
+    /// The copies of the blocks ahead that the trainer is made from.
+    ahead: u64,
     /// Values per image of all goals.
     goals: usize,
     inputs: InputBytes,
@@ -113,6 +115,7 @@ impl TrainBytes {
             teacher: next.fold(teacher, ProgramBytes::and),
             stop: training.stop.then(|| StopBytes::new(student, inputs)),
             trainer: CpuTrainer::bytes(blocks, Learners::FIRST, training),
+            ahead: blocks[1..].iter().map(|block| block.heap_bytes() as u64).sum(),
             goals: blocks.iter().map(|block| block.output().elements()).sum(),
             inputs,
             order,
@@ -127,6 +130,7 @@ impl TrainBytes {
             + Batch::bytes(inputs.elements + inputs.beside() + goals, portion)
             + Workspace::bytes(portions.workers, portion, teacher.arena.max(trainer.arena()))
             + inputs.bytes(portion, self.order);
+        let step = step.max(self.ahead + trainer.held(0, 0));
         teacher.held
             + match &self.stop {
                 Some(stop) => stop.held(teacher.arena, portions.workers) + step.max(stop.first()),

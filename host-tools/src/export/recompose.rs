@@ -15,6 +15,8 @@ use crate::network::Network;
 pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
     let mut network = Network::read_pack(teacher)?;
     let fingerprint = open_pack(teacher)?.fingerprint();
+    // Packs of version 3 do not say what they were made from.
+    let mut known = true;
     for path in students {
         let shown = path.display();
         let cannot = || format!("cannot recompose {shown}");
@@ -24,6 +26,7 @@ pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
             Contents::Neighbourhoods { .. } => bail!("{}: it was distilled from another teacher pack", cannot()),
             Contents::Network => bail!("{}: it holds a whole network, not students", cannot()),
         }
+        known &= pack.manifest().made_from.is_some();
         network.manifest.made_from = network.manifest.made_from.max(pack.manifest().made_from);
         for index in 0..pack.blocks() {
             let position = pack.position(index);
@@ -36,5 +39,6 @@ pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
             *place = block;
         }
     }
+    network.manifest.made_from = network.manifest.made_from.filter(|_| known);
     Ok(network)
 }

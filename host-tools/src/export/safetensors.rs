@@ -23,6 +23,7 @@ pub fn encode(network: &Network) -> Result<Vec<u8>> {
     };
     let Manifest { architecture, mean, std, classes, made_from, .. } = network.manifest.clone();
     let blocks = network.blocks.iter().map(describe).collect();
+    let made_from = made_from.map(|source| source.to_string());
     let description = serde_json::to_string(&Description { architecture, mean, std, classes, made_from, blocks })?;
     let mut tensors: Vec<(&str, Vec<usize>, Vec<u8>)> = Vec::new();
     for weight in network.blocks.iter().flat_map(Block::weights) {

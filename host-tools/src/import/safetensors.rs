@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use distill_core::{Block, Contents, Manifest, Node, Nodes, Parts, Role, Shape, SourceKind, Weight};
+use distill_core::{Block, Contents, Manifest, Node, Nodes, Parts, Role, Shape, Weight};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -25,7 +25,7 @@ pub(crate) struct Description {
     pub(crate) classes: Vec<String>,
     /// What a student was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) made_from: Option<SourceKind>,
+    pub(crate) made_from: Option<String>,
     pub(crate) blocks: Vec<BlockDescription>,
 }
 
@@ -64,7 +64,7 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<Option<Network>> {
         classes: description.classes,
         source: name.to_owned(),
         source_sha256: Sha256::digest(bytes).into(),
-        made_from: description.made_from,
+        made_from: description.made_from.and_then(|kind| serde_json::from_value(kind.into()).ok()),
     };
     Network::new(manifest, blocks?).map(Some)
 }

@@ -107,7 +107,8 @@ pub fn baseline(path: &Path, options: BaselineOptions) -> Result<Network> {
         progress.set(step);
     });
     let source = if images.is_some() { SourceKind::Calibrated } else { SourceKind::Standard };
-    let manifest = Manifest { made_from: Some(source), ..teacher.manifest };
+    let made_from = teacher.manifest.made_from.max(Some(source));
+    let manifest = Manifest { made_from, ..teacher.manifest };
     Network::new(manifest, blocks.context("try the other preset")?)
 }
 

@@ -79,7 +79,8 @@ pub fn finetune_on_noise(
         DistillError::Diverged { .. } => anyhow!("{error}: try a lower --rate"),
         _ => error.into(),
     })?;
-    let made_from = student.manifest.made_from.max(Some(source.kind()));
+    // What is not known of the student stays unknown.
+    let made_from = student.manifest.made_from.map(|made_from| made_from.max(source.kind()));
     Ok((Network::new(Manifest { made_from, ..student.manifest.clone() }, blocks)?, last))
 }
 

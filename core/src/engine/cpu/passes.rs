@@ -81,6 +81,8 @@ struct Sequence {
     stops: Vec<usize>,
     /// Number of trained stages, from the first. If 0, the gradient of the images is computed instead.
     trained: usize,
+    /// Sums of all trained stages.
+    sums: usize,
     /// Where gradients begin in an arena, and the largest length of one stage's gradients.
     slopes: usize,
     slope: usize,
@@ -153,12 +155,13 @@ impl Passes {
                 }
                 places.push(Place { stage: index, node });
             }
-            let lengths = [program.arena(), backward.sums(), block.weights().len()];
+            let of_stage = if index < trained { backward.sums() } else { 0 };
+            let lengths = [program.arena(), of_stage, block.weights().len()];
             stages.push(Stage { program, backward, values, sums, weights });
             (values, sums, weights) = (values + lengths[0], sums + lengths[1], weights + lengths[2]);
         }
         let slope = stages.iter().map(|stage| stage.backward.arena()).max().unwrap_or(0);
-        let sequence = Sequence { stages, places, stops, trained, slopes: values, slope };
+        let sequence = Sequence { stages, places, stops, trained, sums, slopes: values, slope };
         let errors = vec![0.0; blocks.len() + 1];
         Self { sequence, norms, pieces: Vec::new(), count: 0, done: 0, errors, moments: Vec::new() }
     }
@@ -169,7 +172,7 @@ impl Passes {
         let (groups, step) = (count.div_ceil(LANES), part.div_ceil(LANES).max(1));
         let pieces = (0..groups).step_by(step).map(|first| pieces_of(&(first..groups.min(first + step)), groups).len());
         let errors = held(&self.errors);
-        let piece = size_of::<Piece>() + self.sequence.sums() * size_of::<f32>() + errors;
+        let piece = size_of::<Piece>() + self.sequence.sums * size_of::<f32>() + errors;
         let of_stage = |stage: &Stage| stage.program.heap_bytes() + stage.backward.heap_bytes();
         held(stages)
             + held(places)
@@ -211,7 +214,7 @@ impl Passes {
         let last = self.sequence.stops.len();
         assert!(last == 0 || part == (0..groups), "statistics of a batch are of the whole batch");
         if self.pieces.len() < here.len() {
-            let (sums, errors) = (self.sequence.sums(), self.errors.len());
+            let (sums, errors) = (self.sequence.sums, self.errors.len());
             let piece = || Piece { sums: vec![0.0; sums], errors: vec![0.0; errors], moments: Vec::new() };
             self.pieces.resize_with(here.len(), piece);
         }
@@ -260,6 +263,8 @@ impl Passes {
         let (start, images) = (if waits { places.start } else { 0 }, feed.images);
         self.each_group(waits, images, None, workspace, |sequence, task, index, arena| {
             sequence.forward(start..places.end, arena, images.plane(index));
+            // A batch norm may be the first node of its block.
+            sequence.load(places.end, arena, images.plane(index));
             let found = &mut task.piece.moments;
             found.resize(channels * task.groups.len(), Moments::default());
             let found = &mut found[(index - task.groups.start) * channels..][..channels];
@@ -375,10 +380,6 @@ impl Sequence {
         self.slopes + self.slope * self.stages.len().min(2)
     }
 
-    fn sums(&self) -> usize {
-        self.stages.last().map_or(0, |stage| stage.sums + stage.backward.sums())
-    }
-
     /// Places between two stops.
     fn segment(&self, segment: usize) -> Range<usize> {
         let start = if segment == 0 { 0 } else { self.stops[segment - 1] };
@@ -392,16 +393,22 @@ impl Sequence {
     }
 
     fn forward(&self, places: Range<usize>, arena: &mut [Lanes], input: Read<'_>) {
-        for &Place { stage: index, node } in &self.places[places] {
-            let stage = &self.stages[index];
-            let (before, here) = arena.split_at_mut(stage.values);
-            if node == 0 {
-                let previous = index.checked_sub(1).map(|previous| &self.stages[previous]);
-                let input = previous.map_or(input, |previous| previous.program.output(&before[previous.values..]));
-                stage.program.load(here, input);
-            }
-            stage.program.step(node, here);
+        for place in places {
+            self.load(place, arena, input);
+            let Place { stage, node } = self.places[place];
+            let Stage { program, values, .. } = &self.stages[stage];
+            program.step(node, &mut arena[*values..]);
         }
+    }
+
+    /// Copies the input of a stage to where its first node reads it: the output of the stage before, or the images.
+    fn load(&self, place: usize, arena: &mut [Lanes], input: Read<'_>) {
+        let Place { stage: index, node: 0 } = self.places[place] else { return };
+        let stage = &self.stages[index];
+        let (before, here) = arena.split_at_mut(stage.values);
+        let previous = index.checked_sub(1).map(|previous| &self.stages[previous]);
+        let input = previous.map_or(input, |previous| previous.program.output(&before[previous.values..]));
+        stage.program.load(here, input);
     }
 
     /// Sets the gradient of the last output.
