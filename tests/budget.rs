@@ -209,6 +209,20 @@ fn check_look_ahead() {
     }
 }
 
+/// A look-ahead from a small block over large ones, with gradient steps and without, where nothing is looked at.
+fn check_look_ahead_over_large_blocks() {
+    let input = Shape::new(16, 16, 16);
+    let small: [Layer; 2] = [(16, 1, 1), (16, 1, 1)];
+    let large: [Layer; 2] = [(1024, 3, 1), (16, 3, 1)];
+    let network = [chain("small", input, &small), chain("large", input, &large), chain("last", input, &large)];
+    let teacher = pack(&network, Encoding::F32);
+    for (look_ahead, steps) in [(1, 0), (2, 0), (1, 2), (2, 2)] {
+        let task = task(0.5, SourceKind::Standard, steps, 16);
+        let task = task.with(|s| (s.look_ahead, s.blocks) = (look_ahead, vec![0]));
+        check_budgets(&format!("small before large, {look_ahead} ahead, {steps} steps"), &teacher, &task);
+    }
+}
+
 /// A pack of a network with more noise images than are held out.
 fn calibrated(network: &[Block]) -> Vec<u8> {
     let calibration = Calibration { batch: 64, ..Calibration::new(1, 0) };
@@ -320,6 +334,7 @@ fn main() {
         pool.install(check_recipes);
         pool.install(check_calibrated);
         pool.install(check_look_ahead);
+        pool.install(check_look_ahead_over_large_blocks);
     }
     check_many();
     check_depth();

@@ -5,8 +5,11 @@ use distill_core::{
     Update, one_hot,
 };
 
-use crate::naive::{self, widen};
-use distill_tests::{IMAGE, bits, in_parts, teacher};
+use crate::{
+    naive::{self, widen},
+    transforms::pre_activation,
+};
+use distill_tests::{IMAGE, bits, in_parts, residual, teacher};
 
 /// A group of images and part of one.
 const COUNT: usize = 21;
@@ -144,4 +147,36 @@ fn a_smaller_batch_learns_nothing_of_the_larger_before_it() {
     step(&mut fresh, &small.0, &small.1);
     // Without momentum a step depends on the weights alone; statistics that mix in the batch before differ in the first digits.
     assert!(bits(&same.finish().unwrap()) == bits(&fresh.finish().unwrap()));
+}
+
+#[test]
+fn a_batch_norm_that_begins_a_block_sees_the_output_of_the_block_before() {
+    let stream = &mut Stream::new(6, Purpose::Images, 0);
+    let first = pre_activation();
+    let second = residual(stream, "block", first.output(), first.output().channels);
+    let blocks = [first, second, pre_activation()];
+    let input = stream.images(COUNT, blocks[0].input());
+    let images = Batch::from_values(&input, blocks[0].input());
+    let goal = |block: &Block| {
+        let zeros = vec![0.0; COUNT * block.output().elements()];
+        Goal { output: Batch::from_values(&zeros, block.output()), weight: 1e-4 }
+    };
+    let goals: Vec<Goal> = blocks.iter().map(goal).collect();
+    let through = |x: &Vec<f64>, block: &Block| naive::values(block, x, Statistics::Current).pop().unwrap();
+    let outputs = blocks.iter().scan(widen(&input), |x, block| {
+        *x = through(x, block);
+        Some(x.iter().map(|value| value * value).sum::<f64>())
+    });
+    let expected: Vec<f64> = outputs.collect();
+    for engine in in_parts().into_iter().chain([Engine::default()]) {
+        let mut trainer = trainer(&blocks, 0.0, &engine);
+        // The second step finds what the first left in memory.
+        for _ in 0..2 {
+            trainer.step(&images, Goals { outputs: &goals, classes: None });
+            let found: Vec<f64> = (0..blocks.len()).map(|block| trainer.distance(block)).collect();
+            // Sums in f32; statistics of something else than the block's input are off by > 1e-2.
+            let error = naive::relative_error(&found, &expected);
+            assert!(error <= 1e-5, "{:?}: {found:?}, by hand {expected:?}", engine.portions);
+        }
+    }
 }
