@@ -23,7 +23,7 @@ impl<R: Error + Send + Sync + 'static> Advised for PlanError<R> {
     fn advice(&self) -> Option<&'static str> {
         match self {
             Self::NoStatistics { .. } => Some("use standard noise (--noise standard)"),
-            Self::TooFewImages { .. } => Some("make more with `distill calibrate`, or choose another --noise"),
+            Self::TooFewImages { .. } => Some("make them with `distill calibrate`, or choose another --noise"),
             Self::NoSuchName { .. } => Some("`distill inspect` lists the names"),
             // The feature reduces groups to four images.
             Self::Budget { .. } if cfg!(not(feature = "small")) => Some("a build with --features small needs less"),

@@ -46,7 +46,7 @@ pub fn fetch_data(json: bool, FetchArgs { name, dir, from }: &FetchArgs) -> Resu
 
 #[derive(Args)]
 pub struct EvaluateArgs {
-    /// .ndp, or .safetensors written by recompose
+    /// .ndp, .onnx, or .safetensors that recompose wrote
     file: PathBuf,
     /// cifar10 (fetched before), builtin (its first 1,000 test images), or a folder
     ///
