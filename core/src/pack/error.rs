@@ -81,7 +81,10 @@ impl<E: fmt::Display> fmt::Display for PackError<E> {
             Self::Malformed { section } => write!(f, "section {section} of the pack cannot be decoded"),
             Self::Block(error) => write!(f, "{error}"),
             Self::WrongContents => {
-                write!(f, "the pack holds student blocks, not a whole network: take the teacher's pack, or recompose them with it")
+                write!(
+                    f,
+                    "the pack holds student blocks, not a whole network: take the teacher's pack, or recompose them with it"
+                )
             }
             Self::SectionCount { expected, found } => {
                 write!(f, "the pack was made for {expected} blocks, but {found} were added")
