@@ -190,7 +190,7 @@ fn check_calibrated() {
 
 /// Blocks that look ahead at one and at two of the three; the last has none to look at.
 fn check_look_ahead() {
-    for (from, size, to) in [(16, 32, 16), (16, 32, 32), (64, 8, 64)] {
+    for (from, size, to) in [(16, 32, 32), (64, 8, 64)] {
         let stream = &mut Stream::new(3, Purpose::Images, 0);
         let mut network = vec![residual(stream, "block", Shape::new(from, size, size), to)];
         for name in ["next", "last"] {
@@ -198,7 +198,7 @@ fn check_look_ahead() {
         }
         let (plain, noisy) = (pack(&network, Encoding::F32), calibrated(&network));
         for (kind, teacher) in [(SourceKind::Propagated, &plain), (SourceKind::Calibrated, &noisy)] {
-            for (look_ahead, stop, batch) in [(1, false, 50), (1, true, 16), (2, false, 16), (2, true, 50)] {
+            for (look_ahead, stop, batch) in [(1, true, 16), (2, false, 16)] {
                 let task = task(0.5, kind, 2, batch);
                 let task = task.with(|s| (s.look_ahead, s.recipe.training.stop) = (look_ahead, stop));
                 let what =
@@ -213,7 +213,7 @@ fn check_look_ahead() {
 fn check_look_ahead_over_large_blocks() {
     let input = Shape::new(16, 16, 16);
     let small: [Layer; 2] = [(16, 1, 1), (16, 1, 1)];
-    let large: [Layer; 2] = [(1024, 3, 1), (16, 3, 1)];
+    let large: [Layer; 2] = [(256, 3, 1), (16, 3, 1)];
     let network = [chain("small", input, &small), chain("large", input, &large), chain("last", input, &large)];
     let teacher = pack(&network, Encoding::F32);
     for (look_ahead, steps) in [(1, 0), (2, 0), (1, 2), (2, 2)] {
