@@ -30,7 +30,7 @@ use crate::{
     student::fold_batch_norms,
 };
 
-/// The inputs of a run.
+/// Everything that a run works with.
 #[derive(Debug)]
 pub struct Run<'a, R> {
     /// The teacher's pack.
@@ -81,7 +81,7 @@ pub enum RunError<R, W> {
     Teacher(PackError<R>),
     /// The student pack.
     Student(PackError<W>),
-    /// The source of the inputs.
+    /// The source of the inputs, or the storage that they are cached in.
     Source(ScratchError),
     /// The storage of the cached activations.
     Cache(ScratchError),
@@ -216,16 +216,16 @@ fn folded<R: ReadAt>(teacher: &mut Pack<R>, position: usize) -> Result<Block, Pa
     fold_batch_norms(&teacher.block(position)?).map_err(PackError::Block)
 }
 
-/// The teacher's blocks after another.
+/// The teacher's next blocks, for a look-ahead.
 struct Ahead {
     /// Without batch norms.
     blocks: Vec<Block>,
-    /// Most heap bytes while they are loaded.
+    /// Peak heap bytes while loading.
     loading: u64,
 }
 
 impl Ahead {
-    /// Those that the training of `block`, at `position`, matches: none without gradient steps, or for neighbourhoods inside it.
+    /// Loads the blocks after `block`, which is at `position`: none if it takes no gradient steps or has parts.
     fn load<R: ReadAt>(
         teacher: &mut Pack<R>,
         block: &Block,
@@ -274,7 +274,7 @@ impl<R: fmt::Display, W: fmt::Display> fmt::Display for RunError<R, W> {
             Self::Teacher(error) => write!(f, "cannot read the teacher pack: {error}"),
             Self::Student(error) => write!(f, "cannot write the student pack: {error}"),
             Self::Cache(error) => write!(f, "cannot use the cache of activations: {error}"),
-            Self::Source(error) => write!(f, "cannot read the inputs: {error}"),
+            Self::Source(error) => write!(f, "cannot fill the cache with inputs: {error}"),
             Self::Diverged { block } => {
                 write!(f, "training of block {block} diverged: use a lower learning rate, or check the teacher")
             }

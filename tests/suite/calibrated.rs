@@ -22,7 +22,7 @@ use crate::naive;
 const CALIBRATION: Calibration = Calibration { batch: 64, ..Calibration::new(40, 7) };
 
 /// Batches of noise images for the teacher, and the mismatch at every step of the last.
-fn images(batches: usize) -> (NoiseImages, Vec<f32>) {
+pub fn images(batches: usize) -> (NoiseImages, Vec<f32>) {
     let (blocks, pixels) = (teacher(), manifest().pixels());
     let mut calibrator = Calibrator::new(&blocks);
     let mut mismatch = Vec::new();
@@ -35,7 +35,7 @@ fn images(batches: usize) -> (NoiseImages, Vec<f32>) {
 }
 
 /// The teacher's pack with noise images.
-fn calibrated_pack(images: &NoiseImages) -> Vec<u8> {
+pub fn calibrated_pack(images: &NoiseImages) -> Vec<u8> {
     pack_with(&teacher(), images)
 }
 

@@ -8,6 +8,7 @@ mod groups;
 mod layout;
 mod passes;
 mod program;
+mod sequence;
 mod trainer;
 
 use alloc::{vec, vec::Vec};

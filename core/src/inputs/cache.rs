@@ -174,9 +174,6 @@ impl Cache {
         let backwards = output.elements() > self.shape.elements();
         let sides = [Some((Side::Teacher, teacher)), student.map(|student| (Side::Student, student))];
         let mut sides: Vec<(Side, DeviceBlock)> = sides.into_iter().flatten().collect();
-        if backwards {
-            sides.reverse();
-        }
         #[cfg(feature = "burn")]
         if let Some(first) = sides[0].1.burn_block() {
             let passes: Option<Vec<_>> =
@@ -186,6 +183,9 @@ impl Cache {
             cache.advance(&passes.unwrap_or_default(), self.size.batch, statistics);
             self.shape = output;
             return Ok(());
+        }
+        if backwards {
+            sides.reverse();
         }
         for (side, mut block) in sides {
             if let Some(program) = block.program_mut() {

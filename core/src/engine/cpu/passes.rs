@@ -8,16 +8,18 @@
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
-use super::{Arenas, Backward, Groups, Program, Workspace, clear_absent};
+use super::{
+    Arenas, Groups, Workspace,
+    sequence::{Group, Place, Sequence, Stage},
+};
 use crate::{
     block::{Block, Statistics},
-    engine::{Classes, Goal, Goals},
+    engine::Goals,
     heap::held,
     kernels::{
-        elementwise::{Read, Write, copy, squared_error},
         norm::Moments,
         parallel::{each, share},
-        plane::{LANES, Lanes, Plane},
+        plane::{LANES, Lanes},
     },
 };
 
@@ -58,41 +60,6 @@ pub struct Passes {
     errors: Vec<f64>,
     /// Input moments of the batch norm at the last stop.
     moments: Vec<Moments>,
-}
-
-/// One block of the sequence.
-#[derive(Debug)]
-pub struct Stage {
-    pub program: Program,
-    pub backward: Backward,
-    /// Where its values begin in an arena, its sums in a piece, and its weights in those of all blocks.
-    values: usize,
-    sums: usize,
-    pub weights: usize,
-}
-
-/// A sequence of blocks and its stops.
-#[derive(Debug)]
-struct Sequence {
-    stages: Vec<Stage>,
-    /// All nodes of all stages, in order.
-    places: Vec<Place>,
-    /// Indices into `places` of the batch norms at which passes stop.
-    stops: Vec<usize>,
-    /// Number of trained stages, from the first. If 0, the gradient of the images is computed instead.
-    trained: usize,
-    /// Sums of all trained stages.
-    sums: usize,
-    /// Where gradients begin in an arena, and the largest length of one stage's gradients.
-    slopes: usize,
-    slope: usize,
-}
-
-/// A node of a stage.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    stage: usize,
-    node: usize,
 }
 
 /// The sums of some consecutive groups of a batch.
@@ -144,24 +111,7 @@ impl Passes {
     /// Prepares passes through `blocks`, each of which reads the previous block's output. Gradients are computed for
     /// the weights of the first `trained` blocks or, if that is 0, for the images.
     pub fn new(blocks: &[Block], trained: usize, norms: Norms) -> Self {
-        let (mut stages, mut places, mut stops) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut values, mut sums, mut weights) = (0, 0, 0);
-        for (index, block) in blocks.iter().enumerate() {
-            let program = Program::new(block, block.nodes().len(), true);
-            let backward = Backward::new(block, &program, index > 0 || trained == 0);
-            for node in 0..block.nodes().len() {
-                if norms != Norms::Running && program.norm_channels(node) > 0 {
-                    stops.push(places.len());
-                }
-                places.push(Place { stage: index, node });
-            }
-            let of_stage = if index < trained { backward.sums() } else { 0 };
-            let lengths = [program.arena(), of_stage, block.weights().len()];
-            stages.push(Stage { program, backward, values, sums, weights });
-            (values, sums, weights) = (values + lengths[0], sums + lengths[1], weights + lengths[2]);
-        }
-        let slope = stages.iter().map(|stage| stage.backward.arena()).max().unwrap_or(0);
-        let sequence = Sequence { stages, places, stops, trained, sums, slopes: values, slope };
+        let sequence = Sequence::new(blocks, trained, norms);
         let errors = vec![0.0; blocks.len() + 1];
         Self { sequence, norms, pieces: Vec::new(), count: 0, done: 0, errors, moments: Vec::new() }
     }
@@ -364,150 +314,6 @@ impl Passes {
             share(workers, tasks, |task, arena| through(task, arena));
         }
     }
-}
-
-/// A group: its index in the part of a batch, its number of images, and that of the whole batch.
-#[derive(Clone, Copy)]
-struct Group {
-    index: usize,
-    lanes: usize,
-    count: usize,
-}
-
-impl Sequence {
-    fn arena(&self) -> usize {
-        // Two stages' gradients: they are passed from one stage to the previous one.
-        self.slopes + self.slope * self.stages.len().min(2)
-    }
-
-    /// Places between two stops.
-    fn segment(&self, segment: usize) -> Range<usize> {
-        let start = if segment == 0 { 0 } else { self.stops[segment - 1] };
-        start..self.stops.get(segment).copied().unwrap_or(self.places.len())
-    }
-
-    /// The range of a stage's gradients, counted from the end of the values.
-    fn slope(&self, stage: usize) -> Range<usize> {
-        let start = stage % 2 * self.slope;
-        start..start + self.slope
-    }
-
-    fn forward(&self, places: Range<usize>, arena: &mut [Lanes], input: Read<'_>) {
-        for place in places {
-            self.load(place, arena, input);
-            let Place { stage, node } = self.places[place];
-            let Stage { program, values, .. } = &self.stages[stage];
-            program.step(node, &mut arena[*values..]);
-        }
-    }
-
-    /// Copies the input of a stage to where its first node reads it: the output of the stage before, or the images.
-    fn load(&self, place: usize, arena: &mut [Lanes], input: Read<'_>) {
-        let Place { stage: index, node: 0 } = self.places[place] else { return };
-        let stage = &self.stages[index];
-        let (before, here) = arena.split_at_mut(stage.values);
-        let previous = index.checked_sub(1).map(|previous| &self.stages[previous]);
-        let input = previous.map_or(input, |previous| previous.program.output(&before[previous.values..]));
-        stage.program.load(here, input);
-    }
-
-    /// Sets the gradient of the last output.
-    fn pull_last(&self, goals: &Goals<'_>, group: Group, arena: &mut [Lanes], errors: &mut [f64], counts: bool) {
-        let Some(last) = self.stages.len().checked_sub(1) else { return };
-        let Stage { program, backward, values: start, .. } = &self.stages[last];
-        let (values, slopes) = arena.split_at_mut(self.slopes);
-        let (values, slopes) = (&mut values[*start..], &mut slopes[self.slope(last)]);
-        backward.slots.clear_borders(slopes);
-        let Some((slope, to)) = backward.gradient(slopes, program.steps.len()) else { return };
-        match goals.outputs.get(last) {
-            Some(goal) => {
-                let error = pull(program, goal, group, values, (&mut *slope, to), false);
-                errors[last] += if counts { error } else { 0.0 };
-            }
-            None => to.rows().for_each(|row| slope[row..row + to.shape.width].fill(Lanes::ZERO)),
-        }
-        if let Some(classes) = &goals.classes {
-            let error = cross_entropy(classes, group, program.output(values), (slope, to));
-            errors[last + 1] += if counts { error } else { 0.0 };
-        }
-    }
-
-    /// Adds a node's weight gradients to the sums.
-    fn sum(&self, place: usize, arena: &[Lanes], sums: &mut [f32]) {
-        let Place { stage, node } = self.places[place];
-        if stage < self.trained {
-            let (values, slopes) = arena.split_at(self.slopes);
-            let Stage { program, backward, values: start, sums: first, .. } = &self.stages[stage];
-            backward.sum(program, node, &values[*start..], &slopes[self.slope(stage)], &mut sums[*first..]);
-        }
-    }
-
-    /// Computes a node's input gradients. A stage's first node passes its gradient to the previous stage and its goal.
-    fn step_back(
-        &self,
-        place: usize,
-        goals: &Goals<'_>,
-        group: Group,
-        arena: &mut [Lanes],
-        errors: &mut [f64],
-        counts: bool,
-    ) {
-        let Place { stage, node } = self.places[place];
-        let Stage { program, backward, values: start, .. } = &self.stages[stage];
-        let (values, slopes) = arena.split_at_mut(self.slopes);
-        backward.step(program, node, &values[*start..], &mut slopes[self.slope(stage)], group.lanes);
-        let Some(index) = stage.checked_sub(1).filter(|_| node == 0) else { return };
-        let previous = &self.stages[index];
-        let Ok([here, there]) = slopes.get_disjoint_mut([self.slope(stage), self.slope(index)]) else { return };
-        previous.backward.slots.clear_borders(there);
-        let target = previous.backward.gradient(there, previous.program.steps.len());
-        let Some(((slope, to), (source, plane))) = target.zip(backward.gradient(here, 0)) else { return };
-        copy(program.arch, (&mut *slope, to), (source, plane));
-        if let Some(goal) = goals.outputs.get(index) {
-            let error = pull(&previous.program, goal, group, &mut values[previous.values..], (slope, to), true);
-            errors[index] += if counts { error } else { 0.0 };
-        }
-    }
-
-    /// Copies the gradient of a group of images, `[C, H, W]`.
-    fn store_slope(&self, arena: &mut [Lanes], target: &mut [Lanes]) {
-        let Some(Stage { program, backward, .. }) = self.stages.first() else { return };
-        let slopes = &mut arena[self.slopes..][self.slope(0)];
-        if let Some((slope, plane)) = backward.gradient(slopes, 0) {
-            copy(program.arch, (target, Plane { border: 0, ..plane }), (slope, plane));
-        }
-    }
-
-    fn add_gradients(&self, blocks: &[Block], sums: &[f32], gradients: &mut [Vec<f32>]) {
-        for (stage, block) in self.stages.iter().zip(blocks).take(self.trained) {
-            stage.backward.add_sums(block, &stage.program, &sums[stage.sums..], &mut gradients[stage.weights..]);
-        }
-    }
-}
-
-/// Computes the gradient of the squared distance between an output and its goal; returns that distance.
-fn pull(program: &Program, goal: &Goal, group: Group, values: &mut [Lanes], slope: Write<'_>, add: bool) -> f64 {
-    clear_absent(program.output_mut(values), group.lanes);
-    let wanted = goal.output.on_cpu();
-    squared_error(program.arch, program.output(values), wanted.group(group.index), slope, 2.0 * goal.weight, add)
-}
-
-/// Adds the gradient of the cross-entropy to that of the logits; returns the sum of the images' cross-entropies.
-fn cross_entropy(classes: &Classes<'_>, group: Group, (logits, plane): Read<'_>, (slope, to): Write<'_>) -> f64 {
-    let &Classes { probabilities, temperature, weight } = classes;
-    let (count, scale, mut error) = (plane.shape.channels, 1.0 / group.count.max(1) as f32, 0.0);
-    for lane in 0..group.lanes {
-        let logit = |class: usize| logits[plane.at(class, 0, 0)].0[lane] / temperature;
-        let largest = (0..count).map(logit).fold(f32::NEG_INFINITY, f32::max);
-        let total: f32 = (0..count).map(|class| libm::expf(logit(class) - largest)).sum();
-        let wanted = &probabilities[(group.index * LANES + lane) * count..][..count];
-        for (class, wanted) in wanted.iter().enumerate() {
-            let share = libm::expf(logit(class) - largest) / total;
-            error += f64::from(wanted * (libm::logf(total) + largest - logit(class)));
-            slope[to.at(class, 0, 0)].0[lane] += scale * weight * (share - wanted) / temperature;
-        }
-    }
-    error
 }
 
 /// The number of pieces of a batch of `groups` groups.
