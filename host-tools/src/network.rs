@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use distill_core::{Block, Contents, Encoding, Manifest, PackError, PackWriter, Role, Shape, fold_batch_norms};
+use distill_core::{
+    Block, BlockError, Contents, Encoding, Manifest, PackError, PackWriter, Recipe, Role, Settings, Shape,
+    fold_batch_norms,
+};
 use distill_device::{NewFile, open_pack};
 
 /// A network whose blocks fit one after another.
@@ -105,11 +108,39 @@ impl Network {
         self.blocks.iter().enumerate().filter(|(_, block)| block.role() == Role::Neighbourhood)
     }
 
+    /// The student that a run with these settings makes, before it learns anything: for its shapes and sizes.
+    ///
+    /// # Errors
+    /// As the transformations of a block.
+    pub fn student(&self, settings: &Settings) -> Result<Self> {
+        let mut student = self.clone();
+        let mut number = 0;
+        for block in student.blocks.iter_mut().filter(|block| block.role() == Role::Neighbourhood) {
+            if settings.blocks.is_empty() || settings.blocks.contains(&number) {
+                *block = untrained(&fold_batch_norms(block)?, &settings.recipe_of(block.name()))?;
+            }
+            number += 1;
+        }
+        Ok(student)
+    }
+
     /// The same function with every batch norm folded into the convolution before it.
     pub fn folded(&self) -> Result<Self> {
         let blocks: Result<Vec<Block>, _> = self.blocks.iter().map(fold_batch_norms).collect();
         Ok(Self { manifest: self.manifest.clone(), blocks: blocks? })
     }
+}
+
+/// The untrained student of a folded block, or of each neighbourhood inside it.
+fn untrained(folded: &Block, recipe: &Recipe) -> Result<Block, BlockError> {
+    if folded.parts().is_empty() {
+        return recipe.student(folded);
+    }
+    let mut student = folded.clone();
+    for (number, &part) in folded.parts().iter().enumerate() {
+        student = student.with_part(student.parts()[number], &recipe.student(&folded.part(part)?)?)?;
+    }
+    Ok(student)
 }
 
 /// Reads a pack of a network or of students.
