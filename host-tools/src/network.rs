@@ -77,14 +77,19 @@ impl Network {
         self.blocks[0].input()
     }
 
+    /// Shape of the output for one image.
+    pub fn output(&self) -> Shape {
+        self.blocks[self.blocks.len() - 1].output()
+    }
+
     /// Number of values that the network gives for one image: a logit for each class.
     pub fn logits(&self) -> usize {
-        self.blocks[self.blocks.len() - 1].output().elements()
+        self.output().elements()
     }
 
     /// Checks that the output is one number for each class.
     pub fn check_classifies(&self) -> Result<()> {
-        let output = self.blocks[self.blocks.len() - 1].output();
+        let output = self.output();
         ensure!(
             output.elements() == output.channels,
             "the network gives {output} for an image, not one number for each class: distil it with `--noise propagated` or \

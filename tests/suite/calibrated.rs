@@ -12,7 +12,7 @@ use distill_host::{
     export::{export, recompose},
     import::safetensors,
     learn::{NoiseSource, finetune_on_noise, untaught},
-    measure::interface_error,
+    measure::{Sample, compare},
     network::Network,
 };
 use distill_tests::{SAME, Task, gaussian, manifest, pack, teacher};
@@ -385,7 +385,8 @@ fn the_interface_error_is_the_mean_over_the_blocks() {
     let (blocks, pixels) = (teacher(), manifest().pixels());
     let (student, _) = student(&calibrated_pack(&images), &task(0.5, |_| {}));
     let network = |blocks: &[Block]| Network::new(manifest(), blocks.to_vec()).unwrap();
-    let found = interface_error(&network(&blocks), &network(&student), &images).unwrap();
+    let comparison = compare(&network(&blocks), &network(&student), Sample::HeldOut(&images)).unwrap();
+    let found = comparison.interface_error();
     let mut input = naive::widen(&images.images(64..128, &pixels).to_values());
     let mut errors = Vec::new();
     for (theirs, ours) in blocks.iter().zip(&student) {

@@ -3,7 +3,11 @@
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
-use crate::{engine::Batch, tensor::Shape};
+use crate::{
+    engine::Batch,
+    inputs::{MEASURED_INPUTS, Purpose, Stream, Variant},
+    tensor::Shape,
+};
 
 /// Images optimised from random numbers: pixels 0 to 255, `[H, W]` for each channel.
 ///
@@ -111,6 +115,30 @@ impl NoiseImages {
         images.zip(values.chunks_exact_mut(elements)).for_each(|(image, values)| {
             pixels.values(image, self.shape, values);
         });
+        Batch::from_values(&values, self.shape)
+    }
+
+    /// Images to compare networks on, as a batch of network inputs: image `i` is the `i`th of the [`MEASURED_INPUTS`] that
+    /// nothing learns from, and beyond them a variant of one. A range gives the same images whatever was asked for before.
+    pub fn held_out(&self, range: Range<usize>, pixels: &Pixels) -> Batch {
+        let (elements, count) = (self.shape.elements(), MEASURED_INPUTS.min(self.len()));
+        let first = self.len() - count;
+        let [mut image, mut other] = [(); 2].map(|()| vec![0.0; elements]);
+        let read = |index: usize, values: &mut Vec<f32>| {
+            pixels.values(&self.pixels[(first + index) * elements..][..elements], self.shape, values);
+        };
+        let (mut values, mut varied) = (Vec::with_capacity(range.len() * elements), Vec::new());
+        for index in range {
+            read(index % count, &mut image);
+            if index < count {
+                values.extend_from_slice(&image);
+                continue;
+            }
+            let mut stream = Stream::new(0, Purpose::Measure, index);
+            read(stream.below(count), &mut other);
+            Variant::draw(&mut stream, self.shape).of(&image, &other, self.shape, &mut varied);
+            values.extend_from_slice(&varied);
+        }
         Batch::from_values(&values, self.shape)
     }
 

@@ -69,7 +69,7 @@ pub fn evaluate(network: &Network, images: &dyn LabelledImages, limit: usize, de
             let rank = rank(logits, usize::from(label));
             correct += usize::from(rank == 0);
             top5_correct += usize::from(rank < TOP);
-            predictions.push(largest(logits));
+            predictions.push(largest(logits) as u16);
         }
         progress.set(end as u64);
     }
@@ -101,7 +101,7 @@ fn rank(logits: &[f32], label: usize) -> usize {
 }
 
 /// Index of the largest value; the first of equal ones.
-fn largest(logits: &[f32]) -> u16 {
+pub(super) fn largest(logits: &[f32]) -> usize {
     let best = |best: usize, index: usize| if logits[index] > logits[best] { index } else { best };
-    (1..logits.len()).fold(0, best) as u16
+    (1..logits.len()).fold(0, best)
 }

@@ -24,7 +24,7 @@ use crate::{
         BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate, default_batch,
         finetune_on_noise,
     },
-    measure::{evaluate, interface_error},
+    measure::{Sample, compare, evaluate},
     network::Network,
 };
 
@@ -309,6 +309,6 @@ impl Maker<'_> {
     fn interface_error(&self, teacher: &Network, student: &Network) -> Result<f64> {
         let noise =
             open_pack(&self.calibrated())?.noise_images()?.context("the teacher pack has lost its noise images")?;
-        interface_error(teacher, student, &noise)
+        Ok(compare(teacher, student, Sample::HeldOut(&noise))?.interface_error())
     }
 }
