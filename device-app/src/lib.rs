@@ -7,7 +7,9 @@ mod options;
 mod terminal;
 
 pub use advice::Advised;
-pub use file::{DiskFile, NewFile, UnfinishedFile, check_distinct, open_pack, scratch_file, write_file};
+pub use file::{
+    DiskFile, NewFile, UnfinishedFile, check_distinct, check_writable, open_pack, scratch_file, write_file,
+};
 pub use job::{BlockOutcome, Job, Outcome, open_source, program_bytes, run_job};
 pub use options::{DeviceName, RunOptions, WorkOptions};
 pub use terminal::{Progress, exit_code, print, start_log};
