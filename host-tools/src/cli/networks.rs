@@ -100,7 +100,8 @@ pub fn inspect_file(json: bool, InspectArgs { file, draw: picture, work }: &Insp
     let is_pack = ending(file) == "ndp";
     if work.budget.is_some() {
         ensure!(is_pack, "cannot plan a run over {}: a run takes a teacher pack (.ndp)", file.display());
-        let plan = PlanTable::new(file, work.source(), &work.settings()?)?;
+        let source = work.source(file)?;
+        let plan = PlanTable::new(file, source, &work.settings(source)?)?;
         return print(json, &plan, || plan.table());
     }
     let picture = picture.as_deref();
