@@ -250,6 +250,15 @@ pub fn check_distinct<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Pa
     Ok(())
 }
 
+/// Checks before any work that `output` can be written without replacing what it is made from.
+///
+/// # Errors
+/// As [`check_distinct`] and [`NewFile::create`].
+pub fn check_writable<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    check_distinct(output, inputs)?;
+    NewFile::create(output).map(drop)
+}
+
 /// Writes `bytes` to `path`, either completely or not at all.
 ///
 /// # Errors

@@ -7,12 +7,12 @@ use distill_core::{
     BlockPlan, BlockReport, Budget, CalibratedNoise, CountingAllocator, Device, Event, Pack, ReadAt, Run, Settings,
     Source, SourceKind, WhiteNoise, run,
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::{
     advice::Advised,
     file::{UnfinishedFile, check_distinct, open_pack, scratch_file},
+    terminal::Progress,
 };
 
 /// Heap bytes that the program needs in addition to a run over `teacher`: arguments, progress bar, manifests, reports.
@@ -102,13 +102,16 @@ pub fn run_job(
     let scratch = Box::new(scratch_file(job.student)?);
     let (mut blocks, mut planned_bytes) = (Vec::new(), 0);
     let planned = matches!(device, Device::Cpu);
-    let mut watch = BlockWatch { start, planned, run_peak: 0, bar: None, block_end: 0 };
+    let units = settings.recipe.training.steps as u64 + 1;
+    let mut watch = BlockWatch { start, planned, run_peak: 0, progress: None, units, done: 0, block_end: 0 };
     let observe = |event: Event<'_>| match event {
         Event::Planned(plan) => {
             planned_bytes = plan.bytes;
+            let count = plan.blocks.iter().filter(|block| block.number.is_some()).count() as u64;
+            watch.progress = Progress::new("distilling", Some(count * units), "{msg}").ok();
             blocks.reserve_exact(plan.blocks.len());
         }
-        Event::Started { index, total, name } => watch.begin((index, total), name, settings, heap),
+        Event::Started { index, name, .. } => watch.begin(index, name, heap),
         Event::Stepped { loss, .. } => watch.step(loss),
         Event::Finished(report, planned) => blocks.push(watch.end(report, planned, settings, heap)),
         _ => {}
@@ -136,41 +139,44 @@ pub fn run_job(
     Ok(Outcome { blocks, seconds: start.elapsed().as_secs_f64(), peak_bytes, planned_bytes })
 }
 
-/// Timer, heap peak and progress bar of the current block.
+/// Timer, heap peak and progress of the current block.
 struct BlockWatch {
     start: Instant,
     /// Whether the device has a memory plan.
     planned: bool,
     run_peak: usize,
-    bar: Option<ProgressBar>,
-    /// Position of the bar at the end of the current block.
+    progress: Option<Progress>,
+    /// Units of progress of a block: one for itself, and one for each of its gradient steps.
+    units: u64,
+    /// Units done.
+    done: u64,
+    /// Units done at the end of the current block.
     block_end: u64,
 }
 
 impl BlockWatch {
-    fn begin(
-        &mut self,
-        (index, total): (usize, usize),
-        name: &str,
-        settings: &Settings,
-        heap: &CountingAllocator<System>,
-    ) {
-        // A block counts as one unit of progress, and so does each of its gradient steps.
-        let units = (total * (settings.recipe.training.steps + 1)) as u64;
-        let bar = self.bar.get_or_insert_with(|| ProgressBar::new(units).with_style(style()));
-        self.block_end += settings.recipe.training.steps as u64 + 1;
-        bar.set_message(format!("block {index} {name}"));
-        bar.tick();
+    fn begin(&mut self, index: usize, name: &str, heap: &CountingAllocator<System>) {
+        self.block_end = self.done + self.units;
+        if let Some(progress) = &self.progress {
+            progress.name(format!("block {index} {name}"));
+        }
         self.run_peak = self.run_peak.max(heap.peak_bytes());
         heap.reset_peak();
         self.start = Instant::now();
     }
 
-    fn step(&self, loss: f32) {
+    fn step(&mut self, loss: f32) {
         log::debug!("loss {loss:.6}");
         // A block with several neighbourhoods takes all steps for each of them.
-        if let Some(bar) = self.bar.as_ref().filter(|bar| bar.position() + 1 < self.block_end) {
-            bar.inc(1);
+        if self.done + 1 < self.block_end {
+            self.set(self.done + 1);
+        }
+    }
+
+    fn set(&mut self, done: u64) {
+        self.done = done;
+        if let Some(progress) = &mut self.progress {
+            progress.set(done);
         }
     }
 
@@ -197,22 +203,11 @@ impl BlockWatch {
             report.parameters,
             outcome.seconds
         );
-        if let Some(bar) = &self.bar {
-            bar.set_position(self.block_end);
-            if bar.is_hidden() {
-                eprintln!("{line}")
-            } else {
-                bar.println(line)
-            }
-            if bar.position() == bar.length().unwrap_or(0) {
-                bar.finish_and_clear();
-            }
+        match &self.progress {
+            Some(progress) => progress.say(&line),
+            None => eprintln!("{line}"),
         }
+        self.set(self.block_end);
         outcome
     }
-}
-
-fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} (ETA {eta})")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -1,13 +1,19 @@
 //! The device program as a library: files, timing and progress around `distill-core`'s run.
 
 mod advice;
+mod command;
 mod file;
 mod job;
 mod options;
 mod terminal;
+mod version;
 
 pub use advice::Advised;
-pub use file::{DiskFile, NewFile, UnfinishedFile, check_distinct, open_pack, scratch_file, write_file};
+pub use command::run_command;
+pub use file::{
+    DiskFile, NewFile, UnfinishedFile, check_distinct, check_writable, open_pack, scratch_file, write_file,
+};
 pub use job::{BlockOutcome, Job, Outcome, open_source, program_bytes, run_job};
 pub use options::{DeviceName, RunOptions, WorkOptions};
-pub use terminal::{Progress, exit_code, print, start_log};
+pub use terminal::{Progress, columns, exit_code, parse, print, start_log, write_out};
+pub use version::VERSION;

@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use distill_core::{
-    Activation, Budget, Device, Recipe, Ridge, Schedule, Selection, Settings, SourceKind, Training, Update, Width,
+    Activation, Budget, Device, Recipe, Ridge, Role, Schedule, Selection, Settings, SourceKind, Training, Update, Width,
 };
+
+use crate::file::open_pack;
 
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]
@@ -46,9 +48,10 @@ pub struct WorkOptions {
     /// Replace the activations inside each block
     #[arg(long, value_enum, value_name = "A")]
     pub activation: Option<ActivationName>,
-    /// Source of the blocks' inputs
-    #[arg(long, value_enum, default_value_t = NoiseName::Propagated)]
-    pub noise: NoiseName,
+    /// Source of the blocks' inputs [default: calibrated if the pack holds such images; else propagated if every
+    /// neighbourhood has batch norms; else standard]
+    #[arg(long, value_enum)]
+    pub noise: Option<NoiseName>,
     /// Feed each block the previous students' outputs, to compensate for their errors (only and by default for
     /// calibrated noise)
     #[arg(long, overrides_with = "independent")]
@@ -178,20 +181,39 @@ pub enum DeviceName {
 }
 
 impl WorkOptions {
-    /// The source of the blocks' inputs.
-    pub fn source(&self) -> SourceKind {
+    /// The source of the blocks' inputs: the one asked for, else the best that the pack of `teacher` allows, which is then
+    /// said on stderr.
+    ///
+    /// # Errors
+    /// As [`open_pack`].
+    pub fn source(&self, teacher: &Path) -> Result<SourceKind> {
         match self.noise {
-            NoiseName::Standard => SourceKind::Standard,
-            NoiseName::Propagated => SourceKind::Propagated,
-            NoiseName::Calibrated => SourceKind::Calibrated,
+            Some(NoiseName::Standard) => return Ok(SourceKind::Standard),
+            Some(NoiseName::Propagated) => return Ok(SourceKind::Propagated),
+            Some(NoiseName::Calibrated) => return Ok(SourceKind::Calibrated),
+            None => {}
         }
+        let mut pack = open_pack(teacher)?;
+        if let Some(calibrated) = pack.calibrated() {
+            eprintln!("noise: calibrated ({} images in the pack)", thousands(calibrated.images as usize));
+            return Ok(SourceKind::Calibrated);
+        }
+        for index in 0..pack.blocks() {
+            let outline = pack.outline(index).with_context(|| format!("cannot read {}", teacher.display()))?;
+            if outline.role == Role::Neighbourhood && !outline.has_statistics {
+                eprintln!("noise: standard (block {} has no batch norm to propagate noise with)", outline.name);
+                return Ok(SourceKind::Standard);
+            }
+        }
+        eprintln!("noise: propagated (calibrated noise gives better students: `distill calibrate` makes it)");
+        Ok(SourceKind::Propagated)
     }
 
-    /// Translates the options to settings.
+    /// Translates the options to settings, for inputs from this source.
     ///
     /// # Errors
     /// A value is out of range, or a list of blocks cannot be parsed.
-    pub fn settings(&self) -> Result<Settings> {
+    pub fn settings(&self, source: SourceKind) -> Result<Settings> {
         let update = match self.optimizer {
             OptimizerName::Adam => Update::Adam,
             OptimizerName::Sgd => Update::MOMENTUM,
@@ -209,7 +231,7 @@ impl WorkOptions {
             stop: self.stop,
         };
         let width = Width::new(self.width)?;
-        let usual = match self.source() {
+        let usual = match source {
             SourceKind::Calibrated => Settings::calibrated(width, self.steps),
             _ => Settings::new(width, self.steps),
         };
@@ -240,7 +262,7 @@ impl WorkOptions {
             seed: self.seed,
             budget,
         };
-        settings.check(self.source())?;
+        settings.check(source)?;
         Ok(settings)
     }
 }
@@ -283,6 +305,13 @@ impl DeviceName {
             ),
         }
     }
+}
+
+/// `4096` as `4,096`.
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 /// Parses `auto` or a strength.

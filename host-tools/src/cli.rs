@@ -1,15 +1,17 @@
 //! The commands of `distill`: their arguments, and what they print. The work is in the library.
 
 mod learn;
+mod lookup;
 mod measure;
 mod networks;
 
-use std::{alloc::System, path::PathBuf};
+use std::{alloc::System, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use distill_core::{CountingAllocator, Device};
-use distill_device::{print, start_log};
+use distill_device::{RunOptions, VERSION, exit_code, parse, print, run_command, start_log};
 use distill_host::quickstart::quickstart;
 
 use self::{
@@ -20,11 +22,11 @@ use self::{
 
 /// Make a trained network smaller, block by block, without data
 #[derive(Parser)]
-#[command(version)]
+#[command(version = VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Print one JSON object on stdout; progress stays on stderr
+    /// Print one JSON object on stdout, also for errors; progress stays on stderr
     #[arg(long, global = true)]
     json: bool,
     /// Log more (-v: information, -vv: details)
@@ -57,6 +59,9 @@ enum Command {
     /// Add noise images that match the teacher's batch-norm statistics to its pack, for --noise calibrated; no data is used
     #[command(after_help = "Example:\n  distill calibrate teacher.ndp -o teacher.ndp")]
     Calibrate(CalibrateArgs),
+    /// Distil the blocks of a teacher pack into a student pack, as distill-device run does
+    #[command(after_help = "Example:\n  distill run teacher.ndp -o student.ndp --width 0.5")]
+    Run(Box<RunOptions>),
     /// Measure accuracy on labelled images
     #[command(
         after_help = "Examples:\n  distill evaluate student.ndp --data cifar10\n  distill evaluate student.ndp --data imagenet/val --crop-fraction 0.875 --filter bicubic"
@@ -76,12 +81,29 @@ enum Command {
         #[command(subcommand)]
         command: ReportCommand,
     },
+    /// Print a script that completes the commands in a shell
+    #[command(after_help = "Example:\n  distill completions bash > ~/.local/share/bash-completion/completions/distill")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each command
+    #[command(after_help = "Example:\n  distill man --dir ~/.local/share/man/man1")]
+    Man {
+        /// Folder to write the pages to
+        #[arg(long, value_name = "D")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Parses the arguments and runs the command.
-pub fn run(heap: &CountingAllocator<System>) -> Result<()> {
-    let Cli { command, json, verbose } = Cli::parse();
+pub fn run(heap: &CountingAllocator<System>) -> ExitCode {
+    let Cli { command, json, verbose } = parse();
     start_log(verbose);
+    exit_code(json, execute(command, json, heap))
+}
+
+fn execute(command: Command, json: bool, heap: &CountingAllocator<System>) -> Result<()> {
     match command {
         Command::Quickstart { dir } => {
             let outcome = quickstart(&dir, &Device::Cpu, heap)?;
@@ -91,10 +113,13 @@ pub fn run(heap: &CountingAllocator<System>) -> Result<()> {
         Command::Import(args) => import_file(json, &args),
         Command::Inspect(args) => inspect_file(json, &args),
         Command::Calibrate(args) => calibrate_teacher(json, &args),
+        Command::Run(options) => run_command(json, &options, heap),
         Command::Evaluate(args) => evaluate_file(json, &args),
         Command::Recompose(args) => recompose_files(json, &args),
         Command::Finetune(args) => finetune_student(json, &args),
         Command::Baseline(args) => baseline_student(json, &args),
         Command::Report { command: ReportCommand::DataFree(options) } => report_data_free(json, &options, heap),
+        Command::Completions { shell } => lookup::completions(json, shell, &mut Cli::command()),
+        Command::Man { dir } => lookup::manual(json, dir.as_deref(), Cli::command()),
     }
 }

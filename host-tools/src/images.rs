@@ -1,4 +1,4 @@
-//! Labelled images to measure networks on: CIFAR-10, or folders of pictures.
+//! Images to measure networks on, with labels or without: CIFAR-10, or folders of pictures.
 
 pub mod cifar10;
 mod crop;
@@ -13,30 +13,55 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
+use self::cifar10::TestImages;
 pub use self::{
     crop::{CROP_FRACTION, Preparation},
     download::Download,
     fetch::{Fetched, cifar10_folder, fetch_cifar10},
-    folder::ImageFolder,
-    labelled::{LabelledImages, normalised},
-    picture::Picture,
+    folder::{ImageFolder, Pictures},
+    labelled::{Images, LabelledImages, check_labels, normalised},
+    picture::{Colour, Picture},
     resample::Filter,
 };
 use crate::network::Network;
 
 /// The images that `data` names: `cifar10` (already fetched), `builtin` (its first 1,000 test images), or a folder of
 /// CIFAR-10's binary files or of pictures for `network` (see [`ImageFolder`]).
+///
+/// # Errors
+/// They cannot be found, or the network's accuracy on them cannot be measured ([`check_labels`]).
 pub fn open(data: &str, network: &Network, preparation: Preparation) -> Result<Box<dyn LabelledImages>> {
+    let images: Box<dyn LabelledImages> = match known(data)? {
+        Some(images) => Box::new(images),
+        None => Box::new(ImageFolder::open(Path::new(data), network, preparation)?),
+    };
+    check_labels(network, &*images)?;
+    Ok(images)
+}
+
+/// The images that `data` names, as for [`open`]; but the folder's pictures need no classes: they lie in it or in its
+/// sub-folders.
+///
+/// # Errors
+/// They cannot be found, or the network takes other ones.
+pub fn open_unlabelled(data: &str, network: &Network, preparation: Preparation) -> Result<Box<dyn Images>> {
+    let images: Box<dyn Images> = match known(data)? {
+        Some(images) => Box::new(images),
+        None => Box::new(Pictures::open(Path::new(data), network, preparation)?),
+    };
+    labelled::check_shape(network, &*images)?;
+    Ok(images)
+}
+
+/// CIFAR-10's images, unless `data` is another folder.
+fn known(data: &str) -> Result<Option<TestImages>> {
     match data {
-        "cifar10" => return Ok(Box::new(cifar10::read_test(&cifar10_folder()?)?)),
-        "builtin" => return Ok(Box::new(cifar10::builtin_test_images()?)),
+        "cifar10" => return cifar10::read_test(&cifar10_folder()?).map(Some),
+        "builtin" => return cifar10::builtin_test_images().map(Some),
         _ => {}
     }
     let folder = Path::new(data);
     let hint = "name a folder of pictures, or get CIFAR-10 with `distill data fetch cifar10`";
     fs::read_dir(folder).with_context(|| format!("cannot open the folder {data}: {hint}"))?;
-    if cifar10::test_file(folder).is_some() {
-        return Ok(Box::new(cifar10::read_test(folder)?));
-    }
-    Ok(Box::new(ImageFolder::open(folder, network, preparation)?))
+    cifar10::test_file(folder).map(|_| cifar10::read_test(folder)).transpose()
 }

@@ -5,7 +5,8 @@ use std::{fs, path::Path};
 use distill_core::{Device, Shape};
 use distill_host::{
     images::{
-        self, CROP_FRACTION, Filter, ImageFolder, LabelledImages, Picture, Preparation, cifar10::builtin_test_images,
+        self, CROP_FRACTION, Colour, Filter, ImageFolder, Images, LabelledImages, Picture, Preparation,
+        cifar10::builtin_test_images,
     },
     measure::{batch, evaluate},
     network::Network,
@@ -74,7 +75,10 @@ fn the_class_stands_in_the_name_or_in_the_folders() {
     let names = ["b/1.png", "a/2.png", "a/10.png", "Z/1.png", "a/.hidden.png", "b/note.txt"];
     check_listed(&names, &[("Z/1.png", 0), ("a/10.png", 1), ("a/2.png", 1), ("b/1.png", 2)]);
     check_listed(&["truck/1.png", "cat/1.png"], &[("cat/1.png", 3), ("truck/1.png", 9)]);
-    check_listed(&["truck/1.png", "kitten/1.png"], &[("kitten/1.png", 0), ("truck/1.png", 1)]);
+    check_listed(&["lorry/1.png", "kitten/1.png"], &[("kitten/1.png", 0), ("lorry/1.png", 1)]);
+    // Numbers are indices, however they are written.
+    check_listed(&["9/1.png", "2/1.png"], &[("2/1.png", 2), ("9/1.png", 9)]);
+    check_listed(&["03/1.png", "007/1.png"], &[("007/1.png", 7), ("03/1.png", 3)]);
 }
 
 #[test]
@@ -90,8 +94,22 @@ fn what_names_no_class_of_the_network_is_refused() {
     check_refused(&["cat/a.txt"], "there are neither pictures nor CIFAR-10's test_batch.bin in ");
     check_refused(&["0_a.png", "cat/1.png"], "holds both pictures and sub-folders");
     check_refused(&["val/cat/1.png"], "val/cat lies in a class folder");
+    check_refused(&["3/1.png", "10/1.png"], "10 in ");
+    check_refused(&["truck/1.png", "kitten/1.png"], "kitten in ");
     let eleven: Vec<String> = (0..11).map(|class| format!("class{class}/1.png")).collect();
     check_refused(&eleven.iter().map(String::as_str).collect::<Vec<_>>(), "has 11 class folders, but the network 10");
+}
+
+#[test]
+fn pictures_without_classes_are_images_too() {
+    let network = builtin_teacher().unwrap();
+    let count = |folder: &TempDir| {
+        let images = images::open_unlabelled(folder.path().to_str().unwrap(), &network, Preparation::default());
+        images.map(|images| images.len()).map_err(|error| format!("{error:#}"))
+    };
+    assert_eq!(count(&folder_of(&["b.png", "a.jpg", "note.txt"])), Ok(2));
+    assert_eq!(count(&folder_of(&["c.png", "cat/1.png", "other/1.png"])), Ok(3));
+    assert!(count(&folder_of(&["note.txt"])).unwrap_err().contains("there are no .jpg or .png files in "));
 }
 
 #[test]
@@ -107,25 +125,39 @@ fn a_folder_is_told_by_what_it_holds() {
 }
 
 #[test]
-fn grey_becomes_three_channels_and_alpha_is_dropped() {
-    let check = |color, samples: &[u8], rgb: &[u8]| {
-        let picture = Picture::decode(&png(2, color, samples)).unwrap();
-        assert_eq!((picture.width, picture.height, picture.rgb.as_slice()), (2, 1, rgb), "{color:?}");
+fn pictures_become_the_channels_of_the_network() {
+    let check = |color, samples: &[u8], colour: Colour, expected: &[u8]| {
+        let picture = Picture::decode(&png(2, color, samples), colour).unwrap();
+        assert_eq!(
+            (picture.width, picture.height, picture.samples.as_slice()),
+            (2, 1, expected),
+            "{color:?} {colour:?}"
+        );
     };
-    check(ColorType::Grayscale, &[9, 200], &[9, 9, 9, 200, 200, 200]);
-    check(ColorType::GrayscaleAlpha, &[9, 0, 200, 50], &[9, 9, 9, 200, 200, 200]);
-    check(ColorType::Rgb, &[1, 2, 3, 4, 5, 6], &[1, 2, 3, 4, 5, 6]);
-    check(ColorType::Rgba, &[1, 2, 3, 0, 4, 5, 6, 128], &[1, 2, 3, 4, 5, 6]);
+    use ColorType::{Grayscale, GrayscaleAlpha, Rgba};
+    check(Grayscale, &[9, 200], Colour::Rgb, &[9, 9, 9, 200, 200, 200]);
+    check(GrayscaleAlpha, &[9, 0, 200, 50], Colour::Rgb, &[9, 9, 9, 200, 200, 200]);
+    check(ColorType::Rgb, &[1, 2, 3, 4, 5, 6], Colour::Rgb, &[1, 2, 3, 4, 5, 6]);
+    check(Rgba, &[1, 2, 3, 0, 4, 5, 6, 128], Colour::Rgb, &[1, 2, 3, 4, 5, 6]);
+    check(Grayscale, &[9, 200], Colour::Grey, &[9, 200]);
+    check(GrayscaleAlpha, &[255, 0, 200, 50], Colour::Grey, &[255, 200]);
+    // Pillow's convert("L") of the same pixels.
+    check(ColorType::Rgb, &[10, 200, 90, 255, 0, 0], Colour::Grey, &[131, 76]);
+    check(Rgba, &[10, 200, 90, 0, 0, 0, 255, 128], Colour::Grey, &[131, 29]);
+    check(Rgba, &[1, 2, 3, 0, 4, 5, 6, 128], Colour::Rgba, &[1, 2, 3, 0, 4, 5, 6, 128]);
+    check(GrayscaleAlpha, &[9, 0, 200, 50], Colour::Rgba, &[9, 9, 9, 0, 200, 200, 200, 50]);
+    check(ColorType::Rgb, &[1, 2, 3, 4, 5, 6], Colour::Rgba, &[1, 2, 3, 255, 4, 5, 6, 255]);
+    assert!(Colour::of_channels(2).is_err());
 }
 
 #[test]
 fn jpegs_are_as_pillow_reads_them() {
     for (name, tolerance) in [("colour", 5), ("grey", 1), ("cmyk", 5)] {
-        let ours = Picture::decode(&fixture(&format!("{name}.jpg"))).unwrap();
-        let pillows = Picture::decode(&fixture(&format!("{name}-decoded.png"))).unwrap();
+        let ours = Picture::decode(&fixture(&format!("{name}.jpg")), Colour::Rgb).unwrap();
+        let pillows = Picture::decode(&fixture(&format!("{name}-decoded.png")), Colour::Rgb).unwrap();
         assert_eq!((ours.width, ours.height), (pillows.width, pillows.height), "{name}");
         // Decoders round differently; swapped or inverted channels, or blocky colours, would be off by tens.
-        let differences = ours.rgb.iter().zip(&pillows.rgb).map(|(a, b)| a.abs_diff(*b));
+        let differences = ours.samples.iter().zip(&pillows.samples).map(|(a, b)| a.abs_diff(*b));
         assert!(differences.clone().max() <= Some(tolerance), "{name}: {:?}", differences.max());
     }
 }
@@ -140,9 +172,9 @@ fn seen(picture: &Picture, [height, width]: [usize; 2], fraction: f64, filter: F
 
 #[test]
 fn crops_are_torchvisions() {
-    let picture = Picture::decode(&fixture("odd.png")).unwrap();
+    let picture = Picture::decode(&fixture("odd.png"), Colour::Rgb).unwrap();
     for (name, filter) in [("bilinear", Filter::Bilinear), ("bicubic", Filter::Bicubic)] {
-        let expected = Picture::decode(&fixture(&format!("odd-{name}.png"))).unwrap();
+        let expected = Picture::decode(&fixture(&format!("odd-{name}.png")), Colour::Rgb).unwrap();
         assert_eq!(seen(&picture, [32, 32], CROP_FRACTION, filter), seen(&expected, [32, 32], 1.0, filter), "{name}");
     }
 }
@@ -151,7 +183,7 @@ fn crops_are_torchvisions() {
 fn the_middle_of_a_gradient_is_a_gradient() {
     let gradient = |width: usize, height: usize| {
         let pixel = |index: usize| [2 * (index % width) as u8, 3 * (index / width) as u8, 9];
-        Picture { width, height, rgb: (0..width * height).flat_map(pixel).collect() }
+        Picture { width, height, colour: Colour::Rgb, samples: (0..width * height).flat_map(pixel).collect() }
     };
     // Of the network's size, and cut without scaling: exactly what is there.
     assert_eq!(
@@ -193,9 +225,9 @@ fn the_middle_of_a_gradient_is_a_gradient() {
 
 #[test]
 fn extreme_pictures_and_fractions_cost_no_memory() {
-    let line = Picture { width: 1, height: 1 << 20, rgb: vec![5; 3 << 20] };
+    let line = Picture { width: 1, height: 1 << 20, colour: Colour::Rgb, samples: vec![5; 3 << 20] };
     assert_eq!(seen(&line, [8, 8], CROP_FRACTION, Filter::Bicubic), [5; 192]);
-    let dot = Picture { width: 1, height: 1, rgb: vec![5; 3] };
+    let dot = Picture { width: 1, height: 1, colour: Colour::Rgb, samples: vec![5; 3] };
     assert_eq!(seen(&dot, [8, 8], f64::MIN_POSITIVE, Filter::Bilinear), [5; 192]);
     for fraction in [0.0, -1.0, 1.01, f64::NAN] {
         assert!(Preparation::new(fraction, Filter::Bilinear).is_err());

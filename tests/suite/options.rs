@@ -1,5 +1,7 @@
 //! What the options of `distill-device run` mean.
 
+use std::path::Path;
+
 use clap::Parser;
 use distill_core::{Activation, Ridge, Schedule, Selection, Settings, SourceKind, Update, Width};
 use distill_device::RunOptions;
@@ -13,7 +15,8 @@ struct Command {
 fn asked(line: &str) -> (SourceKind, Settings) {
     let words = ["run", "teacher.ndp", "-o", "student.ndp"].into_iter().chain(line.split_whitespace());
     let work = Command::parse_from(words).options.work;
-    (work.source(), work.settings().unwrap())
+    let source = work.source(Path::new("teacher.ndp")).unwrap_or(SourceKind::Propagated);
+    (source, work.settings(source).unwrap())
 }
 
 fn settings(line: &str) -> Settings {
@@ -67,7 +70,8 @@ fn calibrated_noise_has_defaults_of_its_own() {
     assert_eq!(plain, (SourceKind::Calibrated, settings("")));
     for wrong in ["nought", "0", "-1", "inf"] {
         let words = ["run", "teacher.ndp", "-o", "student.ndp", &format!("--ridge={wrong}")].map(str::to_owned);
-        let settings = Command::try_parse_from(words).map(|command| command.options.work.settings());
+        let settings =
+            Command::try_parse_from(words).map(|command| command.options.work.settings(SourceKind::Calibrated));
         assert!(!matches!(settings, Ok(Ok(_))), "--ridge {wrong}");
     }
 }
@@ -79,7 +83,7 @@ fn widths_come_from_a_file_by_block() {
     let options = |content: &str| {
         std::fs::write(&path, content).unwrap();
         let words = ["run", "teacher.ndp", "-o", "student.ndp", "--widths", path.to_str().unwrap()];
-        Command::parse_from(words).options.work.settings()
+        Command::parse_from(words).options.work.settings(SourceKind::Propagated)
     };
     let half = ("layer1.0".to_owned(), Width::new(0.5).unwrap());
     assert_eq!(options(r#"{"layer1.0": 0.5}"#).unwrap().widths, [half]);

@@ -5,7 +5,7 @@ use std::{alloc::System, fmt::Write as _, num::NonZeroUsize, path::PathBuf};
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use distill_core::{CountingAllocator, Device, Manifest};
-use distill_device::{print, write_file};
+use distill_device::{check_writable, print, write_file};
 use distill_host::{
     images::{self, CROP_FRACTION, Filter, Preparation, cifar10_folder, fetch_cifar10},
     import::Normalisation,
@@ -50,8 +50,8 @@ pub struct EvaluateArgs {
     file: PathBuf,
     /// cifar10 (fetched before), builtin (its first 1,000 test images), or a folder
     ///
-    /// A folder holds CIFAR-10's binary files; or a sub-folder of .jpg and .png files for each class (in byte order of
-    /// their names, unless every name is one of the network's classes); or files named by class, such as
+    /// A folder holds CIFAR-10's binary files; or a sub-folder of .jpg and .png files for each class (named as the
+    /// network names it, or by its index; else taken in byte order of their names); or files named by class, such as
     /// 0007_n01518878.jpg. An orientation in their EXIF data is ignored.
     #[arg(long, value_name = "DATA")]
     data: String,
@@ -73,6 +73,7 @@ pub struct EvaluateArgs {
 }
 
 pub fn evaluate_file(json: bool, args: &EvaluateArgs) -> Result<()> {
+    args.predictions.as_ref().map_or(Ok(()), |path| check_writable(path, [args.file.as_path()]))?;
     let mut network = read_network(&args.file)?;
     if let Some(text) = &args.normalise {
         let Normalisation { mean, std } = Normalisation::parse(text)?;
@@ -85,6 +86,9 @@ pub fn evaluate_file(json: bool, args: &EvaluateArgs) -> Result<()> {
         let mut lines = String::new();
         evaluation.predictions.iter().try_for_each(|class| writeln!(lines, "{class}"))?;
         write_file(path, lines.as_bytes())?;
+    }
+    if let Some(doubt) = evaluation.doubt(network.logits()) {
+        log::warn!("{doubt}");
     }
     print(json, &evaluation, || {
         let Evaluation { accuracy, correct, top5, top5_correct, total, parameters, macs, .. } = evaluation;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use distill_core::{Encoding, Shape};
-use distill_device::{WorkOptions, check_distinct, open_pack, print, write_file};
+use distill_device::{WorkOptions, check_distinct, check_writable, open_pack, print, write_file};
 use distill_host::{
     export::{self, recompose},
     import::{ImportOptions, Normalisation, Split, import, safetensors},
@@ -100,7 +100,8 @@ pub fn inspect_file(json: bool, InspectArgs { file, draw: picture, work }: &Insp
     let is_pack = ending(file) == "ndp";
     if work.budget.is_some() {
         ensure!(is_pack, "cannot plan a run over {}: a run takes a teacher pack (.ndp)", file.display());
-        let plan = PlanTable::new(file, work.source(), &work.settings()?)?;
+        let source = work.source(file)?;
+        let plan = PlanTable::new(file, source, &work.settings(source)?)?;
         return print(json, &plan, || plan.table());
     }
     let picture = picture.as_deref();
@@ -152,8 +153,8 @@ pub fn recompose_files(json: bool, RecomposeArgs { teacher, students, output }: 
 
 /// Checks before any work that a network can be written to `output` without replacing what it is made from.
 pub fn check_output<'a>(output: &Path, inputs: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
-    check_distinct(output, inputs.map(PathBuf::as_path))?;
-    export::check_ending(output)
+    export::check_ending(output)?;
+    check_writable(output, inputs.map(PathBuf::as_path))
 }
 
 /// Reads a network that needs no options.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use distill_core::Shape;
 use png::{BitDepth, ColorType, Decoder, Info};
 
-use super::LabelledImages;
+use super::{Images, LabelledImages};
 
 /// Names of the classes, in the order of the labels.
 pub const CLASSES: [&str; 10] =
@@ -51,17 +51,23 @@ pub struct TestImages {
     pub labels: Vec<u16>,
 }
 
-impl LabelledImages for TestImages {
+impl Images for TestImages {
     fn shape(&self) -> Shape {
         SHAPE
     }
 
-    fn labels(&self) -> &[u16] {
-        &self.labels
+    fn len(&self) -> usize {
+        self.labels.len()
     }
 
     fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
         Ok(Cow::Borrowed(&self.pixels[range.start * PIXELS..range.end * PIXELS]))
+    }
+}
+
+impl LabelledImages for TestImages {
+    fn labels(&self) -> &[u16] {
+        &self.labels
     }
 }
 

@@ -25,14 +25,15 @@ impl Preparation {
         Ok(Self { crop_fraction, filter })
     }
 
-    /// Writes `picture` as `[C, H, W]` into `image`, whose shape is `shape`, with three channels.
+    /// Writes `picture` as `[C, H, W]` into `image`, whose shape is `shape`, with the picture's channels.
     ///
     /// A picture of that size is taken as it is. Any other is scaled until it just covers height and width divided by the
     /// crop fraction, rounded, and cropped to its middle, as torchvision's `Resize` and `CenterCrop` do.
     pub fn prepare(&self, picture: &Picture, shape: Shape, image: &mut [u8]) {
         let Shape { height, width, .. } = shape;
+        let channels = picture.colour.channels();
         if (picture.height, picture.width) == (height, width) {
-            return planes(&picture.rgb, image);
+            return planes(&picture.samples, channels, image);
         }
         let enlarged = |extent: usize| (extent as f64 / self.crop_fraction).round() as usize;
         let (tall, wide) = (enlarged(height), enlarged(width));
@@ -44,7 +45,8 @@ impl Preparation {
         };
         let across = Axis { source: picture.width, target: columns, start: middle(columns, width), len: width };
         let down = Axis { source: picture.height, target: rows, start: middle(rows, height), len: height };
-        planes(&resample(&picture.rgb, across, down, self.filter), image);
+        let image_samples = resample(&picture.samples, channels, [across, down], self.filter);
+        planes(&image_samples, channels, image);
     }
 }
 
@@ -60,8 +62,8 @@ fn middle(extent: usize, len: usize) -> usize {
 }
 
 /// Interleaved pixels as one plane for each channel.
-fn planes(rgb: &[u8], image: &mut [u8]) {
-    for (channel, plane) in image.chunks_exact_mut(rgb.len() / 3).enumerate() {
-        plane.iter_mut().zip(rgb.chunks_exact(3)).for_each(|(value, pixel)| *value = pixel[channel]);
+fn planes(samples: &[u8], channels: usize, image: &mut [u8]) {
+    for (channel, plane) in image.chunks_exact_mut(samples.len() / channels).enumerate() {
+        plane.iter_mut().zip(samples.chunks_exact(channels)).for_each(|(value, pixel)| *value = pixel[channel]);
     }
 }

@@ -1,7 +1,7 @@
-//! A folder of pictures whose classes follow from names.
+//! Folders of pictures, and the classes that follow from names.
 //!
-//! - Class folders: the sub-folders are the classes 0, 1, … in byte order of their names, or, if every name is one of the
-//!   network's classes, those classes.
+//! - Class folders, told by the names of all of them: classes of the network; or numbers, which are indices of its classes;
+//!   or any other names, which are the classes 0, 1, … in byte order.
 //! - `<index>_…` files, such as `0007_n01518878.jpg`: the number before the first underscore is the class.
 //!
 //! Images are in byte order of their paths. A picture is decoded each time it is read.
@@ -13,11 +13,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use distill_core::Shape;
 use rayon::prelude::*;
 
-use super::{LabelledImages, Picture, Preparation};
+use super::{Colour, Images, LabelledImages, Picture, Preparation};
 use crate::network::{Network, ending};
 
 const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
@@ -26,58 +26,49 @@ const EXPECTED: &str =
 
 /// Pictures on a disk, and how they are prepared for a network.
 #[derive(Clone, Debug)]
-pub struct ImageFolder {
+pub struct Pictures {
     shape: Shape,
+    colour: Colour,
     preparation: Preparation,
     files: Vec<PathBuf>,
-    labels: Vec<u16>,
 }
 
-impl ImageFolder {
-    /// Lists the pictures in `folder` and their classes, without opening any.
+impl Pictures {
+    /// Lists the pictures in `folder` and in its sub-folders, without opening any.
     ///
     /// # Errors
-    /// No pictures, both kinds of names at once, a name without a class, or a class that the network does not have.
+    /// No pictures, or a network that takes other channels than pictures have.
     pub fn open(folder: &Path, network: &Network, preparation: Preparation) -> Result<Self> {
-        let shape = network.input();
-        ensure!(shape.channels == 3, "the network takes {} channels, pictures have 3", shape.channels);
         let Listing { folders, pictures } = Listing::of(folder)?;
-        let shown = folder.display();
-        ensure!(folders.is_empty() || pictures.is_empty(), "{shown} holds both pictures and sub-folders: {EXPECTED}");
-        let labelled = if folders.is_empty() {
-            by_file_name(folder, &pictures, network.logits())
-        } else {
-            by_class_folder(folder, &folders, network)
-        }?;
-        ensure!(
-            !labelled.is_empty(),
-            "there are neither pictures nor CIFAR-10's test_batch.bin in {shown}: {EXPECTED}"
-        );
-        let (files, labels) = labelled.into_iter().unzip();
-        Ok(Self { shape, preparation, files, labels })
+        let mut files: Vec<PathBuf> = pictures.iter().map(|picture| folder.join(picture)).collect();
+        for path in folders.iter().map(|name| folder.join(name)) {
+            files.extend(Listing::of(&path)?.pictures.iter().map(|picture| path.join(picture)));
+        }
+        ensure!(!files.is_empty(), "there are no .jpg or .png files in {}", folder.display());
+        Self::of(files, network, preparation)
     }
 
-    /// The pictures, in order.
-    pub fn files(&self) -> &[PathBuf] {
-        &self.files
+    fn of(files: Vec<PathBuf>, network: &Network, preparation: Preparation) -> Result<Self> {
+        let shape = network.input();
+        Ok(Self { shape, colour: Colour::of_channels(shape.channels)?, preparation, files })
     }
 
     fn read(&self, index: usize, image: &mut [u8]) -> Result<()> {
         let file = &self.files[index];
-        let picture = fs::read(file).map_err(Into::into).and_then(|bytes| Picture::decode(&bytes));
+        let picture = fs::read(file).map_err(Into::into).and_then(|bytes| Picture::decode(&bytes, self.colour));
         let picture = picture.with_context(|| format!("cannot read {}", file.display()))?;
         self.preparation.prepare(&picture, self.shape, image);
         Ok(())
     }
 }
 
-impl LabelledImages for ImageFolder {
+impl Images for Pictures {
     fn shape(&self) -> Shape {
         self.shape
     }
 
-    fn labels(&self) -> &[u16] {
-        &self.labels
+    fn len(&self) -> usize {
+        self.files.len()
     }
 
     fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
@@ -91,18 +82,66 @@ impl LabelledImages for ImageFolder {
     }
 }
 
-fn by_file_name(folder: &Path, pictures: &[String], logits: usize) -> Result<Vec<(PathBuf, u16)>> {
+/// Pictures whose names, or whose folders' names, tell their classes.
+#[derive(Clone, Debug)]
+pub struct ImageFolder {
+    pictures: Pictures,
+    labels: Vec<u16>,
+}
+
+impl ImageFolder {
+    /// Lists the pictures in `folder` and their classes, without opening any. Classes without a folder are logged.
+    ///
+    /// # Errors
+    /// No pictures, both kinds of names at once, a name without a class, or a class that the network does not have.
+    pub fn open(folder: &Path, network: &Network, preparation: Preparation) -> Result<Self> {
+        let Listing { folders, pictures } = Listing::of(folder)?;
+        let shown = folder.display();
+        ensure!(folders.is_empty() || pictures.is_empty(), "{shown} holds both pictures and sub-folders: {EXPECTED}");
+        let labelled = if folders.is_empty() {
+            by_file_name(folder, &pictures, network.logits())
+        } else {
+            by_class_folder(folder, &folders, network)
+        }?;
+        ensure!(
+            !labelled.is_empty(),
+            "there are neither pictures nor CIFAR-10's test_batch.bin in {shown}: {EXPECTED}"
+        );
+        let (files, labels) = labelled.into_iter().unzip();
+        Ok(Self { pictures: Pictures::of(files, network, preparation)?, labels })
+    }
+
+    /// The pictures, in order.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.pictures.files
+    }
+}
+
+impl Images for ImageFolder {
+    fn shape(&self) -> Shape {
+        self.pictures.shape()
+    }
+
+    fn len(&self) -> usize {
+        self.pictures.len()
+    }
+
+    fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        self.pictures.pixels(range)
+    }
+}
+
+impl LabelledImages for ImageFolder {
+    fn labels(&self) -> &[u16] {
+        &self.labels
+    }
+}
+
+fn by_file_name(folder: &Path, pictures: &[String], classes: usize) -> Result<Vec<(PathBuf, u16)>> {
     let label = |name: &String| {
         let index = name.split_once('_').map(|(index, _)| index).filter(|index| is_decimal(index));
         let index = index.with_context(|| format!("{name} in {} names no class: {EXPECTED}", folder.display()))?;
-        let class = index.parse::<u16>().ok().filter(|&class| usize::from(class) < logits).ok_or_else(|| {
-            anyhow!(
-                "{name} in {} is of class {index}, but the network's are 0 to {}: take images of its own classes",
-                folder.display(),
-                logits - 1
-            )
-        })?;
-        Ok((folder.join(name), class))
+        Ok((folder.join(name), class_of(index, classes).with_context(|| stray(folder, name, index, classes))? as u16))
     };
     pictures.iter().map(label).collect()
 }
@@ -111,19 +150,22 @@ fn is_decimal(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn by_class_folder(folder: &Path, names: &[String], network: &Network) -> Result<Vec<(PathBuf, u16)>> {
-    let known: Option<Vec<usize>> =
-        names.iter().map(|name| network.manifest.classes.iter().position(|class| class == name)).collect();
-    let classes = known.unwrap_or_else(|| (0..names.len()).collect());
-    ensure!(
-        classes.iter().all(|&class| class < network.logits()),
-        "{} has {} class folders, but the network {} classes: take images of its own classes",
+/// The class of this index, if there is one.
+fn class_of(index: &str, classes: usize) -> Option<usize> {
+    index.parse().ok().filter(|&class| class < classes)
+}
+
+fn stray(folder: &Path, name: &str, index: &str, classes: usize) -> String {
+    format!(
+        "{name} in {} is of class {index}, but the network's are 0 to {}: take images of its own classes",
         folder.display(),
-        names.len(),
-        network.logits()
-    );
+        classes - 1
+    )
+}
+
+fn by_class_folder(folder: &Path, names: &[String], network: &Network) -> Result<Vec<(PathBuf, u16)>> {
     let mut labelled = Vec::new();
-    for (name, class) in names.iter().zip(classes) {
+    for (name, class) in names.iter().zip(folder_classes(folder, names, network)?) {
         let path = folder.join(name);
         let Listing { folders, pictures } = Listing::of(&path)?;
         if let Some(inner) = folders.first() {
@@ -133,6 +175,41 @@ fn by_class_folder(folder: &Path, names: &[String], network: &Network) -> Result
         labelled.extend(pictures.iter().map(|picture| (path.join(picture), class as u16)));
     }
     Ok(labelled)
+}
+
+/// The class of each folder in `names`.
+fn folder_classes(folder: &Path, names: &[String], network: &Network) -> Result<Vec<usize>> {
+    let (shown, count, classes) = (folder.display(), names.len(), network.logits());
+    let known: Vec<Option<usize>> =
+        names.iter().map(|name| network.manifest.classes.iter().position(|class| class == name)).collect();
+    let few = |how: &str| {
+        if count < classes {
+            log::warn!("{shown} has folders for {count} of the network's {classes} classes: {how}");
+        }
+    };
+    if known.iter().any(Option::is_some) {
+        let class = |(name, class): (&String, &Option<usize>)| {
+            class.with_context(|| format!("{name} in {shown} is none of the network's classes: rename or remove it"))
+        };
+        let named = names.iter().zip(&known).map(class).collect::<Result<_>>()?;
+        few("told by their names");
+        return Ok(named);
+    }
+    if names.iter().all(|name| is_decimal(name)) {
+        let index = |name: &String| class_of(name, classes).with_context(|| stray(folder, name, name, classes));
+        let indices = names.iter().map(index).collect::<Result<_>>()?;
+        few("their names are taken as the classes' indices, from 0");
+        return Ok(indices);
+    }
+    ensure!(
+        count <= classes,
+        "{shown} has {count} class folders, but the network {classes} classes: take images of its own classes"
+    );
+    few(&format!(
+        "taken as its first, 0 to {} in order of their names; name each by its class's index if that is wrong",
+        count - 1
+    ));
+    Ok((0..count).collect())
 }
 
 /// The names in a folder in byte order, without hidden ones.

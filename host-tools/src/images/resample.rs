@@ -30,23 +30,24 @@ pub struct Axis {
     pub len: usize,
 }
 
-/// The part that `across` and `down` choose of an RGB picture; resized and rounded horizontally, then vertically.
-pub fn resample(rgb: &[u8], across: Axis, down: Axis, filter: Filter) -> Vec<u8> {
+/// The part that `across` and `down` choose of a picture of 1 to 4 channels; resized and rounded horizontally, then
+/// vertically. Each channel is resized by itself, alpha too.
+pub fn resample(samples: &[u8], channels: usize, [across, down]: [Axis; 2], filter: Filter) -> Vec<u8> {
     let (columns, rows) = (taps(across, filter), taps(down, filter));
     let first = rows.iter().map(|row| row.first).min().unwrap_or(0);
     let last = rows.iter().map(|row| row.first + row.weights.len()).max().unwrap_or(0);
-    let mut narrowed = Vec::with_capacity(3 * across.len * (last - first));
-    for row in rgb.chunks_exact(3 * across.source).take(last).skip(first) {
+    let mut narrowed = Vec::with_capacity(channels * across.len * (last - first));
+    for row in samples.chunks_exact(channels * across.source).take(last).skip(first) {
         for Taps { first, weights } in &columns {
-            let pixels = row[3 * first..].chunks_exact(3);
-            let mut sums = [HALF; 3];
+            let pixels = row[channels * first..].chunks_exact(channels);
+            let mut sums = [HALF; 4];
             for (weight, pixel) in weights.iter().zip(pixels) {
                 sums.iter_mut().zip(pixel).for_each(|(sum, &value)| *sum += weight * i32::from(value));
             }
-            narrowed.extend(sums.map(pixel_of));
+            narrowed.extend(sums.map(pixel_of).into_iter().take(channels));
         }
     }
-    let stride = 3 * across.len;
+    let stride = channels * across.len;
     let mut result = Vec::with_capacity(stride * down.len);
     let mut sums = vec![HALF; stride];
     for row in &rows {

@@ -1,12 +1,12 @@
 //! Accuracy on labelled images: evaluation mode, running statistics, every image once.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use distill_core::{Batch, Chain, Device, Shape};
 use distill_device::Progress;
 use serde::Serialize;
 
 use crate::{
-    images::{LabelledImages, normalised},
+    images::{LabelledImages, check_labels, normalised},
     network::Network,
 };
 
@@ -41,18 +41,29 @@ pub struct Evaluation {
     pub predictions: Vec<u16>,
 }
 
+impl Evaluation {
+    /// What is probably wrong if a network of so many classes is right no more often than one that guesses.
+    pub fn doubt(&self, classes: usize) -> Option<String> {
+        (self.correct * classes <= self.total).then(|| {
+            format!(
+                "{} of {} right is no better than guessing among {classes} classes: is each image's label its index \
+                 among the network's classes (order of the class folders), and are pixels normalised as in training \
+                 (--normalise)?",
+                self.correct, self.total
+            )
+        })
+    }
+}
+
 /// Evaluates `network` on the first `limit` images.
 ///
 /// # Errors
-/// The images have another shape than the network's input, or classes that it lacks; one cannot be read; or logits are
-/// not finite.
+/// As [`check_labels`]; an image cannot be read; or logits are not finite.
 pub fn evaluate(network: &Network, images: &dyn LabelledImages, limit: usize, device: &Device) -> Result<Evaluation> {
-    let total = images.labels().len().min(limit);
+    check_labels(network, images)?;
+    let total = images.len().min(limit);
     let labels = &images.labels()[..total];
     let classes = network.logits();
-    if let Some(label) = labels.iter().find(|&&label| usize::from(label) >= classes) {
-        bail!("an image is of class {label}, but the network's are 0 to {}", classes - 1);
-    }
     let batch = batch(network.input(), rayon::current_num_threads());
     let folded = network.folded()?;
     let mut chain = Chain::new(&folded.blocks, device);

@@ -1,0 +1,37 @@
+//! The command `run`, which both programs have.
+
+use std::alloc::System;
+
+use anyhow::Result;
+use distill_core::{BlockReport, CountingAllocator};
+
+use crate::{
+    job::{Job, run_job},
+    options::RunOptions,
+    terminal::print,
+};
+
+/// Distils a teacher pack into a student pack, and prints the result. `heap` is the program's global allocator.
+///
+/// # Errors
+/// As [`run_job`]; a noise that the pack does not allow, or an option out of range.
+pub fn run_command(json: bool, options: &RunOptions, heap: &CountingAllocator<System>) -> Result<()> {
+    let RunOptions { teacher, output, work, device, resume } = options;
+    let source = work.source(teacher)?;
+    let job = Job { teacher, student: output, source, resume: *resume };
+    let outcome = run_job(job, &work.settings(source)?, &device.open()?, heap)?;
+    print(json, &outcome, || {
+        let sum = |size: fn(&BlockReport) -> usize| outcome.blocks.iter().map(|b| size(&b.report)).sum::<usize>();
+        format!(
+            "{} blocks distilled in {:.1} s, peak heap {:.1} MiB, {} -> {} parameters: {student}\n\
+             Next: distill recompose {} {student} -o student.onnx",
+            outcome.blocks.len(),
+            outcome.seconds,
+            outcome.peak_bytes as f64 / f64::from(1 << 20),
+            sum(|report| report.teacher_parameters),
+            sum(|report| report.parameters),
+            teacher.display(),
+            student = output.display(),
+        )
+    })
+}
