@@ -1,5 +1,7 @@
 //! The commands of `distill`: their arguments, and what they print. The work is in the library.
 
+mod compare;
+mod compress;
 mod learn;
 mod lookup;
 mod measure;
@@ -15,6 +17,8 @@ use distill_device::{RunOptions, VERSION, exit_code, parse, print, run_command, 
 use distill_host::quickstart::quickstart;
 
 use self::{
+    compare::{CompareArgs, compare_files},
+    compress::{CompressArgs, compress_model},
     learn::{BaselineArgs, CalibrateArgs, FinetuneArgs, baseline_student, calibrate_teacher, finetune_student},
     measure::{DataCommand, EvaluateArgs, ReportCommand, evaluate_file, fetch_data, report_data_free},
     networks::{ImportArgs, InspectArgs, RecomposeArgs, import_file, inspect_file, recompose_files},
@@ -36,6 +40,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Make a trained model's file smaller, in one command and without data
+    #[command(
+        after_help = "Examples:\n  distill compress resnet20.th -o student.onnx --params 50%\n  distill compress model.onnx -o student.onnx --width 0.75 --effort quick"
+    )]
+    Compress(Box<CompressArgs>),
     /// Distil a built-in ResNet-20 at three widths and compare the students
     #[command(after_help = "Example:\n  distill quickstart --dir demo")]
     Quickstart {
@@ -67,6 +76,11 @@ enum Command {
         after_help = "Examples:\n  distill evaluate student.ndp --data cifar10\n  distill evaluate student.ndp --data imagenet/val --crop-fraction 0.875 --filter bicubic"
     )]
     Evaluate(EvaluateArgs),
+    /// Compare a student with its teacher, without labels
+    #[command(
+        after_help = "Examples:\n  distill compare teacher.ndp student.onnx\n  distill compare teacher.ndp student.onnx --images photos/"
+    )]
+    Compare(CompareArgs),
     /// Insert distilled blocks into the teacher
     #[command(after_help = "Example:\n  distill recompose teacher.ndp student.ndp -o student.onnx")]
     Recompose(RecomposeArgs),
@@ -109,12 +123,14 @@ fn execute(command: Command, json: bool, heap: &CountingAllocator<System>) -> Re
             let outcome = quickstart(&dir, &Device::Cpu, heap)?;
             print(json, &outcome, || outcome.table())
         }
+        Command::Compress(args) => compress_model(json, &args, heap),
         Command::Data { command: DataCommand::Fetch(args) } => fetch_data(json, &args),
         Command::Import(args) => import_file(json, &args),
         Command::Inspect(args) => inspect_file(json, &args),
         Command::Calibrate(args) => calibrate_teacher(json, &args),
         Command::Run(options) => run_command(json, &options, heap),
         Command::Evaluate(args) => evaluate_file(json, &args),
+        Command::Compare(args) => compare_files(json, &args),
         Command::Recompose(args) => recompose_files(json, &args),
         Command::Finetune(args) => finetune_student(json, &args),
         Command::Baseline(args) => baseline_student(json, &args),

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What the file does not say, and what to take instead of what it says.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportOptions {
     /// Architecture that a checkpoint must have; `None`: recognised by its tensors' names.
     pub architecture: Option<String>,

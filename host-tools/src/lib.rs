@@ -17,3 +17,5 @@ pub mod measure;
 pub mod show;
 
 pub mod quickstart;
+
+pub mod compress;

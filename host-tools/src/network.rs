@@ -87,11 +87,16 @@ impl Network {
         self.output().elements()
     }
 
+    /// Whether the output is one number for each class.
+    pub fn classifies(&self) -> bool {
+        self.output().elements() == self.output().channels
+    }
+
     /// Checks that the output is one number for each class.
     pub fn check_classifies(&self) -> Result<()> {
         let output = self.output();
         ensure!(
-            output.elements() == output.channels,
+            self.classifies(),
             "the network gives {output} for an image, not one number for each class: distil it with `--noise propagated` or \
              `--noise standard`, which do not need classes"
         );

@@ -126,7 +126,7 @@ impl<R: ReadAt> Pack<R> {
     }
 
     /// A checksum of the noise images; 0 without images.
-    pub(crate) fn noise_checksum(&self) -> u32 {
+    pub fn noise_checksum(&self) -> u32 {
         self.noise.as_ref().map_or(0, |(_, entry)| entry.weights_crc)
     }
 

@@ -12,10 +12,11 @@ use distill_host::{
         Baseline, BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate,
         default_batch, finetune_on_noise, read_student,
     },
+    network::Network,
 };
 use serde_json::json;
 
-use super::networks::check_output;
+use super::{compare::glance, networks::check_output};
 
 #[derive(Args)]
 pub struct CalibrateArgs {
@@ -118,15 +119,28 @@ pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
     let student = read_student(teacher, students)?;
     let training = Training { batch: args.batch, rate: args.rate, ..Tuning::new(args.steps).training };
     let tuning = Tuning { training, temperature: args.temperature, features: args.features, seed: args.seed };
+    let whole = Network::read_pack(teacher)?;
+    let before = glance(teacher, &whole, &student)?;
     let start = Instant::now();
     let (network, loss) = finetune_on_noise(teacher, &student, args.noise, &tuning)?;
+    let seconds = start.elapsed().as_secs_f64();
     export(&network, output)?;
-    let (parameters, seconds) = (network.parameters(), start.elapsed().as_secs_f64());
-    let summary = json!({"file": output, "parameters": parameters, "loss": loss, "seconds": seconds});
+    let after = glance(teacher, &whole, &network)?;
+    if after.output_error > before.output_error && after.agreement <= before.agreement {
+        log::warn!("the fine-tune took the student away from its teacher: try a lower --rate, or keep the student as it was");
+    }
+    let parameters = network.parameters();
+    let summary = json!({
+        "file": output, "parameters": parameters, "loss": loss, "seconds": seconds, "before": before, "after": after,
+    });
     print(json, &summary, || match loss {
-        Some(loss) => {
-            format!("{} steps in {seconds:.0} s, last cross-entropy {loss:.4}: {}", args.steps, output.display())
-        }
+        Some(loss) => format!(
+            "{} steps in {seconds:.0} s, last cross-entropy {loss:.4}: {}\nbefore: {}\nafter: {}",
+            args.steps,
+            output.display(),
+            before.line(),
+            after.line()
+        ),
         None => format!("nothing to train: {}", output.display()),
     })
 }

@@ -9,11 +9,12 @@ use distill_device::{check_writable, print, write_file};
 use distill_host::{
     images::{self, CROP_FRACTION, Filter, Preparation, cifar10_folder, fetch_cifar10},
     import::Normalisation,
-    measure::{DataFreeOptions, Evaluation, data_free, evaluate},
+    measure::{Comparison, DataFreeOptions, Evaluation, Sample, compare, data_free, evaluate},
     network::Network,
 };
+use serde::Serialize;
 
-use super::networks::read_network;
+use super::{compare::warn, networks::read_network};
 
 #[derive(Subcommand)]
 pub enum DataCommand {
@@ -67,6 +68,9 @@ pub struct EvaluateArgs {
     /// Only the first N images
     #[arg(long, value_name = "N")]
     limit: Option<NonZeroUsize>,
+    /// Also compare the network with its teacher on these images, as `distill compare` does
+    #[arg(long, value_name = "FILE")]
+    teacher: Option<PathBuf>,
     /// Also write the predicted class of each image, one per line
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
@@ -81,7 +85,11 @@ pub fn evaluate_file(json: bool, args: &EvaluateArgs) -> Result<()> {
     }
     let preparation = Preparation::new(args.crop_fraction, args.filter)?;
     let images = images::open(&args.data, &network, preparation)?;
-    let evaluation = evaluate(&network, &*images, args.limit.map_or(usize::MAX, NonZeroUsize::get), &Device::Cpu)?;
+    let limit = args.limit.map_or(usize::MAX, NonZeroUsize::get);
+    let evaluation = evaluate(&network, &*images, limit, &Device::Cpu)?;
+    let with = |teacher: &PathBuf| compare(&read_network(teacher)?, &network, Sample::Pictures(&*images, limit));
+    let comparison = args.teacher.as_ref().map(with).transpose()?;
+    comparison.iter().for_each(warn);
     if let Some(path) = &args.predictions {
         let mut lines = String::new();
         evaluation.predictions.iter().try_for_each(|class| writeln!(lines, "{class}"))?;
@@ -90,12 +98,22 @@ pub fn evaluate_file(json: bool, args: &EvaluateArgs) -> Result<()> {
     if let Some(doubt) = evaluation.doubt(network.logits()) {
         log::warn!("{doubt}");
     }
-    print(json, &evaluation, || {
+    print(json, &Measured { evaluation: &evaluation, comparison: comparison.as_ref() }, || {
         let Evaluation { accuracy, correct, top5, top5_correct, total, parameters, macs, .. } = evaluation;
+        let compared = comparison.as_ref().map_or_else(String::new, |comparison| format!("\n{}", comparison.line()));
         // With ten classes or fewer, top-5 says little.
         let top5 = if network.logits() > 10 { format!(", top-5 {top5:.2} % ({top5_correct})") } else { String::new() };
-        format!("accuracy {accuracy:.2} % ({correct} of {total}){top5}, {parameters} parameters, {macs} MACs")
+        format!("accuracy {accuracy:.2} % ({correct} of {total}){top5}, {parameters} parameters, {macs} MACs{compared}")
     })
+}
+
+/// The object `evaluate --json` prints.
+#[derive(Serialize)]
+struct Measured<'a> {
+    #[serde(flatten)]
+    evaluation: &'a Evaluation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comparison: Option<&'a Comparison>,
 }
 
 #[derive(Subcommand)]

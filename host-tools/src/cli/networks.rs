@@ -15,10 +15,25 @@ use distill_host::{
 use serde::Serialize;
 use serde_json::json;
 
+use super::compare::glance;
+
 #[derive(Args)]
 pub struct ImportArgs {
     /// .onnx, .th, .pth, .pt or .safetensors
     file: PathBuf,
+    #[command(flatten)]
+    read: ReadOptions,
+    /// Store the weights in half precision
+    #[arg(long)]
+    half: bool,
+    /// Teacher pack to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// How a model's file is read.
+#[derive(Args)]
+pub struct ReadOptions {
     /// Architecture that the tensors must have, such as resnet20 [default: recognised by their names]
     #[arg(long, value_name = "A")]
     arch: Option<String>,
@@ -32,23 +47,22 @@ pub struct ImportArgs {
     /// Size of a neighbourhood: unit, layer or a number of layers
     #[arg(long, value_name = "S", default_value_t = Split::Unit)]
     split: Split,
-    /// Store the weights in half precision
-    #[arg(long)]
-    half: bool,
-    /// Teacher pack to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+}
+
+impl ReadOptions {
+    pub fn options(&self) -> Result<ImportOptions> {
+        Ok(ImportOptions {
+            normalisation: self.normalise.as_deref().map(Normalisation::parse).transpose()?,
+            architecture: self.arch.clone(),
+            input: self.input.as_deref().map(image_shape).transpose()?,
+            split: self.split,
+        })
+    }
 }
 
 pub fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
     check_distinct(&args.output, [args.file.as_path()])?;
-    let options = ImportOptions {
-        normalisation: args.normalise.as_deref().map(Normalisation::parse).transpose()?,
-        architecture: args.arch.clone(),
-        input: args.input.as_deref().map(image_shape).transpose()?,
-        split: args.split,
-    };
-    let network = import(&args.file, &options)?;
+    let network = import(&args.file, &args.read.options()?)?;
     network.write_pack(&args.output, if args.half { Encoding::F16 } else { Encoding::F32 })?;
     let inspection = inspect(&network.manifest, &network.blocks);
     print(json, &inspection, || {
@@ -140,14 +154,17 @@ pub fn recompose_files(json: bool, RecomposeArgs { teacher, students, output }: 
     check_output(output, students.iter().chain([teacher]))?;
     let network = recompose(teacher, students)?;
     let difference = export::export(&network, output)?;
+    let comparison = glance(teacher, &Network::read_pack(teacher)?, &network)?;
     let (parameters, macs) = (network.parameters(), network.macs());
-    let summary = json!({"file": output, "parameters": parameters, "macs": macs, "largest_difference": difference});
+    let summary = json!({
+        "file": output, "parameters": parameters, "macs": macs, "largest_difference": difference, "comparison": comparison,
+    });
     print(json, &summary, || {
         let check = match ending(output) {
             "ndp" => String::new(),
             _ => format!("\nread back, its logits differ by at most {difference:.1e} of the largest"),
         };
-        format!("{parameters} parameters, {macs} MACs: {}{check}", output.display())
+        format!("{parameters} parameters, {macs} MACs: {}{check}\n{}", output.display(), comparison.line())
     })
 }
 

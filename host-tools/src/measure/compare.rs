@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 use distill_core::{
-    Batch, Chain, Device, DeviceBlock, Difference, MEASURED_INPUTS, NoiseImages, Purpose, Role, Statistics, Stream,
+    Batch, Block, Chain, Device, DeviceBlock, Difference, MEASURED_INPUTS, NoiseImages, Purpose, Role, Statistics, Stream,
 };
 use serde::Serialize;
 
 use super::{batch, evaluate::largest};
 use crate::{
-    images::{LabelledImages, normalised},
+    images::{Images, normalised},
     network::Network,
 };
 
@@ -34,7 +34,7 @@ pub enum Sample<'a> {
     /// Noise with a 1/f spectrum, for a teacher without calibrated noise: it shows little but failures.
     Octaves,
     /// Pictures, whose labels nothing reads.
-    Pictures(&'a dyn LabelledImages, usize),
+    Pictures(&'a dyn Images, usize),
 }
 
 impl Sample<'_> {
@@ -43,7 +43,7 @@ impl Sample<'_> {
             Self::Calibrated(_) => COMPARED,
             Self::HeldOut(noise) => noise.len().min(MEASURED_INPUTS),
             Self::Octaves => MEASURED_INPUTS,
-            Self::Pictures(images, limit) => images.labels().len().min(*limit),
+            Self::Pictures(images, limit) => images.len().min(*limit),
         }
     }
 
@@ -136,7 +136,7 @@ pub fn compare(teacher: &Network, student: &Network, sample: Sample<'_>) -> Resu
         classes.add(&theirs.to_values(), &ours.to_values());
     }
     ensure!(output.error.is_finite() && output.energy.is_finite(), "a network gives outputs that are not finite");
-    let classifies = teacher.output().elements() == teacher.output().channels && classes.count > 1;
+    let classifies = teacher.classifies() && classes.count > 1;
     Ok(Comparison {
         images: total,
         of: sample.name(),
@@ -169,16 +169,13 @@ impl Blocks {
             return Ok(None);
         }
         let (teacher, student) = (teacher.folded()?, student.folded()?);
-        let pair = |(teacher, student)| {
-            let (teacher, student): (&distill_core::Block, &distill_core::Block) = (teacher, student);
-            Pair {
-                name: teacher.name().to_owned(),
-                role: teacher.role(),
-                teacher: DeviceBlock::new(teacher, &Device::Cpu),
-                student: DeviceBlock::new(student, &Device::Cpu),
-                alone: Difference::default(),
-                running: Difference::default(),
-            }
+        let pair = |(teacher, student): (&Block, &Block)| Pair {
+            name: teacher.name().to_owned(),
+            role: teacher.role(),
+            teacher: DeviceBlock::new(teacher, &Device::Cpu),
+            student: DeviceBlock::new(student, &Device::Cpu),
+            alone: Difference::default(),
+            running: Difference::default(),
         };
         Ok(Some(Self { pairs: teacher.blocks.iter().zip(&student.blocks).map(pair).collect() }))
     }

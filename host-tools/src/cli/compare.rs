@@ -1,0 +1,79 @@
+//! `compare`, and its line in other commands.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use distill_device::{open_pack, print};
+use distill_host::{
+    images::{self, CROP_FRACTION, Filter, Preparation},
+    measure::{Comparison, Sample, compare},
+    network::{Network, ending},
+    show::table,
+};
+
+use super::networks::read_network;
+
+#[derive(Args)]
+pub struct CompareArgs {
+    /// The teacher: its pack, or any file that `distill import` reads without options
+    teacher: PathBuf,
+    /// The student: .ndp, .onnx, or .safetensors that recompose wrote
+    student: PathBuf,
+    /// Compare on pictures instead of noise: a folder of .jpg and .png files, or cifar10, or builtin
+    #[arg(long, value_name = "DIR")]
+    images: Option<String>,
+    /// Share of a picture's shorter side that is used; a picture of the network's own size is used whole
+    #[arg(long, value_name = "F", default_value_t = CROP_FRACTION)]
+    crop_fraction: f64,
+    /// How pictures of another size are resampled
+    #[arg(long, value_enum, value_name = "FILTER", default_value_t)]
+    filter: Filter,
+}
+
+pub fn compare_files(json: bool, args: &CompareArgs) -> Result<()> {
+    let (teacher, student) = (read_network(&args.teacher)?, read_network(&args.student)?);
+    let comparison = match &args.images {
+        Some(data) => {
+            let preparation = Preparation::new(args.crop_fraction, args.filter)?;
+            let images = images::open_unlabelled(data, &teacher, preparation)?;
+            compare(&teacher, &student, Sample::Pictures(&*images, usize::MAX))?
+        }
+        None => {
+            let noise = noise_of(&args.teacher)?;
+            let sample = noise.as_ref().map_or(Sample::Octaves, Sample::Calibrated);
+            compare(&teacher, &student, sample)?
+        }
+    };
+    warn(&comparison);
+    print(json, &comparison, || blocks(&comparison) + &comparison.line())
+}
+
+/// Compares a student with the teacher whose pack is at `path`, on the few images that are quickest.
+pub fn glance(path: &Path, teacher: &Network, student: &Network) -> Result<Comparison> {
+    let noise = noise_of(path)?;
+    let comparison = compare(teacher, student, noise.as_ref().map_or(Sample::Octaves, Sample::HeldOut))?;
+    warn(&comparison);
+    Ok(comparison)
+}
+
+/// Says what is wrong with a student.
+pub fn warn(comparison: &Comparison) {
+    if let Some(warning) = comparison.warning() {
+        log::warn!("{warning}");
+    }
+}
+
+fn noise_of(path: &Path) -> Result<Option<distill_core::NoiseImages>> {
+    if ending(path) == "ndp" { Ok(open_pack(path)?.noise_images()?) } else { Ok(None) }
+}
+
+fn blocks(comparison: &Comparison) -> String {
+    if comparison.blocks.is_empty() {
+        return String::new();
+    }
+    let rows = comparison.blocks.iter().map(|block| {
+        [block.name.clone(), format!("{:.3}", block.block_error), format!("{:.3}", block.running_error)]
+    });
+    format!("{}\n", table(["block", "error alone", "error so far"], &[1, 2], rows))
+}

@@ -1,0 +1,105 @@
+//! How small a student is to be, and the width that makes it so.
+
+use std::{fmt, str::FromStr};
+
+use anyhow::{Result, bail};
+use distill_core::{Settings, Width};
+
+use crate::network::Network;
+
+/// Widths are multiples of one over this.
+const WIDTHS: u32 = 1000;
+
+/// How small a student is to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// Share of the inner channels that each block keeps.
+    Width(Width),
+    /// Most parameters.
+    Parameters(Amount),
+    /// Most multiply-accumulates for an image.
+    Macs(Amount),
+}
+
+/// A number, or a share of the teacher's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Amount {
+    /// At most so many.
+    Count(u64),
+    /// At most this share, above 0 and at most 1.
+    Share(f64),
+}
+
+impl FromStr for Amount {
+    type Err = String;
+
+    /// `50%`, `0.5` or `135000`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text} is neither a share such as 50% or 0.5 nor a number such as 135000");
+        let share = match text.strip_suffix('%') {
+            Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
+            None => text.parse(),
+        };
+        match share {
+            Ok(share) if share > 0.0 && share <= 1.0 => Ok(Self::Share(share)),
+            Ok(count) if count > 1.0 && count.fract() == 0.0 && !text.ends_with('%') => Ok(Self::Count(count as u64)),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Share(share) => write!(f, "{}%", 100.0 * share),
+        }
+    }
+}
+
+impl Amount {
+    fn of(self, teacher: u64) -> u64 {
+        match self {
+            Self::Count(count) => count,
+            Self::Share(share) => (share * teacher as f64) as u64,
+        }
+    }
+}
+
+impl Target {
+    /// The largest width whose student meets the target: by shapes alone, nothing is distilled.
+    ///
+    /// # Errors
+    /// No width does.
+    pub fn width(self, network: &Network, round_to: usize) -> Result<Width> {
+        let (amount, size, what): (_, fn(&Network) -> u64, _) = match self {
+            Self::Width(width) => return Ok(width),
+            Self::Parameters(amount) => (amount, |network| network.parameters() as u64, "parameters"),
+            Self::Macs(amount) => (amount, Network::macs, "multiply-accumulates"),
+        };
+        let most = amount.of(size(&network.folded()?));
+        let of = |step: u32| -> Result<(Width, u64)> {
+            let width = Width::new(step as f32 / WIDTHS as f32)?;
+            let mut settings = Settings::new(width, 0);
+            settings.recipe.round_to = round_to;
+            Ok((width, size(&network.student(&settings)?)))
+        };
+        let (smallest, least) = of(1)?;
+        if least > most {
+            bail!(
+                "no width gives a student of at most {most} {what} ({amount}): the smallest has {least}, because the blocks' \
+                 inputs and outputs, the stem and the head stay as they are"
+            );
+        }
+        // A student grows with its width: the largest that fits lies between the two.
+        let (mut fits, mut low, mut high) = (smallest, 1, WIDTHS + 1);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match of(middle)? {
+                (width, size) if size <= most => (fits, low) = (width, middle),
+                _ => high = middle,
+            }
+        }
+        Ok(fits)
+    }
+}

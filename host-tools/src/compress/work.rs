@@ -1,0 +1,65 @@
+//! The work folder: a file for each stage, named by what determines it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use distill_device::open_pack;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::network::{Network, read_blocks};
+
+/// Characters of a name that tell its stage's settings apart.
+const KEY: usize = 16;
+
+/// A folder of stages' files.
+pub struct Work(PathBuf);
+
+impl Work {
+    /// Makes the folder, if it is not there.
+    pub fn open(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        Ok(Self(folder.to_owned()))
+    }
+
+    /// The file of a stage that `settings` determine, in this version of the program.
+    pub fn file(&self, stage: &str, settings: &impl Serialize) -> Result<PathBuf> {
+        let settings = serde_json::to_vec(&(env!("CARGO_PKG_VERSION"), settings))?;
+        Ok(self.0.join(format!("{stage}-{}.ndp", &digest(&settings)[..KEY])))
+    }
+
+    /// Whether a stage's file is there and undamaged. A damaged one is made again.
+    pub fn holds(&self, path: &Path) -> bool {
+        let sound = || -> Result<()> {
+            read_blocks(path)?;
+            open_pack(path)?.noise_images()?;
+            Ok(())
+        };
+        match sound() {
+            Ok(()) => true,
+            Err(error) if path.exists() => {
+                log::warn!("{error:#}: making it again");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// SHA-256 in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The same of a network's weights, in order.
+pub fn digest_network(network: &Network) -> Result<String> {
+    let mut sha = Sha256::new();
+    for weight in network.blocks.iter().flat_map(|block| block.weights()) {
+        sha.update(weight.name.as_bytes());
+        weight.data.iter().for_each(|value| sha.update(value.to_le_bytes()));
+    }
+    Ok(sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
