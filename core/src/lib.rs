@@ -57,6 +57,8 @@ pub use run::{
 };
 pub use solve::{NormalEquations, Solvable, solvable};
 pub use storage::{ReadAt, Scratch, ScratchError, WriteAt};
-pub use student::{fold_batch_norms, inner_channels, inner_nodes, replace_activations, shrink, without_layers};
+pub use student::{
+    Unchanged, fold_batch_norms, inner_channels, inner_nodes, replace_activations, shrink, without_layers,
+};
 pub use tensor::{Dims, MAX_ELEMENTS, MAX_EXTENT, Shape, Weight};
 pub use train::{BlockTraining, Calibrator, Lessons, Tuning, finetune, learn, train};

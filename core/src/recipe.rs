@@ -11,6 +11,8 @@ use crate::block::{Statistics, op::Activation};
 pub struct Recipe {
     /// Bottleneck multiplier `k`.
     pub width: Width,
+    /// Where the width changes a number of channels, it becomes a multiple of this; from 1. See [`Width::of_units`].
+    pub round_to: usize,
     /// Number of layers to remove.
     pub fewer_layers: usize,
     /// Replacement for the activations inside; `None` keeps them.
@@ -68,6 +70,16 @@ impl Width {
     pub fn of(self, channels: usize) -> usize {
         // The small term compensates for rounding: 0.29 · 100 must be 29.
         ((self.0 * channels as f32 + 1e-3) as usize).clamp(1, channels)
+    }
+
+    /// [`of`](Self::of), rounded to the nearest multiple of `unit` (up from halfway): at least `unit`, but at most
+    /// `channels`. A width of 1 keeps all, whatever the unit.
+    pub fn of_units(self, channels: usize, unit: usize) -> usize {
+        let (kept, unit) = (self.of(channels), unit.max(1));
+        if kept == channels {
+            return channels;
+        }
+        ((kept + unit / 2) / unit * unit).max(unit).min(channels)
     }
 }
 

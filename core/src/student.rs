@@ -3,9 +3,11 @@
 mod fold;
 mod shrink;
 mod transform;
+mod unchanged;
 
 pub use self::{
     fold::fold_batch_norms,
     shrink::{ChannelClasses, inner_channels, inner_nodes, shrink},
     transform::{replace_activations, without_layers},
+    unchanged::Unchanged,
 };

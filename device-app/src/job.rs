@@ -13,6 +13,7 @@ use crate::{
     advice::Advised,
     file::{UnfinishedFile, check_distinct, open_pack, scratch_file},
     terminal::Progress,
+    unchanged::check_changes,
 };
 
 /// Heap bytes that the program needs in addition to a run over `teacher`: arguments, progress bar, manifests, reports.
@@ -98,6 +99,7 @@ pub fn run_job(
     let (mut teacher, mut source) = (open_pack(job.teacher)?, open_source(job.source, job.teacher)?);
     let budget = Budget { used: program_bytes(&teacher), ..settings.budget };
     let settings = &Settings { budget, ..settings.clone() };
+    check_changes(&mut teacher, settings).with_context(|| format!("cannot distil {}", job.teacher.display()))?;
     let mut part = UnfinishedFile::open(job.student, job.resume)?;
     let scratch = Box::new(scratch_file(job.student)?);
     let (mut blocks, mut planned_bytes) = (Vec::new(), 0);

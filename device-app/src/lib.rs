@@ -6,6 +6,7 @@ mod file;
 mod job;
 mod options;
 mod terminal;
+mod unchanged;
 mod version;
 
 pub use advice::Advised;
@@ -16,4 +17,5 @@ pub use file::{
 pub use job::{BlockOutcome, Job, Outcome, open_source, program_bytes, run_job};
 pub use options::{DeviceName, RunOptions, WorkOptions};
 pub use terminal::{Progress, columns, exit_code, parse, print, start_log, write_out};
+pub use unchanged::{NOTHING_TO_DISTIL, UnchangedBlocks, check_changes};
 pub use version::VERSION;

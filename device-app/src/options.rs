@@ -36,12 +36,15 @@ pub struct RunOptions {
 /// Options that determine a run and its memory budget.
 #[derive(Args, Clone, Debug)]
 pub struct WorkOptions {
-    /// Bottleneck multiplier k: the share of inner channels each block keeps, above 0, at most 1
-    #[arg(long, default_value_t = 0.5, value_name = "K")]
-    pub width: f32,
+    /// Bottleneck multiplier k: the share of inner channels each block keeps, above 0, at most 1 [default: 0.5]
+    #[arg(long, value_name = "K")]
+    pub width: Option<f32>,
     /// Different widths for some blocks: a JSON object such as {"layer1.0": 0.75}
     #[arg(long, value_name = "FILE")]
     pub widths: Option<PathBuf>,
+    /// Keep channel counts that are multiples of N, where the width changes them: the nearest, at least N [default: 1]
+    #[arg(long, value_name = "N")]
+    pub round_to: Option<usize>,
     /// Remove N layers from each block: dense convolutions that keep their input's shape, except the last one
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub fewer_layers: usize,
@@ -181,6 +184,12 @@ pub enum DeviceName {
 }
 
 impl WorkOptions {
+    /// Whether an option is given that determines the students' shapes.
+    pub fn shapes(&self) -> bool {
+        let values = [self.width.is_some(), self.round_to.is_some(), self.widths.is_some(), self.blocks.is_some()];
+        values.contains(&true) || self.fewer_layers > 0 || self.activation.is_some()
+    }
+
     /// The source of the blocks' inputs: the one asked for, else the best that the pack of `teacher` allows, which is then
     /// said on stderr.
     ///
@@ -230,13 +239,14 @@ impl WorkOptions {
             weight_decay: self.weight_decay,
             stop: self.stop,
         };
-        let width = Width::new(self.width)?;
+        let width = Width::new(self.width.unwrap_or(0.5))?;
         let usual = match source {
             SourceKind::Calibrated => Settings::calibrated(width, self.steps),
             _ => Settings::new(width, self.steps),
         };
         let recipe = Recipe {
             width,
+            round_to: self.round_to.unwrap_or(usual.recipe.round_to),
             fewer_layers: self.fewer_layers,
             activation: self.activation.map(ActivationName::activation),
             selection: match self.select {

@@ -18,17 +18,17 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use distill_core::{
-    Block, Budget, Calibration, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings, SourceKind,
-    Training, Tuning, Width,
+    Block, Budget, Calibration, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings,
+    SourceKind, Training, Tuning, Width,
 };
 use distill_device::{Job, check_distinct, open_pack, run_job};
 
+use self::{effort::Amounts, work::Work};
 pub use self::{
     effort::Effort,
     outcome::{Compressed, Sizes, Stage},
     target::{Amount, Target},
 };
-use self::{effort::Amounts, work::Work};
 use crate::{
     export::{self, check_ending, recompose},
     images::{self, LabelledImages, Preparation},
@@ -91,7 +91,9 @@ pub fn compress(task: &Compression, heap: &CountingAllocator<System>) -> Result<
     let sample = noise.as_ref().map_or(Sample::Octaves, Sample::Calibrated);
     let before = compare(&network, &solved, sample)?;
     let (student, comparison, tuned) = match amounts.tuning.filter(|_| noise.is_some() && network.classifies()) {
-        Some(tuning) => job.tuned(&teacher, &network, Judged { student: solved, comparison: before }, sample, tuning)?,
+        Some(tuning) => {
+            job.tuned(&teacher, &network, Judged { student: solved, comparison: before }, sample, tuning)?
+        }
         None => (solved, before, None),
     };
     export::export(&student, &task.output)?;
@@ -139,7 +141,10 @@ impl Stages<'_> {
     fn teacher(&mut self) -> Result<PathBuf> {
         let Compression { model, import: options, .. } = self.task;
         if ending(model) == "ndp" {
-            ensure!(*options == ImportOptions::default(), "a pack is imported already: leave the options of the import out");
+            ensure!(
+                *options == ImportOptions::default(),
+                "a pack is imported already: leave the options of the import out"
+            );
             return Ok(model.clone());
         }
         let bytes = std::fs::read(model).with_context(|| format!("cannot open {}", model.display()))?;
@@ -172,7 +177,9 @@ impl Stages<'_> {
             return Ok((teacher, SourceKind::Calibrated));
         }
         if !network.blocks.iter().any(Block::has_statistics) && !network.classifies() {
-            log::warn!("the network has neither batch norms nor classes that noise could match: distilling from white noise");
+            log::warn!(
+                "the network has neither batch norms nor classes that noise could match: distilling from white noise"
+            );
             return Ok((teacher, SourceKind::Standard));
         }
         let batch = default_batch(&teacher)?;
@@ -215,11 +222,17 @@ impl Stages<'_> {
         let mut trials = Vec::new();
         for rate in RATES {
             let steps = tuning.training.steps / TRIAL;
-            trials.push((rate, self.fine_tune("try a rate", teacher, network, &solved.student, sample, at(rate, steps))?));
+            trials.push((
+                rate,
+                self.fine_tune("try a rate", teacher, network, &solved.student, sample, at(rate, steps))?,
+            ));
         }
-        let (rate, _) = trials.into_iter().reduce(|best, next| if next.1.follows(&best.1) { next } else { best })
+        let (rate, _) = trials
+            .into_iter()
+            .reduce(|best, next| if next.1.follows(&best.1) { next } else { best })
             .context("a fine-tune has rates")?;
-        let tuned = self.fine_tune("fine-tune", teacher, network, &solved.student, sample, at(rate, tuning.training.steps))?;
+        let tuned =
+            self.fine_tune("fine-tune", teacher, network, &solved.student, sample, at(rate, tuning.training.steps))?;
         if tuned.follows(&solved) {
             return Ok((tuned.student, tuned.comparison, Some(rate)));
         }

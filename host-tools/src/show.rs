@@ -3,11 +3,13 @@
 mod drawing;
 mod inspect;
 mod plan_table;
+mod size_table;
 mod table;
 
 pub use self::{
     drawing::{Format, draw},
     inspect::{Inspection, inspect},
     plan_table::PlanTable,
+    size_table::{Size, SizeLine, SizeTable},
     table::table,
 };

@@ -174,7 +174,7 @@ pub(crate) trait Operator {
     }
 
     /// The operator restricted to these input and output channels; `None` if it is unchanged.
-    fn narrowed(&self, _read: &[usize], _written: &[usize]) -> Option<Op> {
+    fn narrowed(&self, _given: &Operands<'_>, _read: &[usize], _written: &[usize]) -> Option<Op> {
         None
     }
 
@@ -255,6 +255,9 @@ pub(crate) enum Channels {
     },
     /// Each input channel this many times in a row.
     Repeated(usize),
+    /// Created in this many groups, each from its own input channels: a group's inputs and outputs stay or leave
+    /// together.
+    Grouped(usize),
     /// Neither input nor output channels can shrink.
     Fixed,
 }

@@ -103,7 +103,7 @@ pub enum PlanError<R> {
         /// The name.
         name: String,
     },
-    /// The source needs batch-norm statistics in every neighbourhood.
+    /// The source needs batch-norm statistics in every neighbourhood but the last, and somewhere.
     NoStatistics {
         /// The first neighbourhood without statistics.
         block: String,
@@ -274,20 +274,23 @@ fn visited_blocks<R: ReadAt>(
         return Err(PlanError::Teacher(PackError::WrongContents));
     }
     let mut visited = Vec::with_capacity(teacher.blocks());
-    let (mut blocks, mut without_statistics) = (0, None);
+    let (mut blocks, mut without_statistics, mut any_statistics) = (0, None, false);
     for position in 0..teacher.blocks() {
         let outline = teacher.outline(position).map_err(PlanError::Teacher)?;
+        any_statistics |= outline.has_statistics;
         let number = (outline.role == Role::Neighbourhood).then_some(blocks);
         if number.is_some() {
             blocks += 1;
             if !outline.has_statistics {
-                without_statistics.get_or_insert_with(|| outline.name.clone());
+                without_statistics.get_or_insert_with(|| (blocks - 1, outline.name.clone()));
             }
         }
         let number = number.filter(|n| settings.blocks.is_empty() || settings.blocks.contains(n));
         visited.push(Visited { position, number, outline });
     }
-    if let Some(block) = without_statistics.filter(|_| kind == SourceKind::Propagated) {
+    // Nothing reads what the last neighbourhood gives, such as the classes of fully connected layers.
+    let spreads = |&(number, _): &(usize, _)| number + 1 < blocks || !any_statistics;
+    if let Some((_, block)) = without_statistics.filter(spreads).filter(|_| kind == SourceKind::Propagated) {
         return Err(PlanError::NoStatistics { block });
     }
     if let Some(&index) = settings.blocks.iter().find(|&&index| index >= blocks) {

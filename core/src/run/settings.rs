@@ -66,6 +66,7 @@ impl Settings {
     pub fn new(width: Width, steps: usize) -> Self {
         let recipe = Recipe {
             width,
+            round_to: 1,
             fewer_layers: 0,
             activation: None,
             selection: Selection::Norm,
@@ -129,6 +130,7 @@ impl Settings {
                 "source of a sequential run",
                 "one that does not use batch statistics, such as calibrated noise",
             ),
+            (inputs.contains(&self.recipe.round_to), "multiple of the channel counts", "from 1 to 65536"),
             (self.recipe.ridge.is_sound(), "strength of the ridge", "a number above 0"),
             (self.look_ahead <= MAX_AHEAD, "number of blocks to look ahead at", "at most 64"),
             (inputs.contains(&batch), "batch", "from 1 to 65536"),

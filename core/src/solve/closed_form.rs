@@ -63,7 +63,7 @@ fn most_useful(
         sum_equations(teacher, node, &goal, inputs, &Recipe { ridge: Ridge::USUAL, ..*recipe }, engine)?
     };
     let classes = ChannelClasses::of(teacher);
-    let strongest = classes.strongest(teacher, recipe.width);
+    let strongest = classes.strongest(teacher, recipe.width, recipe.round_to);
     let read = usize::from(teacher.nodes()[node].inputs[0]);
     let inverted = equations.system(teacher, None).inverted();
     let chosen = inverted.and_then(|inverted| eliminate(&classes, read, &strongest, inverted));
@@ -74,8 +74,8 @@ fn most_useful(
 pub struct ClosedFormBytes {
     ridge: Ridge,
     student: u64,
-    /// Sums over the teacher, if channels are chosen by residual.
-    choosing: Option<SumBytes>,
+    /// Sums over the teacher, and channels that are removed together, if channels are chosen by residual.
+    choosing: Option<(SumBytes, usize)>,
     /// Sums over the student.
     solving: SumBytes,
     projecting: Option<ProjectBytes>,
@@ -85,8 +85,11 @@ impl ClosedFormBytes {
     /// `None` if nothing is solved.
     pub fn new(student: &Block, teacher: &Block, recipe: &Recipe, inputs: InputBytes) -> Option<Self> {
         let nodes = solvable(student, teacher).filter(|_| recipe.solve)?;
-        let choosing =
-            chooses(recipe, student, teacher).then(|| SumBytes::new(Site::own(teacher, nodes.teacher), inputs));
+        let choosing = chooses(recipe, student, teacher).then(|| {
+            let read = usize::from(teacher.nodes()[nodes.teacher].inputs[0]);
+            let together = ChannelClasses::of(teacher).together(read);
+            (SumBytes::new(Site::own(teacher, nodes.teacher), inputs), together)
+        });
         Some(Self {
             ridge: recipe.ridge,
             student: student.heap_bytes() as u64,
@@ -99,10 +102,10 @@ impl ClosedFormBytes {
     /// Heap bytes with these portions.
     pub fn bytes(&self, portions: Portions) -> u64 {
         let Self { ridge, student, choosing, solving, projecting } = self;
-        let choose = choosing.as_ref().map_or(0, |sums| {
+        let choose = choosing.as_ref().map_or(0, |(sums, together)| {
             let equations = sums.equations;
             let sum = sums.bytes(portions) + equations.summing(Ridge::USUAL, portions.workers);
-            sum.max(equations.solving(Ridge::USUAL)).max(equations.choosing())
+            sum.max(equations.solving(Ridge::USUAL)).max(equations.choosing(*together))
         });
         let sum = |ridge| solving.bytes(portions) + solving.equations.summing(ridge, portions.workers);
         let solve = match projecting {

@@ -18,13 +18,14 @@ use crate::{
     },
     recipe::Ridge,
     solve::ridge::{Held, ROWS, Sums, System, chunks},
+    tensor::Shape,
 };
 
 /// Of every `ROUND` inputs the last [`HELD_OUT`] are held out. Both are whole groups of images on every target.
 const ROUND: usize = 128;
 const HELD_OUT: usize = ROUND / 8;
 
-/// The corresponding convolutions of a student and its teacher.
+/// The corresponding convolutions (or linear layers, which are 1×1 convolutions of vectors) of a student and its teacher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Solvable {
     /// The convolution that a solve replaces.
@@ -34,7 +35,8 @@ pub struct Solvable {
 }
 
 /// Finds the convolution that a solve replaces, and the teacher's of the same name: the last dense one with the
-/// teacher's output shape and different layers or input shape before it. Returns `None` without such a convolution.
+/// teacher's output shape and different layers or input shape before it; a gate's only if there is no other. Returns
+/// `None` without such a convolution.
 pub fn solvable(student: &Block, teacher: &Block) -> Option<Solvable> {
     // Nodes with the same name are matched by their position from the end.
     let named = |block: &Block, name: &str| -> Vec<usize> {
@@ -45,8 +47,8 @@ pub fn solvable(student: &Block, teacher: &Block) -> Option<Solvable> {
         let place = named(student, name).iter().position(|&other| other == node)?;
         named(teacher, name).get(place).copied()
     };
-    (0..student.nodes().len()).rev().find_map(|node| {
-        let dense = matches!(student.nodes()[node].op, Op::Conv(Conv { groups: 1, .. }));
+    let solvable = |node: usize| {
+        let dense = dense(&student.nodes()[node].op).is_some();
         let same = same_node(node).filter(|_| dense && student.weight(node, 1).is_some())?;
         let value = |block: &Block, node: usize| block.shape(block.nodes()[node].inputs[0].into());
         let ops = |block: &Block, node: usize| {
@@ -57,7 +59,20 @@ pub fn solvable(student: &Block, teacher: &Block) -> Option<Solvable> {
         let differs = value(student, node) != value(teacher, same) || ops(student, node) != ops(teacher, same);
         (student.shape(node + 1) == teacher.shape(same + 1) && differs)
             .then_some(Solvable { student: node, teacher: same })
-    })
+    };
+    let is_vector = |shape: Shape| shape.height * shape.width == 1;
+    let gates = |node: &usize| is_vector(student.shape(node + 1)) && !is_vector(student.output());
+    let nodes = || (0..student.nodes().len()).rev();
+    nodes().filter(|node| !gates(node)).find_map(solvable).or_else(|| nodes().filter(gates).find_map(solvable))
+}
+
+/// The convolution of a layer whose every output depends on all input channels.
+fn dense(op: &Op) -> Option<Conv> {
+    match *op {
+        Op::Conv(conv) if conv.groups == 1 => Some(conv),
+        Op::Linear => Some(Conv::square(1, 0)),
+        _ => None,
+    }
 }
 
 /// Gram matrix and cross products of one convolution, accumulated batch by batch.
@@ -83,9 +98,9 @@ impl NormalEquations {
     /// Empty sums for convolution `node` of `student`, to be solved with `ridge`, for at most `workers` threads.
     ///
     /// # Panics
-    /// If the node is not a convolution; [`solvable`] returns convolutions only.
+    /// If the node is not dense; [`solvable`] returns dense ones only.
     pub fn new(student: &Block, node: usize, ridge: Ridge, workers: usize) -> Self {
-        let Op::Conv(conv) = student.nodes()[node].op else { panic!("a solvable node is a convolution") };
+        let conv = dense(&student.nodes()[node].op).expect("a solvable node is dense");
         let [outputs, inputs, rows, columns] = kernel_dims(student, node);
         let features = inputs * rows * columns + 1;
         Self {
@@ -192,7 +207,7 @@ pub struct EquationBytes {
 impl EquationBytes {
     /// For convolution `node` of `block`; zero for any other node.
     pub fn new(block: &Block, node: usize) -> Self {
-        let Op::Conv(conv) = block.nodes()[node].op else {
+        let Some(conv) = dense(&block.nodes()[node].op) else {
             return Self { features: 0, outputs: 0, area: 0, planes: 0 };
         };
         let [outputs, inputs, rows, columns] = kernel_dims(block, node);
@@ -232,9 +247,11 @@ impl EquationBytes {
             + Self::values(self.features, self.features).max((sets - 1) * targets)
     }
 
-    /// Bytes while choosing channels: a factor and its inverse, then the inverse and one channel's update of it.
-    pub fn choosing(&self) -> u64 {
-        let Self { features, outputs, area, .. } = *self;
+    /// Bytes while choosing channels, at most `together` of which leave at a time: a factor and its inverse, then the
+    /// inverse and one update of it.
+    pub fn choosing(&self, together: usize) -> u64 {
+        let Self { features, outputs, .. } = *self;
+        let area = together * self.area;
         let [_, solution] = self.sums();
         let matrix = Self::values(features, features);
         let change = 3 * Self::values(features, area) + 3 * Self::values(outputs, area);
@@ -267,8 +284,8 @@ pub fn put_solution(system: System, mut student: Block, node: usize) -> Result<(
     Ok((student.with_values(values)?, error))
 }
 
-/// Extents of a convolution's kernel: `[C_out, C_in / groups, K_h, K_w]`.
+/// Extents of a dense layer's kernel: `[C_out, C_in, K_h, K_w]`.
 fn kernel_dims(block: &Block, node: usize) -> [usize; 4] {
-    let dims = &block.weight(node, 0).expect("a convolution has a kernel").dims;
-    [0, 1, 2, 3].map(|d| dims[d] as usize)
+    let dims = &block.weight(node, 0).expect("a layer has a kernel").dims;
+    [0, 1, 2, 3].map(|d| dims.get(d).map_or(1, |&extent| extent as usize))
 }

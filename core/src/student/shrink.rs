@@ -2,8 +2,9 @@
 //!
 //! Channels that must be kept or removed together (because of additions, pointwise operators, depthwise convolutions,
 //! gates, slices and concatenations) form one class. The classes of a layer's outputs form a group, together with those
-//! of layers they share classes with. Groups that reach the block's input or output are kept whole; every other group
-//! keeps its strongest `max(1, ⌊k·C⌋)` classes. The block's input and output shapes never change.
+//! of layers they share classes with. The inputs and outputs of one group of a grouped convolution form one class: such
+//! groups leave whole. Groups of classes that reach the block's input or output are kept whole; every other one keeps
+//! its strongest [`Width::of_units`] classes. The block's input and output shapes never change.
 
 use alloc::{vec, vec::Vec};
 
@@ -23,8 +24,13 @@ use crate::{
 /// # Errors
 /// As [`Block::new`]; a valid block shrinks to a valid block.
 pub fn shrink(block: &Block, width: Width) -> Result<Block, BlockError> {
+    shrink_rounded(block, width, 1)
+}
+
+/// [`shrink`] to channel counts that are multiples of `round_to`, where a width below 1 changes them.
+pub fn shrink_rounded(block: &Block, width: Width, round_to: usize) -> Result<Block, BlockError> {
     let classes = ChannelClasses::of(block);
-    classes.narrowed(block, &classes.strongest(block, width))
+    classes.narrowed(block, &classes.strongest(block, width, round_to))
 }
 
 /// The number of channels in each group that a width below 1 shrinks, in graph order.
@@ -33,7 +39,8 @@ pub fn inner_channels(block: &Block) -> Vec<usize> {
         let parts = block.parts().iter().filter_map(|&part| block.part(part).ok());
         return parts.flat_map(|part| inner_channels(&part)).collect();
     }
-    ChannelClasses::of(block).inner_groups().map(|group| group.len()).collect()
+    let classes = ChannelClasses::of(block);
+    classes.inner_groups().map(|group| group.iter().map(|&class| classes.sizes[class]).sum()).collect()
 }
 
 /// For each node, whether a width below 1 shrinks its output channels.
@@ -63,6 +70,8 @@ pub struct ChannelClasses {
     of_value: Vec<Vec<usize>>,
     /// The group of each class; `None` if the class was merged into another or must stay.
     group: Vec<Option<usize>>,
+    /// For each class, how many channels it has in the first value that it is part of.
+    sizes: Vec<usize>,
 }
 
 impl ChannelClasses {
@@ -100,6 +109,13 @@ impl ChannelClasses {
                 Channels::Repeated(times) => {
                     first.iter().flat_map(|&class| core::iter::repeat_n(class, times)).collect()
                 }
+                Channels::Grouped(groups) => {
+                    let (of_input, of_output) = (first.len() / groups, count / groups);
+                    let inputs = first.chunks_exact(of_input);
+                    inputs.for_each(|group| group.iter().for_each(|&class| classes.join(group[0], class)));
+                    let first_of_groups = first.iter().step_by(of_input);
+                    first_of_groups.flat_map(|&class| core::iter::repeat_n(class, of_output)).collect()
+                }
                 Channels::Fixed => {
                     let made = make(&mut classes, origin, count);
                     stays.extend(first.iter().chain(&made));
@@ -118,7 +134,12 @@ impl ChannelClasses {
             let origin = origins.first(origin_of[class]);
             (classes.first(class) == class && !fixed[origin]).then_some(origin)
         };
-        Self { of_value, group: (0..origin_of.len()).map(group).collect() }
+        let mut sizes = vec![0; origin_of.len()];
+        for (class, origin) in origin_of.iter().enumerate() {
+            let first = classes.first(class);
+            sizes[first] += usize::from(*origin == origin_of[first]);
+        }
+        Self { of_value, group: (0..origin_of.len()).map(group).collect(), sizes }
     }
 
     /// The classes of each group that may shrink.
@@ -141,13 +162,15 @@ impl ChannelClasses {
             let input = usize::from(node.inputs[0]);
             let (read, written) = (kept(input), kept(index + 1));
             let narrower = read.len() < block.shape(input).channels || written.len() < block.shape(index + 1).channels;
-            let op = node.op.operator().narrowed(&read, &written).filter(|_| narrower);
+            let (inputs, weights) = (block.inputs_of(index), block.weights_of(index));
+            let given = Operands { node: "", inputs: &inputs, weights: &weights };
+            let op = node.op.operator().narrowed(&given, &read, &written).filter(|_| narrower);
             // Only the kernel of a dense layer has a dimension for input channels.
             let dense = channels(block, index) == Channels::New;
             let narrowed = |(slot, weight): (usize, &Weight)| {
                 weight.select(Some(&written), Some(read.as_slice()).filter(|_| dense && slot == 0))
             };
-            let weights = block.weights_of(index).into_iter().enumerate().map(narrowed).collect();
+            let weights = weights.iter().copied().enumerate().map(narrowed).collect();
             Change::Replace(op.unwrap_or_else(|| node.op.clone()), weights)
         });
         rewritten?.with_parts(block.parts())
@@ -156,6 +179,18 @@ impl ChannelClasses {
     /// The class of each channel of a value.
     pub fn of_value(&self, value: usize) -> &[usize] {
         &self.of_value[value]
+    }
+
+    /// The largest number of a value's channels in one class.
+    pub fn together(&self, value: usize) -> usize {
+        let mut counts = vec![0; self.group.len()];
+        self.of_value[value].iter().for_each(|&class| counts[class] += 1);
+        counts.into_iter().max().unwrap_or(0)
+    }
+
+    /// Whether some classes may be removed.
+    pub fn has_inner(&self) -> bool {
+        self.group.iter().any(Option::is_some)
     }
 
     /// Whether removing this class from the `kept` ones would leave a value without channels.
@@ -169,13 +204,16 @@ impl ChannelClasses {
         self.group[class]
     }
 
-    /// For each class, whether it is kept: the strongest of each group.
-    pub fn strongest(&self, block: &Block, width: Width) -> Vec<bool> {
+    /// For each class, whether it is kept: the strongest of each group, whose channels are a multiple of `round_to`.
+    pub fn strongest(&self, block: &Block, width: Width, round_to: usize) -> Vec<bool> {
         let mut keeps = vec![true; self.group.len()];
         let strength = self.strengths(block);
         for mut group in self.inner_groups() {
             group.sort_by(|&a, &b| strength[b].total_cmp(&strength[a]).then(a.cmp(&b)));
-            group[width.of(group.len())..].iter().for_each(|&class| keeps[class] = false);
+            // All classes of a group have as many channels, except after concatenations of grouped convolutions.
+            let size = self.sizes[group[0]];
+            let unit = round_to / common_divisor(round_to, size);
+            group[width.of_units(group.len(), unit)..].iter().for_each(|&class| keeps[class] = false);
         }
         // A value that holds only part of a group keeps at least one channel, too.
         for value in &self.of_value {
@@ -206,6 +244,11 @@ impl ChannelClasses {
         }
         written.iter().zip(&read).map(|(w, r)| w * r).collect()
     }
+}
+
+/// The greatest common divisor of two numbers above 0.
+fn common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { common_divisor(b, a % b) }
 }
 
 /// Disjoint sets of numbers, each represented by its smallest member.

@@ -72,8 +72,9 @@ fn blocks(comparison: &Comparison) -> String {
     if comparison.blocks.is_empty() {
         return String::new();
     }
-    let rows = comparison.blocks.iter().map(|block| {
-        [block.name.clone(), format!("{:.3}", block.block_error), format!("{:.3}", block.running_error)]
-    });
+    let rows = comparison
+        .blocks
+        .iter()
+        .map(|block| [block.name.clone(), format!("{:.3}", block.block_error), format!("{:.3}", block.running_error)]);
     format!("{}\n", table(["block", "error alone", "error so far"], &[1, 2], rows))
 }

@@ -127,7 +127,9 @@ pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
     export(&network, output)?;
     let after = glance(teacher, &whole, &network)?;
     if after.output_error > before.output_error && after.agreement <= before.agreement {
-        log::warn!("the fine-tune took the student away from its teacher: try a lower --rate, or keep the student as it was");
+        log::warn!(
+            "the fine-tune took the student away from its teacher: try a lower --rate, or keep the student as it was"
+        );
     }
     let parameters = network.parameters();
     let summary = json!({

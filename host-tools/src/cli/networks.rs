@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use distill_core::{Encoding, Shape};
-use distill_device::{WorkOptions, check_distinct, check_writable, open_pack, print, write_file};
+use distill_core::{Encoding, Shape, SourceKind};
+use distill_device::{NOTHING_TO_DISTIL, WorkOptions, check_distinct, check_writable, open_pack, print, write_file};
 use distill_host::{
     export::{self, recompose},
     import::{ImportOptions, Normalisation, Split, import, safetensors},
     network::{Network, ending, read_blocks},
-    show::{Format, Inspection, PlanTable, draw, inspect},
+    show::{Format, Inspection, PlanTable, SizeTable, draw, inspect},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -64,6 +64,9 @@ pub fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
     check_distinct(&args.output, [args.file.as_path()])?;
     let network = import(&args.file, &args.read.options()?)?;
     network.write_pack(&args.output, if args.half { Encoding::F16 } else { Encoding::F32 })?;
+    if network.neighbourhoods().next().is_none() {
+        log::warn!("{}: {NOTHING_TO_DISTIL}", args.file.display());
+    }
     let inspection = inspect(&network.manifest, &network.blocks);
     print(json, &inspection, || {
         format!(
@@ -88,15 +91,23 @@ fn image_shape(text: &str) -> Result<Shape> {
     }
 }
 
+/// Options of `inspect` that need no budget: its own, and those that determine the students' shapes.
+const WITHOUT_BUDGET: [&str; 9] =
+    ["file", "draw", "budget", "width", "widths", "round_to", "blocks", "fewer_layers", "activation"];
+
 #[derive(Args)]
-#[command(mut_group("WorkOptions", |options| options.requires("budget")))]
+#[command(mut_args(|arg| match WITHOUT_BUDGET.contains(&arg.get_id().as_str()) {
+    true => arg,
+    false => arg.requires("budget"),
+}))]
 pub struct InspectArgs {
     /// .ndp, .onnx, or .safetensors written by recompose
     file: PathBuf,
     /// Also draw the blocks: .svg, or .dot for Graphviz
     #[arg(long, value_name = "PICTURE", conflicts_with = "budget")]
     draw: Option<PathBuf>,
-    /// With a budget: how a run with these options would stay inside it
+    /// With a width or another option of the students' shapes: their sizes and speed; with a budget: how a run would stay
+    /// inside it
     #[command(flatten)]
     work: WorkOptions,
 }
@@ -106,6 +117,8 @@ pub struct InspectArgs {
 struct DrawnInspection<'a> {
     #[serde(flatten)]
     inspection: &'a Inspection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    student: Option<&'a SizeTable>,
     #[serde(skip_serializing_if = "Option::is_none")]
     picture: Option<&'a Path>,
 }
@@ -131,10 +144,15 @@ pub fn inspect_file(json: bool, InspectArgs { file, draw: picture, work }: &Insp
     if let (Some(path), Some(format)) = (picture, format) {
         write_file(path, draw(&inspection, &blocks, format)?.as_bytes())?;
     }
-    let summary = DrawnInspection { inspection: &inspection, picture };
-    print(json, &summary, || match picture {
-        Some(path) => format!("{}\ndrawn: {}", inspection.table(), path.display()),
-        None => inspection.table(),
+    let student = match work.shapes() {
+        // The students' shapes do not depend on their inputs.
+        true => Some(SizeTable::new(&read_network(file)?, &work.settings(SourceKind::Standard)?)?),
+        false => None,
+    };
+    print(json, &DrawnInspection { inspection: &inspection, student: student.as_ref(), picture }, || {
+        let table = student.as_ref().map_or_else(|| inspection.table(), SizeTable::table);
+        let drawn = picture.map_or_else(String::new, |path| format!("\ndrawn: {}", path.display()));
+        format!("{table}{drawn}")
     })
 }
 

@@ -7,7 +7,7 @@ use super::graph::{Graph, GraphNode};
 
 /// The same function with fewer operators.
 pub fn simplify(graph: Graph) -> Result<Graph> {
-    let graph = without_identities(without_unread(graph)?)?;
+    let graph = without_repeated(without_identities(without_unread(graph)?)?)?;
     let readers = graph.readers();
     let mut simple = Graph::new(graph.shape(0));
     // Each old value's place in the new graph.
@@ -109,6 +109,25 @@ fn without_identities(graph: Graph) -> Result<Graph> {
             _ => false,
         };
         renamed.push(if is_identity { inputs[0] } else { rest.push(&node.name, node.op, &inputs, node.weights)? });
+    }
+    Ok(rest)
+}
+
+/// Without the operators that compute a value once more, such as the concatenations of a dense block, each of which begins
+/// like the one before: sharing them, a single value leads from each layer to the next.
+fn without_repeated(graph: Graph) -> Result<Graph> {
+    let mut rest = Graph::new(graph.shape(0));
+    let mut renamed = vec![0];
+    let last = graph.nodes().len();
+    for node in graph.into_nodes() {
+        let inputs: Vec<usize> = node.inputs.iter().map(|&value| renamed[value]).collect();
+        let is_last = renamed.len() == last;
+        let is_same = |other: &GraphNode| other.weights.is_empty() && other.op == node.op && other.inputs == inputs;
+        let same = rest.nodes().iter().position(is_same).filter(|_| node.weights.is_empty() && !is_last);
+        renamed.push(match same {
+            Some(same) => same + 1,
+            None => rest.push(&node.name, node.op, &inputs, node.weights)?,
+        });
     }
     Ok(rest)
 }

@@ -3,6 +3,8 @@
 //! The network can be cut where only one value is still read: every path leads through it. Between two cuts is either one
 //! operator of a chain, or everything from a value that is read twice to where its branches join. [`Split`] says how many of
 //! these pieces make a block. Neighbourhoods smaller than a residual unit are parts of its block: some layers of a branch.
+//!
+//! The head begins at the last layer that cannot shrink. Fully connected layers before it are cut like a chain.
 
 use std::{collections::HashSet, fmt, ops::Range, str::FromStr};
 
@@ -56,33 +58,28 @@ impl fmt::Display for Split {
 pub fn split(graph: &Graph, split: Split) -> Result<Vec<Block>> {
     let pieces = pieces(graph);
     ensure!(!pieces.is_empty(), "the network has no operators");
-    // The head begins where rows and columns end.
+    // Rows and columns end here; a gate's are still read after it.
     let ends = |op: &Op| matches!(op, Op::GlobalAveragePool | Op::Flatten | Op::Linear);
-    let is_head = |piece: &Piece| !piece.branches && ends(&graph.nodes()[piece.nodes.start].op);
-    let mut head = pieces.iter().position(is_head).unwrap_or(pieces.len());
+    let ends_images = |piece: &Piece| piece.nodes.len() == 1 && ends(&graph.nodes()[piece.nodes.start].op);
+    let vectors = pieces.iter().position(ends_images).unwrap_or(pieces.len());
     let first_layer = pieces.iter().position(|piece| piece.layers > 0);
-    let stem_layer = first_layer.filter(|&first| !pieces[first].branches && first < head);
-    let stem_end = stem_layer.map_or(0, |layer| after_trailing(&pieces, layer + 1).min(head));
-    let mut units = units(&pieces[stem_end..head], split);
-    // A single last layer has no inner channels to shrink: it joins the head.
-    if let (Split::Unit, Some(last)) = (split, units.last()) {
-        let last_pieces = &pieces[stem_end..][last.clone()];
-        let layers: usize = last_pieces.iter().map(|piece| piece.layers).sum();
-        if layers < 2 && last_pieces.iter().all(|piece| !piece.branches) {
-            head = stem_end + last.start;
-            units.pop();
-        }
+    let stem_layer = first_layer.filter(|&first| !pieces[first].branches && first < vectors);
+    let stem_end = stem_layer.map_or(0, |layer| after_trailing(&pieces, layer + 1).min(vectors));
+    let mut units = units(&pieces, stem_end..vectors, split);
+    let mut head = without_single_layer(&pieces, &mut units, split).unwrap_or(vectors);
+    if split != Split::Layer && layers(&pieces[vectors..]) > 1 {
+        units.extend(self::units(&pieces, head..pieces.len(), split));
+        head = without_single_layer(&pieces, &mut units, split).unwrap_or(pieces.len());
     }
     let nodes = |range: Range<usize>| pieces[range.start].nodes.start..pieces[range.end - 1].nodes.end;
     let mut names = Names::new(graph);
     let mut blocks = Vec::new();
     if stem_end > 0 {
-        blocks.push(block(graph, nodes(0..stem_end), Role::Stem, "stem")?);
+        blocks.push(block(graph, &pieces[..stem_end], Role::Stem, "stem")?);
     }
     for unit in units {
-        let range = nodes(stem_end + unit.start..stem_end + unit.end);
-        let name = names.of(&graph.nodes()[range.clone()]);
-        let block = block(graph, range, Role::Neighbourhood, &name)?;
+        let name = names.of(&graph.nodes()[nodes(unit.clone())]);
+        let block = block(graph, &pieces[unit], Role::Neighbourhood, &name)?;
         let parts = match split {
             Split::Unit => Parts::new(),
             Split::Layer => parts(&block, 1),
@@ -91,9 +88,20 @@ pub fn split(graph: &Graph, split: Split) -> Result<Vec<Block>> {
         blocks.push(block.with_parts(parts).with_context(|| format!("block {name}"))?);
     }
     if head < pieces.len() {
-        blocks.push(block(graph, nodes(head..pieces.len()), Role::Head, "head")?);
+        blocks.push(block(graph, &pieces[head..], Role::Head, "head")?);
     }
     Ok(blocks)
+}
+
+/// Takes a last unit of a single layer away, which has no inner channels to shrink; returns its first piece.
+fn without_single_layer(pieces: &[Piece], units: &mut Vec<Range<usize>>, split: Split) -> Option<usize> {
+    let last = &pieces[units.last().filter(|_| split == Split::Unit)?.clone()];
+    let is_single = layers(last) < 2 && last.iter().all(|piece| !piece.branches);
+    units.pop_if(|_| is_single).map(|last| last.start)
+}
+
+fn layers(pieces: &[Piece]) -> usize {
+    pieces.iter().map(|piece| piece.layers).sum()
 }
 
 /// The operators between two cuts.
@@ -154,15 +162,15 @@ fn after_trailing(pieces: &[Piece], first: usize) -> usize {
         .unwrap_or(pieces.len())
 }
 
-/// The pieces of each neighbourhood.
-fn units(pieces: &[Piece], split: Split) -> Vec<Range<usize>> {
-    let mut units = Vec::new();
-    let (mut start, mut layers) = (0, 0);
-    let mut index = 0;
+/// The neighbourhoods among a range of pieces.
+fn units(pieces: &[Piece], range: Range<usize>, split: Split) -> Vec<Range<usize>> {
+    let mut units: Vec<Range<usize>> = Vec::new();
+    let (mut start, mut layers, mut index) = (range.start, 0, range.start);
+    let pieces = &pieces[..range.end];
     while index < pieces.len() {
         let piece = &pieces[index];
-        // A residual unit does not join the chain before it.
-        if split == Split::Unit && piece.branches && layers > 0 {
+        // A residual unit does not join the chain before it, but a fire module's branches join the layer that they read.
+        if split == Split::Unit && piece.branches && layers + piece.layers > 2 && layers > 0 {
             units.push(start..index);
             (start, layers) = (index, 0);
         }
@@ -227,15 +235,22 @@ fn parts(block: &Block, layers: usize) -> Parts {
     parts
 }
 
-/// Consecutive nodes as a block; the only outside value they may read is the one before the first node.
-fn block(graph: &Graph, range: Range<usize>, role: Role, name: &str) -> Result<Block> {
+/// Consecutive pieces as a block; the only outside value they may read is the one before their first node.
+fn block(graph: &Graph, pieces: &[Piece], role: Role, name: &str) -> Result<Block> {
+    let range = pieces[0].nodes.start..pieces[pieces.len() - 1].nodes.end;
     if range.len() > MAX_NODES {
+        let divides = role == Role::Neighbourhood && pieces.iter().filter(|piece| piece.layers > 0).count() > 1;
+        let fits = pieces.iter().all(|piece| piece.nodes.len() <= MAX_NODES);
         bail!(
-            "block {name} would have {} operators, from {} to {}; a block can have {MAX_NODES}. Try a finer --split; if that \
-             does not help, the network cannot be cut between them",
+            "block {name} would have {} operators, from {} to {}, but a block can have at most {MAX_NODES}: {}",
             range.len(),
             graph.nodes()[range.start].name,
-            graph.nodes()[range.end - 1].name
+            graph.nodes()[range.end - 1].name,
+            if divides && fits {
+                "take a finer --split"
+            } else {
+                "no single value connects one part of them with the next"
+            }
         );
     }
     let mut builder = BlockBuilder::new(name, role, graph.shape(range.start));

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 use distill_core::{
-    Batch, Block, Chain, Device, DeviceBlock, Difference, MEASURED_INPUTS, NoiseImages, Purpose, Role, Statistics, Stream,
+    Batch, Block, Chain, Device, DeviceBlock, Difference, MEASURED_INPUTS, NoiseImages, Purpose, Role, Statistics,
+    Stream,
 };
 use serde::Serialize;
 
@@ -123,9 +124,8 @@ pub fn compare(teacher: &Network, student: &Network, sample: Sample<'_>) -> Resu
         let [theirs, ours] = match &mut blocks {
             Some(blocks) => blocks.forward(input),
             None => {
-                let [teacher, student] = chains.get_or_insert_with(|| {
-                    [teacher, student].map(|network| Chain::new(&network.blocks, &Device::Cpu))
-                });
+                let [teacher, student] = chains
+                    .get_or_insert_with(|| [teacher, student].map(|network| Chain::new(&network.blocks, &Device::Cpu)));
                 let [mut theirs, mut ours] = [(); 2].map(|()| Batch::new(&Device::Cpu));
                 teacher.forward(&input, &mut theirs);
                 student.forward(&input, &mut ours);
@@ -257,7 +257,9 @@ impl Comparison {
         let error = format!("error of the output {output_error:.3}");
         match (agreement, chance) {
             (Some(agreement), Some(chance)) => {
-                format!("same class as the teacher in {agreement:.1} % of {images} images of {of} (by chance {chance:.1} %), {error}")
+                format!(
+                    "same class as the teacher in {agreement:.1} % of {images} images of {of} (by chance {chance:.1} %), {error}"
+                )
             }
             _ => format!("{error} on {images} images of {of}"),
         }

@@ -59,8 +59,11 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         parameters: block.parameters(),
         macs: block.macs(),
     };
-    let mut neighbourhoods = blocks.iter().filter(|block| block.role() == Role::Neighbourhood);
-    let noise = match (whole, neighbourhoods.all(Block::has_statistics)) {
+    let neighbourhoods: Vec<&Block> = blocks.iter().filter(|block| block.role() == Role::Neighbourhood).collect();
+    // As a plan requires it: nothing reads what the last neighbourhood gives.
+    let spreading = &neighbourhoods[..neighbourhoods.len().saturating_sub(1)];
+    let has_statistics = blocks.iter().any(Block::has_statistics) && spreading.iter().all(|b| b.has_statistics());
+    let noise = match (whole, has_statistics) {
         (true, true) => vec!["standard", "propagated"],
         (true, false) => vec!["standard"],
         (false, _) => Vec::new(),

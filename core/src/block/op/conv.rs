@@ -44,15 +44,17 @@ impl Operator for Conv {
 
     fn channels(&self, given: &Operands<'_>) -> Channels {
         let depthwise = [given.inputs[0].channels, given.weights[0].dims[0] as usize] == [usize::from(self.groups); 2];
-        match self.groups {
+        match usize::from(self.groups) {
             1 => Channels::New,
             _ if depthwise => Channels::Same,
-            _ => Channels::Fixed,
+            groups => Channels::Grouped(groups),
         }
     }
 
-    fn narrowed(&self, _read: &[usize], written: &[usize]) -> Option<Op> {
-        (self.groups > 1).then_some(Op::Conv(Self { groups: written.len() as u16, ..*self }))
+    /// Whole groups leave, so the input channels of each are the same as before.
+    fn narrowed(&self, given: &Operands<'_>, read: &[usize], _written: &[usize]) -> Option<Op> {
+        let of_group = given.weights[0].dims[1] as usize;
+        (self.groups > 1).then_some(Op::Conv(Self { groups: (read.len() / of_group) as u16, ..*self }))
     }
 
     fn macs(&self, weights: &[&Weight], output: Shape) -> u64 {

@@ -70,7 +70,7 @@ impl Operator for Slice {
         }
     }
 
-    fn narrowed(&self, read: &[usize], written: &[usize]) -> Option<Op> {
+    fn narrowed(&self, _given: &Operands<'_>, read: &[usize], written: &[usize]) -> Option<Op> {
         let first = read.iter().filter(|&&channel| channel < self.start[0] as usize).count();
         let end = first + written.len();
         let mut narrowed = *self;
