@@ -108,6 +108,7 @@ pub fn manifest() -> Manifest {
         source: "small_network.rs".into(),
         source_sha256: [7; 32],
         made_from: None,
+        interface: None,
     }
 }
 

@@ -46,7 +46,8 @@ pub use inputs::{
 };
 pub use kernels::conv::Conv;
 pub use pack::{
-    Calibrated, CalibratedNoise, Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION,
+    Calibrated, CalibratedNoise, Contents, Encoding, Interface, MAGIC, Manifest, Outline, Pack, PackError, PackWriter,
+    Probabilities, VERSION,
 };
 pub use recipe::{
     Calibration, Pull, Recipe, Ridge, Schedule, Selection, SourceKind, Start, Training, Update, Width, WidthError,

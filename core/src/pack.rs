@@ -32,8 +32,10 @@ pub const MAGIC: [u8; 4] = *b"NDP\x1A";
 /// First four bytes of an unfinished pack, from which a run can be resumed.
 pub const UNFINISHED: [u8; 4] = *b"NDP\x1B";
 /// The version that is written, and the newest that is read.
-pub const VERSION: u16 = 4;
-/// The oldest version that is read; it lacks [`Manifest::made_from`].
+pub const VERSION: u16 = 5;
+/// The version before [`Manifest::interface`].
+const WITHOUT_INTERFACE: u16 = 4;
+/// The version before [`Manifest::made_from`], the oldest that is read.
 const OLDEST: u16 = 3;
 
 const HEADER_BYTES: u64 = 32;
@@ -64,6 +66,30 @@ pub struct Manifest {
     pub source_sha256: [u8; 32],
     /// The source of the students' inputs, if several the closest to data; `None` without students or before version 4.
     pub made_from: Option<SourceKind>,
+    /// Input and output of the imported file; `None` if it has none (weights alone), or before version 5.
+    pub interface: Option<Interface>,
+}
+
+/// How the imported file calls and shapes the network's input and output. An exported student has the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Name of the images.
+    pub input: String,
+    /// Name of the output.
+    pub output: String,
+    /// Number of the output's dimensions: 2 is `[N, C]`, 3 is `[N, C, H · W]`, 4 is `[N, C, H, W]`.
+    pub rank: u8,
+    /// What the file computes from the logits at its end.
+    pub probabilities: Option<Probabilities>,
+}
+
+/// The last operator of a file, over the channels. Everything else works on the logits before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probabilities {
+    /// `exp(x) / Σ exp(x)`.
+    Softmax,
+    /// Its logarithm.
+    LogSoftmax,
 }
 
 impl Manifest {

@@ -7,7 +7,7 @@ mod safetensors;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
-use distill_core::{Batch, Chain, Device, Encoding, Purpose, Stream};
+use distill_core::{Batch, Chain, Device, Encoding, Interface, Purpose, Shape, Stream};
 use distill_device::write_file;
 
 pub use self::recompose::recompose;
@@ -44,6 +44,13 @@ pub fn export(network: &Network, path: &Path) -> Result<f32> {
         _ => return check_ending(path).map(|()| 0.0),
     };
     let Some(again) = again else { bail!("cannot write {}: it would not describe its blocks", path.display()) };
+    let ends = |network: &Network| (interface(network), network.input(), output_shape(network));
+    let (ours, theirs) = (ends(network), ends(&again));
+    ensure!(
+        ours == theirs,
+        "cannot write {}: the file would have another input or output, {theirs:?} instead of {ours:?}",
+        path.display()
+    );
     let difference = difference(network, &again);
     ensure!(
         difference <= TOLERANCE,
@@ -62,6 +69,22 @@ pub fn check_ending(path: &Path) -> Result<()> {
     }
 }
 
+/// Names and dimensions of a network's input and output: its file's, else ours.
+fn interface(network: &Network) -> Interface {
+    let Shape { height, width, .. } = output_shape(network);
+    network.manifest.interface.clone().unwrap_or_else(|| Interface {
+        input: "input".to_owned(),
+        output: "logits".to_owned(),
+        rank: if height * width == 1 { 2 } else { 4 },
+        probabilities: None,
+    })
+}
+
+/// The shape of what a network gives for one image.
+fn output_shape(network: &Network) -> Shape {
+    network.blocks[network.blocks.len() - 1].output()
+}
+
 /// `max |a − b| / max |a|` over the logits of noise images.
 fn difference(network: &Network, again: &Network) -> f32 {
     let images = Stream::new(0, Purpose::Measure, 0).images(COMPARED, network.input());
@@ -71,9 +94,6 @@ fn difference(network: &Network, again: &Network) -> f32 {
         Chain::new(&network.blocks, &Device::Cpu).forward(&images, &mut logits);
         logits.to_values()
     });
-    if ours.len() != theirs.len() {
-        return f32::INFINITY;
-    }
     let scale = ours.iter().fold(f32::MIN_POSITIVE, |most, value| most.max(value.abs()));
     // NaN must not count as agreement.
     ours.iter().zip(&theirs).fold(0.0, |most: f32, (a, b)| {

@@ -50,7 +50,15 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Network> {
     if ending(path) == "onnx" {
         ensure!(options.architecture.is_none(), "an ONNX file defines its architecture itself: leave --arch out");
         let folder = path.parent().unwrap_or(Path::new("."));
-        return onnx_network(&bytes, folder, options, &name).with_context(context);
+        let network = onnx_network(&bytes, folder, options, &name).with_context(context)?;
+        if network.manifest.made_from.is_none() && onnx::seems_folded(&network.blocks) {
+            log::warn!(
+                "{name} has no batch norms, whose statistics give the better noise. If the trained model has some, its exporter \
+                 folded them away: export it again with one of\n{}",
+                onnx::KEEP_BATCH_NORMS
+            );
+        }
+        return Ok(network);
     }
     if ending(path) == "safetensors"
         && let Some(network) = safetensors::decode(&bytes, &name).with_context(context)?
@@ -88,7 +96,8 @@ pub(crate) fn onnx_network(bytes: &[u8], folder: &Path, options: &ImportOptions,
     let blocks = split::split(&simplify(model.graph)?, options.split)?;
     let architecture = Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let manifest = manifest(options, model.normalisation, (name, bytes));
-    Network::new(Manifest { architecture, classes: model.classes, made_from: model.made_from, ..manifest }, blocks)
+    let (classes, made_from, interface) = (model.classes, model.made_from, Some(model.interface));
+    Network::new(Manifest { architecture, classes, made_from, interface, ..manifest }, blocks)
 }
 
 /// The manifest of a network from the file `source`, without its architecture and classes.
@@ -106,5 +115,6 @@ fn manifest(options: &ImportOptions, of_file: Option<Normalisation>, (source, by
         source: source.to_owned(),
         source_sha256: Sha256::digest(bytes).into(),
         made_from: None,
+        interface: None,
     }
 }

@@ -5,13 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use distill_core::{Contents, Encoding, Manifest, Pack, PackWriter, Purpose, SourceKind, Stream};
+use distill_core::{Contents, Encoding, Interface, Manifest, Pack, PackWriter, Purpose, SourceKind, Stream};
 use distill_host::{
     export::{export, recompose},
     import::{ImportOptions, Split, import, safetensors},
     network::Network,
     quickstart::builtin_teacher,
 };
+use rten_onnx::onnx::ModelProto;
 use tempfile::TempDir;
 
 use crate::graphs::random_block;
@@ -71,6 +72,33 @@ fn a_student_that_does_not_fit_its_place_is_refused() {
         fs::write(&student_path, bytes).unwrap();
         let error = error_of(&teacher_path, &student_path);
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// A file in which two values or weights share a name opens nowhere.
+#[test]
+fn names_in_an_onnx_file_are_unique() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("twice.onnx");
+    let mut blocks = teacher();
+    let first = blocks[0].clone();
+    blocks.insert(1, blocks[1].clone());
+    // The names that the file asks for are those of a weight and of an operator's result.
+    let input = first.weights()[0].name.clone();
+    let output = format!("{}.{}.output", first.name(), first.nodes()[0].name);
+    let interface = Some(Interface { input: input.clone(), output: output.clone(), rank: 2, probabilities: None });
+    let network = Network::new(Manifest { interface, ..manifest() }, blocks).unwrap();
+    export(&network, &path).unwrap();
+    let graph = ModelProto::parse_buf(&fs::read(&path).unwrap()).unwrap().graph.unwrap();
+    let ends = [&graph.input[0], &graph.output[0]].map(|end| end.name.clone().unwrap());
+    assert_eq!(ends, [input.clone(), output]);
+    let results = graph.node.iter().flat_map(|node| node.output.clone());
+    let constants = graph.initializer.iter().map(|constant| constant.name.clone().unwrap());
+    let values: Vec<String> = results.chain(constants).chain([input]).collect();
+    let operators: Vec<String> = graph.node.iter().map(|node| node.name.clone().unwrap()).collect();
+    for mut names in [values, operators] {
+        names.sort_unstable();
+        assert_eq!(names.windows(2).find(|pair| pair[0] == pair[1]), None);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use distill_core::{Batch, Chain, Device, Role, Width, fold_batch_norms, shrink};
+use distill_core::{Batch, Chain, Device, Interface, Probabilities, Role, Width, fold_batch_norms, shrink};
 use distill_host::{
     export::export,
     import::{ImportOptions, Split, import},
@@ -12,10 +12,12 @@ use distill_host::{
 use serde_json::Value;
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/onnx");
 
-/// Input `[N, C, H, W]` and PyTorch's logits.
+/// Input `[N, C, H, W]` and what another program computes of it.
 struct Golden {
     input: Vec<f32>,
     logits: Vec<Vec<f32>>,
+    /// Name of the output and its extents after the batch, of the cases.
+    output: Option<(String, Vec<usize>)>,
 }
 
 /// The golden file of `NAME-EXPORTER-OPSET….onnx`.
@@ -25,7 +27,29 @@ fn golden(file: &str) -> Golden {
         ["-legacy", "-dynamo"].iter().find_map(|exporter| name.split_once(exporter)).map_or(name, |(name, _)| name);
     let json: Value = serde_json::from_slice(&fs::read(format!("{FOLDER}/{name}.json")).unwrap()).unwrap();
     let numbers = |list: &Value| list.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
-    Golden { input: numbers(&json["input"]), logits: json["logits"].as_array().unwrap().iter().map(numbers).collect() }
+    let logits = json["logits"].as_array().unwrap().iter().map(numbers).collect();
+    let output = json["output"].as_array().map(|output| {
+        let extents = output[1..].iter().map(|extent| extent.as_u64().unwrap() as usize);
+        (output[0].as_str().unwrap().to_owned(), extents.collect())
+    });
+    Golden { input: numbers(&json["input"]), logits, output }
+}
+
+fn interface(network: &Network) -> &Interface {
+    network.manifest.interface.as_ref().unwrap()
+}
+
+/// The softmax of each position, or its logarithm.
+fn normalise(values: &mut [f32], positions: usize, probabilities: Probabilities) {
+    for position in 0..positions {
+        let sum: f32 = values[position..].iter().step_by(positions).map(|value| value.exp()).sum();
+        values[position..].iter_mut().step_by(positions).for_each(|value| {
+            *value = match probabilities {
+                Probabilities::Softmax => value.exp() / sum,
+                Probabilities::LogSoftmax => *value - sum.ln(),
+            }
+        });
+    }
 }
 
 /// Files of the folder, those with another beginning than `refuse`.
@@ -47,7 +71,12 @@ fn difference(network: &Network, golden: &Golden) -> f32 {
     let mut logits = Batch::new(&Device::Cpu);
     Chain::new(&network.blocks, &Device::Cpu).forward(&Batch::from_values(&golden.input, network.input()), &mut logits);
     let expected: Vec<f32> = golden.logits.concat();
-    let found = logits.to_values();
+    let mut found = logits.to_values();
+    if let Some(probabilities) = interface(network).probabilities {
+        let output = network.blocks[network.blocks.len() - 1].output();
+        let images = found.chunks_mut(output.elements());
+        images.for_each(|image| normalise(image, output.height * output.width, probabilities));
+    }
     assert_eq!(found.len(), expected.len());
     let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, |most: f32, value| most.max(value.abs()));
     largest(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / largest(&mut expected.iter().copied())
@@ -70,6 +99,37 @@ fn every_export_computes_what_pytorch_computes() {
         let again = import(&path, &ImportOptions::default()).unwrap_or_else(|error| panic!("{file}: {error:#}"));
         let error = difference(&again, &golden);
         assert!(error <= 1e-5, "{file}, written and read: {error}");
+        assert_eq!(interface(&again), interface(&read(&file, Split::Unit)), "{file}");
+    }
+}
+
+#[test]
+fn an_export_is_named_and_shaped_as_its_teachers_file() {
+    let mut ends = Vec::new();
+    for file in files() {
+        let Some((name, extents)) = golden(&file).output else { continue };
+        let network = read(&file, Split::Unit);
+        let Interface { input, output, rank, probabilities } = interface(&network).clone();
+        assert_eq!((input.as_str(), output, usize::from(rank)), ("x", name, extents.len() + 1), "{file}");
+        let elements: usize = extents.iter().product();
+        assert_eq!(network.logits(), elements, "{file}");
+        ends.push((rank, probabilities));
+        // Through every other format on the way.
+        let folder = tempfile::tempdir().unwrap();
+        for between in ["t.ndp", "t.safetensors"].map(|name| folder.path().join(name)) {
+            export(&network, &between).unwrap();
+            let read = match Network::read_pack(&between) {
+                Ok(network) => network,
+                Err(_) => import(&between, &ImportOptions::default()).unwrap(),
+            };
+            let path = folder.path().join("t.onnx");
+            export(&read, &path).unwrap();
+            assert_eq!(interface(&import(&path, &ImportOptions::default()).unwrap()), interface(&network), "{file}");
+        }
+    }
+    let (softmax, logarithm) = (Some(Probabilities::Softmax), Some(Probabilities::LogSoftmax));
+    for end in [(2, None), (3, None), (4, None), (2, softmax), (4, softmax), (2, logarithm)] {
+        assert!(ends.contains(&end), "no case ends with {end:?}");
     }
 }
 
@@ -113,6 +173,12 @@ fn what_cannot_be_read_is_named_with_its_place() {
     check("refuse-case-slice-in-three-dimensions.onnx", &["operator Slice", "[1, 8, 64]"]);
     check("refuse-case-ranks.onnx", &["operator Add", "different numbers of dimensions"]);
     check("refuse-case-matmul-of-images.onnx", &["operator MatMul", "not [N, C]"]);
+    check(
+        "refuse-case-softmax-inside.onnx",
+        &["operator Relu", "a Softmax, which can only be a network's last operator"],
+    );
+    check("refuse-case-old-softmax-of-images.onnx", &["operator Softmax", "not over the channels"]);
+    check("refuse-case-batch-of-4-mixed.onnx", &["operator Reshape", "[4, 8, 8, 8] to [2, 16, 8, 8]", "for 4 images"]);
     // What would grow to a terabyte.
     check("refuse-case-doubled.onnx", &["operator Concat", "grows too large"]);
 }

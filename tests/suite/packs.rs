@@ -3,8 +3,8 @@
 use std::{convert::Infallible, io, path::Path};
 
 use distill_core::{
-    Block, BlockBuilder, Calibration, Calibrator, Contents, Conv, Encoding, Manifest, Op, Pack, PackError, PackWriter,
-    ReadAt, Role, Shape, VERSION, Weight, WriteAt,
+    Block, BlockBuilder, Calibration, Calibrator, Contents, Conv, Encoding, Interface, Manifest, Op, Pack, PackError,
+    PackWriter, Probabilities, ReadAt, Role, Shape, SourceKind, VERSION, Weight, WriteAt,
 };
 use distill_host::{
     export::recompose,
@@ -14,10 +14,31 @@ use distill_host::{
 
 use crate::naive::widen;
 
-/// A pack that a program of version 3 imported from `fixtures/onnx/plain-legacy-11.onnx`.
-const VERSION_3: &[u8] = include_bytes!("../fixtures/version-3.ndp");
-/// What that program made of it: `distill-device run version-3.ndp -o version-3-students.ndp --images 16 --noise standard`.
+/// Packs of an older program.
+struct Older {
+    version: u16,
+    /// Imported from `fixtures/onnx/plain-legacy-11.onnx`.
+    teacher: &'static [u8],
+    /// `distill-device run version-3.ndp -o version-3-students.ndp --images 16 --noise standard`.
+    students: &'static [u8],
+    made_from: Option<SourceKind>,
+}
+
 pub const VERSION_3_STUDENTS: &[u8] = include_bytes!("../fixtures/version-3-students.ndp");
+const OLDER: [Older; 2] = [
+    Older {
+        version: 3,
+        teacher: include_bytes!("../fixtures/version-3.ndp"),
+        students: VERSION_3_STUDENTS,
+        made_from: None,
+    },
+    Older {
+        version: 4,
+        teacher: include_bytes!("../fixtures/version-4.ndp"),
+        students: include_bytes!("../fixtures/version-4-students.ndp"),
+        made_from: Some(SourceKind::Standard),
+    },
+];
 
 type Read = Result<(Manifest, Vec<Block>), PackError<Infallible>>;
 
@@ -47,6 +68,7 @@ fn example_manifest() -> Manifest {
         source: "x.th".into(),
         source_sha256: std::array::from_fn(|i| i as u8),
         made_from: None,
+        interface: None,
     }
 }
 
@@ -63,8 +85,11 @@ pub fn example_pack() -> Vec<u8> {
 pub fn noisy_pack() -> Vec<u8> {
     let (mut bytes, blocks) = (Vec::new(), [halving(Shape::new(1, 1, 1))]);
     let calibration = Calibration { batch: 2, ..Calibration::new(1, 0) };
-    let images = Calibrator::new(&blocks).batch(0, &calibration, &example_manifest().pixels(), |_| {});
-    let mut writer = PackWriter::with_noise(&mut bytes, &example_manifest(), 1).unwrap();
+    let probabilities = Some(Probabilities::LogSoftmax);
+    let interface = Interface { input: "image".into(), output: "p".into(), rank: 4, probabilities };
+    let manifest = Manifest { interface: Some(interface), ..example_manifest() };
+    let images = Calibrator::new(&blocks).batch(0, &calibration, &manifest.pixels(), |_| {});
+    let mut writer = PackWriter::with_noise(&mut bytes, &manifest, 1).unwrap();
     writer.add(0, &blocks[0], Encoding::F32).unwrap();
     writer.add_noise(calibration, &images, 0.0).unwrap();
     writer.finish().unwrap();
@@ -194,49 +219,59 @@ fn imported() -> Network {
 }
 
 #[test]
-fn a_pack_of_version_3_is_read_and_does_not_say_what_its_students_were_made_from() {
-    assert_eq!((VERSION, &VERSION_3[4..6], &VERSION_3_STUDENTS[4..6]), (4, &[3, 0][..], &[3, 0][..]));
+fn packs_of_older_versions_are_read_without_what_those_lack() {
     let Network { manifest, blocks } = imported();
-    // Every field of the manifest and every weight; a manifest read one byte short, or with students of some kind, is another.
-    assert_eq!(read(VERSION_3).unwrap(), (manifest.clone(), blocks.clone()));
-    let contents = Contents::Neighbourhoods { teacher: Pack::open(VERSION_3).unwrap().fingerprint() };
-    let (of_students, students) = read(VERSION_3_STUDENTS).unwrap();
-    assert_eq!(of_students, Manifest { contents, made_from: None, ..manifest });
-    assert_eq!(students.len(), 1);
-    assert_eq!((students[0].name(), students[0].output()), (blocks[1].name(), blocks[1].output()));
-    assert!(students[0].parameters() < blocks[1].parameters());
+    let manifest = Manifest { interface: None, ..manifest };
+    for Older { version, teacher, students, made_from } in OLDER {
+        assert!(version < VERSION && [teacher, students].iter().all(|pack| pack[4..6] == version.to_le_bytes()));
+        // Every field of the manifest and every weight: a manifest read one byte short is another.
+        assert_eq!(read(teacher).unwrap(), (manifest.clone(), blocks.clone()));
+        let contents = Contents::Neighbourhoods { teacher: Pack::open(teacher).unwrap().fingerprint() };
+        let (of_students, students) = read(students).unwrap();
+        assert_eq!(of_students, Manifest { contents, made_from, ..manifest.clone() });
+        assert_eq!(students.len(), 1);
+        assert_eq!((students[0].name(), students[0].output()), (blocks[1].name(), blocks[1].output()));
+        assert!(students[0].parameters() < blocks[1].parameters());
+    }
 }
 
 #[test]
-fn students_of_version_3_take_their_places_in_their_teacher() {
+fn students_of_older_versions_take_their_places_in_their_teacher() {
     let folder = tempfile::tempdir().unwrap();
-    let [teacher, students] =
-        [("teacher.ndp", VERSION_3), ("students.ndp", VERSION_3_STUDENTS)].map(|(name, bytes)| {
-            let path = folder.path().join(name);
-            std::fs::write(&path, bytes).unwrap();
-            path
-        });
-    let whole = recompose(&teacher, std::slice::from_ref(&students)).unwrap();
-    assert_eq!(whole.blocks[1], read(VERSION_3_STUDENTS).unwrap().1[0]);
-    assert_eq!(whole.manifest.made_from, None);
-    // Written again it is of this version, with the same blocks.
-    whole.write_pack(&teacher, Encoding::F32).unwrap();
-    let bytes = std::fs::read(&teacher).unwrap();
-    assert_eq!(bytes[4..6], VERSION.to_le_bytes());
-    assert_eq!(read(&bytes).unwrap(), (whole.manifest, whole.blocks));
+    for older in OLDER {
+        let [teacher, students] =
+            [("teacher.ndp", older.teacher), ("students.ndp", older.students)].map(|(name, bytes)| {
+                let path = folder.path().join(name);
+                std::fs::write(&path, bytes).unwrap();
+                path
+            });
+        let whole = recompose(&teacher, std::slice::from_ref(&students)).unwrap();
+        assert_eq!(whole.blocks[1], read(older.students).unwrap().1[0]);
+        assert_eq!(whole.manifest.made_from, older.made_from);
+        // Written again it is of this version, with the same blocks.
+        whole.write_pack(&teacher, Encoding::F32).unwrap();
+        let bytes = std::fs::read(&teacher).unwrap();
+        assert_eq!(bytes[4..6], VERSION.to_le_bytes());
+        assert_eq!(read(&bytes).unwrap(), (whole.manifest, whole.blocks));
+    }
 }
 
-/// What `calibrate` does to a teacher of version 3 must not make it another teacher: its students would no longer be its own, and
-/// the images of an earlier run would be thrown away.
+/// What `calibrate` does to an older teacher, or importing its file again, must not make it another teacher: its students would no
+/// longer be its own, and the images of an earlier run would be thrown away.
 #[test]
-fn a_teacher_of_version_3_written_again_is_the_same_teacher() {
-    let Network { manifest, blocks } = imported();
-    let mut bytes = Vec::new();
-    let mut writer = PackWriter::new(&mut bytes, &manifest, blocks.len()).unwrap();
-    blocks.iter().enumerate().for_each(|(position, block)| writer.add(position, block, Encoding::F32).unwrap());
-    writer.finish().unwrap();
+fn an_older_teacher_written_or_imported_again_is_the_same_teacher() {
     let fingerprint = |bytes: &[u8]| Pack::open(bytes).unwrap().fingerprint();
-    assert_eq!(fingerprint(&bytes), fingerprint(VERSION_3));
+    let Network { manifest, blocks } = imported();
+    assert!(manifest.interface.is_some());
+    for manifest in [Manifest { interface: None, ..manifest.clone() }, manifest] {
+        let mut bytes = Vec::new();
+        let mut writer = PackWriter::new(&mut bytes, &manifest, blocks.len()).unwrap();
+        blocks.iter().enumerate().for_each(|(position, block)| writer.add(position, block, Encoding::F32).unwrap());
+        writer.finish().unwrap();
+        for older in OLDER {
+            assert_eq!(fingerprint(&bytes), fingerprint(older.teacher), "version {}", older.version);
+        }
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::{
     inputs::NoiseImages,
     pack::{
         CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS,
-        Manifest, Metadata, OLDEST, PackError, UNFINISHED, VERSION, WeightEntry, u32_at, u64_at,
+        Manifest, Metadata, OLDEST, PackError, UNFINISHED, VERSION, WITHOUT_INTERFACE, WeightEntry, u32_at, u64_at,
     },
     storage::ReadAt,
     tensor::{Shape, Weight, element_count},
@@ -40,7 +40,7 @@ pub struct Pack<R> {
     entries: Vec<Entry>,
     /// Metadata of the calibrated noise images, and their section.
     noise: Option<(Calibrated, Entry)>,
-    /// The manifest's checksum without an absent `made_from`, so that version 4 does not change the fingerprint.
+    /// The manifest's checksum as [`read_manifest`] says, so that the fingerprint does not change with the version.
     manifest_crc: u32,
 }
 
@@ -273,19 +273,19 @@ fn read_values<R: ReadAt>(
     Ok(())
 }
 
-/// Reads the manifest, and the checksum of its bytes without an absent `made_from`.
+/// Reads the manifest, and the checksum of its bytes without the interface and an absent `made_from`.
 fn read_manifest<R: ReadAt>(
     storage: &mut R,
     entry: &Entry,
     version: u16,
 ) -> Result<(Manifest, u32), PackError<R::Error>> {
     let mut bytes = read_checked(storage, entry, 0)?;
-    if version < VERSION {
-        // The encoding of `None`.
-        bytes.push(0);
-    }
-    let manifest: Manifest = postcard::from_bytes(&bytes).map_err(|_| PackError::Malformed { section: 0 })?;
-    let known = bytes.len() - usize::from(manifest.made_from.is_none());
+    // Each later version adds an `Option`; zero is the encoding of `None`.
+    bytes.extend([OLDEST, WITHOUT_INTERFACE].iter().filter(|&&last| version <= last).map(|_| 0));
+    let malformed = PackError::Malformed { section: 0 };
+    let Ok((manifest, [])) = postcard::take_from_bytes::<Manifest>(&bytes) else { return Err(malformed) };
+    let Ok(interface) = postcard::to_allocvec(&manifest.interface) else { return Err(malformed) };
+    let known = bytes.len() - interface.len() - usize::from(manifest.made_from.is_none());
     Ok((manifest, crc32fast::hash(&bytes[..known])))
 }
 

@@ -1,13 +1,13 @@
 //! Networks as `.onnx` (opset 18), under the teacher's names.
 //!
-//! The file takes normalised images `input [N, C, H, W]` and gives `logits [N, classes]`; `N` is dynamic. The mean and the
-//! standard deviation are in the model's metadata.
+//! The file takes normalised images `[N, C, H, W]` and gives what the teacher's file gave, under its names, a Softmax at the end
+//! included; `N` is dynamic. The mean and the standard deviation are in the model's metadata.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::HashSet};
 
 use anyhow::Result;
 use distill_core::{
-    Block, Shape, Weight,
+    Block, Interface, Probabilities, Shape, Weight,
     onnx::{Argument, Attribute},
 };
 use rten_onnx::onnx::{
@@ -15,6 +15,7 @@ use rten_onnx::onnx::{
     StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
 
+use super::{interface, output_shape};
 use crate::{
     import::onnx::{CLASSES, MADE_FROM, MEAN, STD},
     network::Network,
@@ -55,22 +56,15 @@ fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
 
 /// The network as an ONNX model.
 fn model(network: &Network) -> ModelProto {
+    let (shape, output, ends) = (network.input(), output_shape(network), interface(network));
     let mut graph = GraphBuilder::default();
-    let mut value = "input".to_owned();
+    graph.values.take(ends.output.clone());
+    let mut value = graph.values.take(ends.input.clone());
     for block in &network.blocks {
         value = graph.block(block, value);
     }
-    graph.operators.push(NodeProto {
-        domain: None,
-        name: Some("output".to_owned()),
-        input: vec![value],
-        output: vec!["logits".to_owned()],
-        op_type: Some("Flatten".to_owned()),
-        attribute: vec![attribute("axis", &Attribute::Int(1))],
-    });
-    let shape = network.input();
-    let classes = network.blocks.last().map_or(0, |head| head.output().elements());
-    let input = value_info("input", &[shape.channels, shape.height, shape.width]);
+    let extents = graph.end(value, output, &ends);
+    let input = value_info(&ends.input, &[shape.channels, shape.height, shape.width]);
     let list = |values: &[f32]| values.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
     let property = |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
     ModelProto {
@@ -81,7 +75,7 @@ fn model(network: &Network) -> ModelProto {
             node: graph.operators,
             initializer: graph.initializers,
             input: vec![input],
-            output: vec![value_info("logits", &[classes])],
+            output: vec![value_info(&ends.output, &extents)],
             value_info: Vec::new(),
         }),
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
@@ -94,10 +88,29 @@ fn model(network: &Network) -> ModelProto {
     }
 }
 
+/// Names, each given once.
+#[derive(Default)]
+struct Names(HashSet<String>);
+
+impl Names {
+    /// The name, with a number if it is taken.
+    fn take(&mut self, name: String) -> String {
+        let numbered = (1..).map(|number| format!("{name}#{number}"));
+        let free = std::iter::once(name.clone()).chain(numbered).find(|name| !self.0.contains(name));
+        let free = free.unwrap_or(name);
+        self.0.insert(free.clone());
+        free
+    }
+}
+
 #[derive(Default)]
 struct GraphBuilder {
     operators: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
+    /// Names of operators.
+    names: Names,
+    /// Names of values and constants.
+    values: Names,
 }
 
 impl GraphBuilder {
@@ -106,20 +119,20 @@ impl GraphBuilder {
         let mut values = vec![input];
         for (index, node) in block.nodes().iter().enumerate() {
             let weights = block.weights_of(index);
-            self.initializers.extend(weights.iter().map(|weight| float_tensor(weight)));
+            let weight_names: Vec<String> =
+                weights.iter().map(|weight| self.values.take(weight.name.clone())).collect();
+            let tensors = weights.iter().zip(&weight_names).map(|(weight, name)| float_tensor(weight, name));
+            self.initializers.extend(tensors);
             let inputs: Vec<Shape> = block.inputs_of(index);
             let has_prefix = node.name.starts_with(block.name());
             let name = if has_prefix { node.name.clone() } else { format!("{}.{}", block.name(), node.name) };
             let steps = node.op.to_onnx(&inputs, &weights);
-            let result = |step: usize| match step + 1 == steps.len() {
-                true => format!("{name}.output"),
-                false => format!("{name}.step{step}"),
-            };
+            let mut results: Vec<String> = Vec::with_capacity(steps.len());
             for (place, step) in steps.iter().enumerate() {
                 let arguments = step.inputs.iter().map(|argument| match argument {
                     Argument::Value(which) => values[usize::from(node.inputs[*which])].clone(),
-                    Argument::Weight(slot) => weights[*slot].name.clone(),
-                    Argument::Step(step) => result(*step),
+                    Argument::Weight(slot) => weight_names[*slot].clone(),
+                    Argument::Step(step) => results[*step].clone(),
                     Argument::Ints(part, list) => {
                         let raw = list.iter().flat_map(|value| value.to_le_bytes()).collect();
                         self.constant(format!("{name}.{part}"), vec![list.len() as i64], DataType::INT64, raw)
@@ -130,23 +143,75 @@ impl GraphBuilder {
                     }
                 });
                 let arguments = arguments.collect();
-                let attributes = step.attributes.iter().map(|(name, value)| attribute(name, value)).collect();
-                self.operators.push(NodeProto {
-                    domain: None,
-                    name: Some(if place + 1 == steps.len() { name.clone() } else { format!("{name}.{place}") }),
-                    input: arguments,
-                    output: vec![result(place)],
-                    op_type: Some(step.kind.to_owned()),
-                    attribute: attributes,
-                });
+                let is_last = place + 1 == steps.len();
+                let (own, result) = match is_last {
+                    true => (name.clone(), format!("{name}.output")),
+                    false => (format!("{name}.{place}"), format!("{name}.step{place}")),
+                };
+                results.push(self.values.take(result));
+                self.operator(own, step.kind, arguments, &results[place], &step.attributes);
             }
-            values.push(format!("{name}.output"));
+            values.extend(results.pop());
         }
         values.swap_remove(values.len() - 1)
     }
 
+    /// Gives the last value the dimensions and the name of the teacher's output; returns its extents after the batch.
+    fn end(&mut self, value: String, shape: Shape, ends: &Interface) -> Vec<usize> {
+        let Shape { channels, height, width } = shape;
+        let over_channels = [("axis", Attribute::Int(1))];
+        let mut last = value;
+        let extents = match ends.rank {
+            2 => {
+                let flat = self.values.take("output.flat".to_owned());
+                self.operator("output".to_owned(), "Flatten", vec![last], &flat, &over_channels);
+                last = flat;
+                vec![shape.elements()]
+            }
+            3 => {
+                let (row, extents) = (self.values.take("output.row".to_owned()), [0, channels as i64, -1]);
+                let raw = extents.into_iter().flat_map(i64::to_le_bytes).collect();
+                let extents = self.constant("output.shape".to_owned(), vec![3], DataType::INT64, raw);
+                self.operator("output".to_owned(), "Reshape", vec![last, extents], &row, &[]);
+                last = row;
+                vec![channels, height * width]
+            }
+            _ => vec![channels, height, width],
+        };
+        if let Some(probabilities) = ends.probabilities {
+            let kind = match probabilities {
+                Probabilities::Softmax => "Softmax",
+                Probabilities::LogSoftmax => "LogSoftmax",
+            };
+            self.operator("probabilities".to_owned(), kind, vec![last], &ends.output, &over_channels);
+        }
+        if let Some(operator) = self.operators.last_mut() {
+            operator.output = vec![ends.output.clone()];
+        }
+        extents
+    }
+
+    fn operator(
+        &mut self,
+        name: String,
+        kind: &str,
+        input: Vec<String>,
+        output: &str,
+        attributes: &[(&'static str, Attribute)],
+    ) {
+        self.operators.push(NodeProto {
+            domain: None,
+            name: Some(self.names.take(name)),
+            input,
+            output: vec![output.to_owned()],
+            op_type: Some(kind.to_owned()),
+            attribute: attributes.iter().map(|(name, value)| attribute(name, value)).collect(),
+        });
+    }
+
     /// Adds a constant; returns its name.
     fn constant(&mut self, name: String, dims: Vec<i64>, data_type: DataType, raw: Vec<u8>) -> String {
+        let name = self.values.take(name);
         self.initializers.push(tensor(&name, dims, data_type, raw));
         name
     }
@@ -162,10 +227,10 @@ fn tensor(name: &str, dims: Vec<i64>, data_type: DataType, raw: Vec<u8>) -> Tens
     }
 }
 
-fn float_tensor(weight: &Weight) -> TensorProto {
+fn float_tensor(weight: &Weight, name: &str) -> TensorProto {
     let dims = weight.dims.iter().map(|&d| i64::from(d)).collect();
     let raw = weight.data.iter().flat_map(|value| value.to_le_bytes()).collect();
-    tensor(&weight.name, dims, DataType::FLOAT, raw)
+    tensor(name, dims, DataType::FLOAT, raw)
 }
 
 fn attribute(name: &str, value: &Attribute) -> AttributeProto {

@@ -21,10 +21,11 @@ pub fn encode(network: &Network) -> Result<Vec<u8>> {
         parts: block.parts().iter().copied().collect(),
         weights: block.weights().iter().map(|w| w.name.clone()).collect(),
     };
-    let Manifest { architecture, mean, std, classes, made_from, .. } = network.manifest.clone();
+    let Manifest { architecture, mean, std, classes, made_from, interface, .. } = network.manifest.clone();
     let blocks = network.blocks.iter().map(describe).collect();
     let made_from = made_from.map(|source| source.to_string());
-    let description = serde_json::to_string(&Description { architecture, mean, std, classes, made_from, blocks })?;
+    let description = Description { architecture, mean, std, classes, made_from, interface, blocks };
+    let description = serde_json::to_string(&description)?;
     let mut tensors: Vec<(&str, Vec<usize>, Vec<u8>)> = Vec::new();
     for weight in network.blocks.iter().flat_map(Block::weights) {
         let bytes = weight.data.iter().flat_map(|v| v.to_le_bytes()).collect();

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use distill_core::{Block, Contents, Manifest, Node, Nodes, Parts, Role, Shape, Weight};
+use distill_core::{Block, Contents, Interface, Manifest, Node, Nodes, Parts, Role, Shape, Weight};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -26,6 +26,9 @@ pub(crate) struct Description {
     /// What a student was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) made_from: Option<String>,
+    /// Names and dimensions in the `.onnx` that the network came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) interface: Option<Interface>,
     pub(crate) blocks: Vec<BlockDescription>,
 }
 
@@ -65,6 +68,7 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<Option<Network>> {
         source: name.to_owned(),
         source_sha256: Sha256::digest(bytes).into(),
         made_from: description.made_from.and_then(|kind| serde_json::from_value(kind.into()).ok()),
+        interface: description.interface,
     };
     Network::new(manifest, blocks?).map(Some)
 }

@@ -100,10 +100,15 @@ fn affine(node: &OnnxNode<'_>, matrix: Constant<'_>, transposed: bool) -> Result
 #[cfg(feature = "onnx")]
 pub(super) const ONNX: Family = &[
     ("Gemm", |node| {
-        if node.int("transA", 0) != 0 || node.float("alpha", 1.0) != 1.0 || node.float("beta", 1.0) != 1.0 {
-            return Err(node.refuse("transA, alpha or beta is set"));
+        if node.int("transA", 0) != 0 {
+            return Err(node.refuse("transA is set"));
         }
-        affine(node, node.constant(1, "matrix")?, node.int("transB", 0) != 0)
+        let mut meaning = affine(node, node.constant(1, "matrix")?, node.int("transB", 0) != 0)?;
+        let factors = [node.float("alpha", 1.0), node.float("beta", 1.0)];
+        for (weight, factor) in meaning.weights.iter_mut().zip(factors) {
+            weight.data.iter_mut().for_each(|value| *value *= factor);
+        }
+        Ok(meaning)
     }),
     ("MatMul", |node| affine(node, node.constant(1, "matrix")?, false)),
 ];

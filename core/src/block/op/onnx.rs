@@ -83,8 +83,8 @@ pub struct Meaning {
     pub inputs: Vec<usize>,
     /// Weights, in the order `op` documents.
     pub weights: Vec<Weight>,
-    /// Whether the result is `[N, C]` in ONNX; `None` if as for its first value.
-    pub flat: Option<bool>,
+    /// Axes of its first value that its result lacks in ONNX.
+    pub dropped: Vec<usize>,
 }
 
 /// Why an ONNX operator cannot be read; the caller adds which one.
@@ -144,7 +144,7 @@ pub(crate) fn window_attributes(
 impl Meaning {
     /// An operator without weights that reads the first input.
     pub fn new(op: Op) -> Self {
-        Self { op, inputs: vec![0], weights: Vec::new(), flat: None }
+        Self { op, inputs: vec![0], weights: Vec::new(), dropped: Vec::new() }
     }
 }
 
@@ -332,7 +332,7 @@ impl OnnxNode<'_> {
         }
     }
 
-    fn small<const N: usize>(&self, values: &[i64], what: &str) -> Result<[u16; N], Unreadable> {
+    pub(super) fn small<const N: usize>(&self, values: &[i64], what: &str) -> Result<[u16; N], Unreadable> {
         let small: Option<Vec<u16>> = values.iter().map(|&value| u16::try_from(value).ok()).collect();
         let small = small.and_then(|small| <[u16; N]>::try_from(small).ok());
         small.ok_or_else(|| self.refuse(format_args!("its {what} {values:?} are not {N} numbers we can use")))
@@ -378,14 +378,11 @@ impl OnnxNode<'_> {
         Ok(Window { kernel, stride, padding })
     }
 
-    /// Whether rounding up adds a position to a pool with `taps` taps.
-    ///
-    /// # Errors
-    /// As [`window`](Self::window).
-    pub fn rounds_up(&self, taps: [usize; 2]) -> Result<bool, Unreadable> {
+    /// The same pool, with as many positions as fit.
+    pub fn rounded_down(&self) -> Self {
         let mut down = self.clone();
         down.attributes.retain(|(name, _)| *name != "ceil_mode");
-        Ok(self.window(taps, [1; 2])? != down.window(taps, [1; 2])?)
+        down
     }
 }
 

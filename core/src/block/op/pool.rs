@@ -289,15 +289,25 @@ fn window(node: &OnnxNode<'_>) -> Result<Window, Unreadable> {
 
 #[cfg(feature = "onnx")]
 fn average_pool(node: &OnnxNode<'_>) -> Result<Meaning, Unreadable> {
-    let counts_padding = node.int("count_include_pad", 0) != 0;
-    let window = window(node)?;
-    if counts_padding && node.rounds_up([window.kernel[0].into(), window.kernel[1].into()])? {
+    let (window, rounded_down) = (window(node)?, window(&node.rounded_down())?);
+    // What rounding up adds never counts.
+    let counts_padding = rounded_down.padding != [0; 4] && node.int("count_include_pad", 0) != 0;
+    if counts_padding && window != rounded_down {
         return Err(node.refuse("it rounds up and counts padding"));
     }
     Ok(Meaning::new(super::Op::AveragePool(AveragePool { window, counts_padding })))
 }
 
-/// Reads a mean over rows and columns.
+/// Reads a maximum over rows and columns.
+#[cfg(feature = "onnx")]
+fn global_max_pool(node: &OnnxNode<'_>) -> Result<Meaning, Unreadable> {
+    let Shape { height, width, .. } = node.shape(0)?;
+    let kernel = node.small(&[height as i64, width as i64], "rows and columns")?;
+    let window = Window { kernel, stride: [1; 2], padding: [0; 4] };
+    Ok(Meaning::new(super::Op::MaxPool(MaxPool { window })))
+}
+
+/// Reads a mean over rows, columns, or both.
 #[cfg(feature = "onnx")]
 fn reduce_mean(node: &OnnxNode<'_>) -> Result<Meaning, Unreadable> {
     let axes = match node.optional_constant(1, "axes")? {
@@ -306,16 +316,27 @@ fn reduce_mean(node: &OnnxNode<'_>) -> Result<Meaning, Unreadable> {
     };
     let mut axes = axes.into_iter().map(|axis| node.axis(axis)).collect::<Result<Vec<usize>, _>>()?;
     axes.sort_unstable();
-    if axes.is_empty() || axes != (2..node.rank(0)?).collect::<Vec<_>>() {
-        return Err(node.refuse("it does not average over rows and columns"));
-    }
-    Ok(Meaning { flat: Some(node.int("keepdims", 1) == 0), ..Meaning::new(super::Op::GlobalAveragePool) })
+    let (Shape { height, width, .. }, rank) = (node.shape(0)?, node.rank(0)?);
+    let over = |kernel: [usize; 2]| {
+        let kernel = node.small(&kernel.map(|taps| taps as i64), "rows and columns")?;
+        let window = Window { kernel, stride: [1; 2], padding: [0; 4] };
+        Ok(super::Op::AveragePool(AveragePool { window, counts_padding: false }))
+    };
+    let op = match axes.as_slice() {
+        [2] if rank == 4 => over([height, 1])?,
+        [3] if rank == 4 => over([1, width])?,
+        [2] | [2, 3] if axes.len() + 2 == rank => super::Op::GlobalAveragePool,
+        _ => return Err(node.refuse("it does not average over rows or columns")),
+    };
+    let dropped = if node.int("keepdims", 1) == 0 { axes } else { Vec::new() };
+    Ok(Meaning { dropped, ..Meaning::new(op) })
 }
 
 #[cfg(feature = "onnx")]
 pub(super) const ONNX: Family = &[
     ("MaxPool", |node| Ok(Meaning::new(super::Op::MaxPool(MaxPool { window: window(node)? })))),
     ("AveragePool", average_pool),
+    ("GlobalMaxPool", global_max_pool),
     ("GlobalAveragePool", |_| Ok(Meaning::new(super::Op::GlobalAveragePool))),
     ("ReduceMean", reduce_mean),
 ];

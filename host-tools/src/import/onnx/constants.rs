@@ -40,10 +40,14 @@ pub fn tensor(proto: &TensorProto, folder: &Path) -> Result<Tensor> {
         (Some(raw), DataType::INT64) => Numbers::Ints(decode(&raw, i64::from_le_bytes)),
         (Some(raw), DataType::INT32) => Numbers::Ints(decode(&raw, |bytes| i32::from_le_bytes(bytes).into())),
         (Some(raw), DataType::BOOL | DataType::UINT8) => Numbers::Ints(raw.into_iter().map(i64::from).collect()),
+        (Some(raw), DataType::INT8) => Numbers::Ints(raw.into_iter().map(|byte| i64::from(byte as i8)).collect()),
         (None, DataType::FLOAT) => Numbers::Floats(proto.float_data.clone()),
         (None, DataType::DOUBLE) => Numbers::Floats(proto.double_data.iter().map(|&value| value as f32).collect()),
         (None, DataType::INT64) => Numbers::Ints(proto.int64_data.clone()),
-        (None, DataType::INT32 | DataType::BOOL | DataType::UINT8) => {
+        // The bits of a half number, each in an integer of its own.
+        (None, DataType::FLOAT16) => Numbers::Floats(halves(proto, |bits| f16::from_bits(bits).to_f32())),
+        (None, DataType::BFLOAT16) => Numbers::Floats(halves(proto, |bits| bf16::from_bits(bits).to_f32())),
+        (None, DataType::INT32 | DataType::BOOL | DataType::UINT8 | DataType::INT8) => {
             Numbers::Ints(proto.int32_data.iter().map(|&value| value.into()).collect())
         }
         (_, other) => bail!("constant {name} has type {other}, which is not supported"),
@@ -51,6 +55,10 @@ pub fn tensor(proto: &TensorProto, folder: &Path) -> Result<Tensor> {
     let found = length(&values);
     ensure!(elements(&dims) == Some(found), "constant {name} of shape {dims:?} has {found} values");
     Ok(Tensor { name: names::is_chosen(&name).then_some(name), dims, values })
+}
+
+fn halves(proto: &TensorProto, value: fn(u16) -> f32) -> Vec<f32> {
+    proto.int32_data.iter().map(|&bits| value(bits as u16)).collect()
 }
 
 /// The bytes of a constant that is stored in another file.
@@ -61,8 +69,8 @@ fn external_bytes(proto: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
     };
     let number = |key: &str| entry(key).map(str::parse::<u64>).transpose().with_context(|| format!("its {key}"));
     let location = Path::new(entry("location").context("its values are in another file, which is not named")?);
-    // A model must not name files outside its folder.
-    let is_inside = location.components().all(|part| matches!(part, Component::Normal(_)));
+    // A model must not name files outside its folder; `./` is the folder itself.
+    let is_inside = location.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     ensure!(is_inside, "its values are in {}, outside the model's folder", location.display());
     let path = folder.join(location);
     let mut file = File::open(&path).with_context(|| format!("its values are in {}", path.display()))?;
@@ -99,6 +107,15 @@ pub fn elements(dims: &[usize]) -> Option<usize> {
     let limit = if is_empty { MAX_EXTENT_OF_EMPTY } else { MAX_EXTENT };
     let fits = dims.iter().all(|&extent| extent <= limit);
     fits.then_some(if is_empty { 0 } else { product })
+}
+
+/// Distance in memory between neighbours along each axis.
+pub fn strides(dims: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; dims.len()];
+    for axis in (1..dims.len()).rev() {
+        strides[axis - 1] = strides[axis] * dims[axis];
+    }
+    strides
 }
 
 pub fn length(values: &Numbers) -> usize {

@@ -5,14 +5,10 @@ use distill_core::onnx::{Numbers, Tensor};
 use rten_onnx::onnx::NodeProto;
 
 use super::{
+    arithmetic::{self, Arithmetic, FLOAT, INT64, cast, combine, filled_like, map, select},
     attributes::{int, ints, kind},
-    constants::{elements, length, to_ints},
+    constants::{elements, length, strides, to_ints},
 };
-
-/// ONNX's number for `float`.
-const FLOAT: i64 = 1;
-/// And for all floating-point types: float, float16, double and bfloat16.
-pub const FLOATING_POINT: [i64; 4] = [FLOAT, 10, 11, 16];
 
 /// An operator whose inputs are constants.
 pub struct ConstantOperator<'a> {
@@ -41,14 +37,29 @@ impl ConstantOperator<'_> {
             "Slice" => self.slice()?,
             "Transpose" => transpose(self.input(0)?, ints(node, "perm"))?,
             "Expand" => self.expand()?,
-            "Add" => self.combine(ADD)?,
-            "Sub" => self.combine(SUBTRACT)?,
-            "Mul" => self.combine(MULTIPLY)?,
-            "Div" => self.combine(DIVIDE)?,
+            "Add" => self.combine(arithmetic::ADD)?,
+            "Sub" => self.combine(arithmetic::SUBTRACT)?,
+            "Mul" => self.combine(arithmetic::MULTIPLY)?,
+            "Div" => self.combine(arithmetic::DIVIDE)?,
+            "Pow" => self.combine(arithmetic::POWER)?,
+            "Min" => self.combine(arithmetic::MINIMUM)?,
+            "Max" => self.combine(arithmetic::MAXIMUM)?,
+            "Mod" if int(node, "fmod").unwrap_or(0) == 0 => self.combine(arithmetic::MODULO)?,
+            "Mod" => self.combine(arithmetic::REMAINDER)?,
+            "Equal" => self.compare(arithmetic::EQUAL)?,
+            "Less" => self.compare(arithmetic::LESS)?,
+            "Greater" => self.compare(arithmetic::GREATER)?,
+            "And" => self.combine(arithmetic::MINIMUM)?,
+            "Or" => self.combine(arithmetic::MAXIMUM)?,
+            "Not" => self.negate_condition()?,
+            "Where" => select([self.input(0)?, self.input(1)?, self.input(2)?], limit)?,
             "Neg" => self.negate()?,
             "Sqrt" => map(self.input(0)?, f32::sqrt),
             "Reciprocal" => map(self.input(0)?, f32::recip),
             "Floor" => map(self.input(0)?, f32::floor),
+            "Ceil" => map(self.input(0)?, f32::ceil),
+            "Round" => map(self.input(0)?, f32::round_ties_even),
+            "DequantizeLinear" => self.dequantized()?,
             _ => return Ok(None),
         };
         Ok(Some(result))
@@ -108,17 +119,52 @@ impl ConstantOperator<'_> {
         let dims = extents(&to_ints(self.input(1)?), self.limit)?;
         let count = dims.iter().product();
         let ones = Tensor { name: None, dims, values: filled_like(tensor, 1, count) };
-        combine(MULTIPLY, tensor, &ones, self.limit)
+        combine(arithmetic::MULTIPLY, tensor, &ones, self.limit)
     }
 
     fn negate(&self) -> Result<Tensor> {
         let tensor = self.input(0)?;
         let minus_one = Tensor { name: None, dims: Vec::new(), values: filled_like(tensor, -1, 1) };
-        combine(MULTIPLY, tensor, &minus_one, self.limit)
+        combine(arithmetic::MULTIPLY, tensor, &minus_one, self.limit)
     }
 
+    fn negate_condition(&self) -> Result<Tensor> {
+        let tensor = self.input(0)?;
+        let no = Tensor { name: None, dims: Vec::new(), values: filled_like(tensor, 0, 1) };
+        combine(arithmetic::EQUAL, tensor, &no, self.limit)
+    }
+
+    /// All inputs, one after another.
     fn combine(&self, operation: Arithmetic) -> Result<Tensor> {
-        combine(operation, self.input(0)?, self.input(1)?, self.limit)
+        let first = Tensor { name: None, ..self.input(0)?.clone() };
+        (1..self.inputs.len())
+            .try_fold(first, |result, slot| combine(operation, &result, self.input(slot)?, self.limit))
+    }
+
+    /// A comparison's bools are integers, whatever it compares.
+    fn compare(&self, operation: Arithmetic) -> Result<Tensor> {
+        Ok(cast(&self.combine(operation)?, INT64))
+    }
+
+    /// `(x − zero) · scale`, with one scale and zero, or one for each place along an axis.
+    fn dequantized(&self) -> Result<Tensor> {
+        let (x, scale) = (self.input(0)?, self.input(1)?);
+        let axis = places(&[int(self.node, "axis").unwrap_or(1)], x.dims.len().max(2))?[0];
+        let along = |tensor: &Tensor| {
+            let mut dims = vec![1; x.dims.len()];
+            match (length(&tensor.values), dims.get_mut(axis)) {
+                (1, _) => {}
+                (count, Some(extent)) if tensor.dims.len() == 1 => *extent = count,
+                _ => bail!("it has a scale of shape {:?}", tensor.dims),
+            }
+            Ok(cast(&Tensor { name: None, dims, values: tensor.values.clone() }, FLOAT))
+        };
+        let mut values = cast(x, FLOAT);
+        if let Some(zero) = self.optional(2) {
+            values = combine(arithmetic::SUBTRACT, &values, &along(zero)?, self.limit)?;
+        }
+        let name = x.name.clone();
+        Ok(Tensor { name, ..combine(arithmetic::MULTIPLY, &values, &along(scale)?, self.limit)? })
     }
 
     fn slice(&self) -> Result<Tensor> {
@@ -169,58 +215,6 @@ impl Cut {
     }
 }
 
-/// An operation on two constants, element by element.
-struct Arithmetic {
-    floats: fn(f32, f32) -> f32,
-    ints: fn(i64, i64) -> i64,
-}
-
-const ADD: Arithmetic = Arithmetic { floats: |a, b| a + b, ints: i64::wrapping_add };
-const SUBTRACT: Arithmetic = Arithmetic { floats: |a, b| a - b, ints: i64::wrapping_sub };
-const MULTIPLY: Arithmetic = Arithmetic { floats: |a, b| a * b, ints: i64::wrapping_mul };
-const DIVIDE: Arithmetic = Arithmetic { floats: |a, b| a / b, ints: |a, b| a.checked_div(b).unwrap_or(0) };
-
-/// Two constants combined with ONNX's broadcasting.
-fn combine(operation: Arithmetic, a: &Tensor, b: &Tensor, limit: usize) -> Result<Tensor> {
-    let rank = a.dims.len().max(b.dims.len());
-    let extent =
-        |tensor: &Tensor, axis: usize| (axis + tensor.dims.len()).checked_sub(rank).map_or(1, |axis| tensor.dims[axis]);
-    let mut dims = Vec::with_capacity(rank);
-    for axis in 0..rank {
-        let (of_a, of_b) = (extent(a, axis), extent(b, axis));
-        ensure!(of_a == of_b || of_a == 1 || of_b == 1, "shapes {:?} and {:?} do not fit", a.dims, b.dims);
-        dims.push(if of_a == 1 { of_b } else { of_a });
-    }
-    let count = elements(&dims).filter(|&count| count <= limit).context("a constant grows too large")?;
-    let place = |tensor: &Tensor, index: usize| -> usize {
-        let here = coordinates(&dims, index);
-        let strides = strides(&tensor.dims);
-        let along = |axis: usize| {
-            let place = here[axis + rank - tensor.dims.len()];
-            if tensor.dims[axis] == 1 { 0 } else { place * strides[axis] }
-        };
-        (0..tensor.dims.len()).map(along).sum()
-    };
-    let values = match (&a.values, &b.values) {
-        (Numbers::Floats(x), Numbers::Floats(y)) => {
-            Numbers::Floats((0..count).map(|i| (operation.floats)(x[place(a, i)], y[place(b, i)])).collect())
-        }
-        (Numbers::Ints(x), Numbers::Ints(y)) => {
-            Numbers::Ints((0..count).map(|i| (operation.ints)(x[place(a, i)], y[place(b, i)])).collect())
-        }
-        _ => bail!("one constant holds integers, the other floating-point numbers"),
-    };
-    Ok(Tensor { name: None, dims, values })
-}
-
-/// `count` times `value`, in the type of `tensor`.
-fn filled_like(tensor: &Tensor, value: i16, count: usize) -> Numbers {
-    match tensor.values {
-        Numbers::Floats(_) => Numbers::Floats(vec![value.into(); count]),
-        Numbers::Ints(_) => Numbers::Ints(vec![value.into(); count]),
-    }
-}
-
 /// Values as the extents of a new constant.
 fn extents(values: &[i64], limit: usize) -> Result<Vec<usize>> {
     let dims: Option<Vec<usize>> = values.iter().map(|&extent| usize::try_from(extent).ok()).collect();
@@ -237,25 +231,6 @@ fn places(indices: &[i64], count: usize) -> Result<Vec<usize>> {
     places.with_context(|| format!("{indices:?} is out of range, of {count}"))
 }
 
-fn cast(tensor: &Tensor, to: i64) -> Tensor {
-    let to_float = FLOATING_POINT.contains(&to);
-    let values = match &tensor.values {
-        Numbers::Ints(values) if to_float => Numbers::Floats(values.iter().map(|&value| value as f32).collect()),
-        Numbers::Floats(_) if !to_float => Numbers::Ints(to_ints(tensor)),
-        same => same.clone(),
-    };
-    Tensor { name: None, dims: tensor.dims.clone(), values }
-}
-
-/// A function of floating-point numbers; integers stay as they are.
-fn map(tensor: &Tensor, f: impl Fn(f32) -> f32) -> Tensor {
-    let values = match &tensor.values {
-        Numbers::Floats(values) => Numbers::Floats(values.iter().map(|&value| f(value)).collect()),
-        same => same.clone(),
-    };
-    Tensor { name: None, dims: tensor.dims.clone(), values }
-}
-
 /// The elements of a tensor at these places.
 fn pick(tensor: &Tensor, dims: Vec<usize>, places: impl Iterator<Item = usize>) -> Tensor {
     let values = match &tensor.values {
@@ -263,15 +238,6 @@ fn pick(tensor: &Tensor, dims: Vec<usize>, places: impl Iterator<Item = usize>) 
         Numbers::Ints(values) => Numbers::Ints(places.map(|place| values[place]).collect()),
     };
     Tensor { name: None, dims, values }
-}
-
-/// Distance in memory between neighbours along each axis.
-fn strides(dims: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; dims.len()];
-    for axis in (1..dims.len()).rev() {
-        strides[axis - 1] = strides[axis] * dims[axis];
-    }
-    strides
 }
 
 fn coordinates(dims: &[usize], index: usize) -> Vec<usize> {

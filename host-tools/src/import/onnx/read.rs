@@ -1,33 +1,44 @@
 //! Networks from `.onnx` files as exporters write them.
 //!
-//! The batch is taken to be 1, so every shape is known and shape arithmetic is over constants ([`super::evaluate`]). Every
-//! other operator becomes one of ours, as its file in `core/src/op/` says.
+//! The batch is the file's, or 1 where the file leaves it open, so every shape is known and shape arithmetic is over constants
+//! ([`super::fold_constants`]). Every other operator becomes one of ours for a single image, as its file in
+//! `core/src/block/op/` says.
 
 use std::{collections::HashMap, path::Path};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use distill_core::{
-    Op, Shape, Slice, SourceKind,
-    onnx::{Attribute, Input, Numbers, OnnxNode, Tensor},
+    Interface, Op, Shape, SourceKind,
+    onnx::{Attribute, Input, OnnxNode, Tensor},
 };
 use rten_onnx::onnx::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 
 use super::{
     CLASSES, MADE_FROM, MEAN, STD,
-    attributes::{attribute, attribute_value, int, ints, kind},
+    arithmetic::FLOATING_POINT,
+    attributes::{attribute, attribute_value, kind},
     constants::{constant, length, tensor, to_ints},
-    fold_constants::{ConstantOperator, FLOATING_POINT, reshaped, shape},
+    fold_constants::{ConstantOperator, shape},
+    interface::Images,
     names::{self, Names},
+    value::Value,
 };
 use crate::import::{Normalisation, graph::Graph};
 
 /// Elements that computed constants may have beyond the file's size: a shape has a few.
 const SHAPE_ELEMENTS: usize = 1 << 20;
 
+/// Operators that change nothing in a trained network.
+const IDENTITIES: [&str; 4] = ["Identity", "Dropout", "Cast", "CastLike"];
+/// Operators that change the extents alone.
+const VIEWS: [&str; 4] = ["Flatten", "Reshape", "Squeeze", "Unsqueeze"];
+
 /// What an ONNX file holds.
 pub struct OnnxModel {
     /// Its operators.
     pub graph: Graph,
+    /// Names and dimensions of its input and output.
+    pub interface: Interface,
     /// How its inputs are normalised, if it is a file that we wrote.
     pub normalisation: Option<Normalisation>,
     /// Names of the classes, if it is a file that we wrote.
@@ -46,10 +57,13 @@ pub fn read(bytes: &[u8], folder: &Path, input: Option<Shape>) -> Result<OnnxMod
     let model = ModelProto::parse_buf(bytes).map_err(|error| anyhow!("it is not an ONNX file: {error}"))?;
     let graph = model.graph.as_ref().context("the ONNX file has no graph")?;
     let mut reader = Reader::new(graph, folder, input, bytes.len())?;
+    let is_onnx = |domain: &Option<String>| matches!(domain.as_deref().unwrap_or_default(), "" | "ai.onnx");
+    let opset = model.opset_import.iter().find(|opset| is_onnx(&opset.domain));
+    reader.opset = opset.and_then(|opset| opset.version).unwrap_or(1);
     for (index, node) in graph.node.iter().enumerate() {
         reader.node(node).with_context(|| reader.place(node, index, graph.node.len()))?;
     }
-    let graph = reader.finish(graph)?;
+    let (graph, interface) = reader.finish(graph)?;
     let property = |key: &str| {
         let entry = model.metadata_props.iter().find(|entry| entry.key.as_deref() == Some(key));
         entry.and_then(|entry| entry.value.as_deref()).filter(|value| !value.is_empty())
@@ -57,41 +71,28 @@ pub fn read(bytes: &[u8], folder: &Path, input: Option<Shape>) -> Result<OnnxMod
     let normalisation = Normalisation::from_entries(property(MEAN), property(STD))?;
     let classes = property(CLASSES).map_or_else(Vec::new, |list| list.split(',').map(str::to_owned).collect());
     let made_from = property(MADE_FROM).and_then(|kind| serde_json::from_value(kind.into()).ok());
-    Ok(OnnxModel { graph, normalisation, classes, made_from })
+    Ok(OnnxModel { graph, interface, normalisation, classes, made_from })
 }
 
-/// A value of the network as ONNX sees it.
-#[derive(Clone, Debug)]
-struct Value {
-    id: usize,
-    /// Extents, with the batch of 1.
-    dims: Vec<usize>,
-}
-
-impl Value {
-    /// A value whose dimensions are `[1, C]` if it is flat, else `[1, C, H, W]`.
-    fn new(id: usize, shape: Shape, is_flat: bool) -> Self {
-        let Shape { channels, height, width } = shape;
-        Self { id, dims: if is_flat { vec![1, channels] } else { vec![1, channels, height, width] } }
-    }
-
-    fn is_flat(&self) -> bool {
-        self.dims.len() == 2
-    }
-}
-
-struct Reader<'a> {
-    graph: Graph,
+/// A graph of ours that grows node by node.
+pub struct Reader<'a> {
+    pub(super) graph: Graph,
     folder: &'a Path,
-    values: HashMap<&'a str, Value>,
+    /// Name of the images.
+    pub(super) input: &'a str,
+    /// Images in a batch.
+    pub(super) batch: usize,
+    /// Version of ONNX's operators.
+    pub(super) opset: i64,
+    pub(super) values: HashMap<&'a str, Value>,
     constants: HashMap<&'a str, Tensor>,
     /// Elements that computed constants may still have.
     room: usize,
-    names: Names,
+    pub(super) names: Names,
 }
 
 impl<'a> Reader<'a> {
-    fn new(graph: &'a GraphProto, folder: &'a Path, input: Option<Shape>, file_bytes: usize) -> Result<Self> {
+    fn new(graph: &'a GraphProto, folder: &'a Path, given: Option<Shape>, file_bytes: usize) -> Result<Self> {
         let mut constants = HashMap::new();
         for initializer in &graph.initializer {
             constants.insert(initializer.name.as_deref().unwrap_or_default(), tensor(initializer, folder)?);
@@ -100,15 +101,14 @@ impl<'a> Reader<'a> {
         let name = |info: &'a ValueInfoProto| info.name.as_deref().unwrap_or_default();
         let inputs: Vec<&ValueInfoProto> =
             graph.input.iter().filter(|info| !constants.contains_key(name(info))).collect();
-        let [image] = inputs.as_slice() else {
-            let names: Vec<&str> = inputs.iter().map(|info| name(info)).collect();
-            bail!("the network has {} inputs ({}); it must have one, the images", names.len(), names.join(", "));
-        };
-        let shape = image_shape(image, input)?;
+        let Images { name: input, shape, batch } = Images::new(&inputs, given)?;
         Ok(Self {
             graph: Graph::new(shape),
             folder,
-            values: HashMap::from([(name(image), Value::new(0, shape, false))]),
+            input,
+            batch,
+            opset: 1,
+            values: HashMap::from([(input, Value::new(0, shape, batch, 4))]),
             constants,
             room: file_bytes + SHAPE_ELEMENTS,
             names: Names::default(),
@@ -116,12 +116,17 @@ impl<'a> Reader<'a> {
     }
 
     /// The value that an operator reads as input `slot`.
-    fn value(&self, node: &NodeProto, slot: usize) -> Option<&Value> {
+    pub(super) fn value(&self, node: &NodeProto, slot: usize) -> Option<&Value> {
         self.values.get(node.input.get(slot)?.as_str())
     }
 
+    /// A value of our graph as ONNX sees it, with this number of dimensions.
+    pub(super) fn new_value(&self, id: usize, rank: usize) -> Value {
+        Value::new(id, self.graph.shape(id), self.batch, rank)
+    }
+
     /// The constant that an operator reads as input `slot`.
-    fn constant(&self, node: &NodeProto, slot: usize) -> Option<&Tensor> {
+    pub(super) fn constant(&self, node: &NodeProto, slot: usize) -> Option<&Tensor> {
         self.constants.get(node.input.get(slot)?.as_str())
     }
 
@@ -133,12 +138,17 @@ impl<'a> Reader<'a> {
             self.constants.insert(output, constant);
             return Ok(());
         }
+        if !IDENTITIES.contains(&kind(node)) && !VIEWS.contains(&kind(node)) {
+            let read = node.input.iter().filter_map(|name| self.values.get(name.as_str()));
+            read.map(Value::check_logits).collect::<Result<()>>()?;
+        }
         let value = match (kind(node), self.value(node, 0).cloned()) {
-            ("Identity" | "Dropout" | "Cast" | "CastLike", Some(value)) => {
+            (identity, Some(value)) if IDENTITIES.contains(&identity) => {
                 self.check_identity(node)?;
                 value
             }
-            ("Flatten" | "Reshape" | "Squeeze" | "Unsqueeze", Some(value)) => self.view(node, &value)?,
+            (view, Some(value)) if VIEWS.contains(&view) => self.view(node, &value)?,
+            ("Softmax" | "LogSoftmax", Some(logits)) => self.probabilities(node, &logits)?,
             ("Split", Some(value)) => return self.split(node, &value),
             ("Concat" | "Sum", Some(first)) if node.input.len() != 2 => self.join(node, first)?,
             _ => self.operator(node)?,
@@ -203,7 +213,7 @@ impl<'a> Reader<'a> {
         let meaning = Op::from_onnx(&onnx)
             .context("this operator is not supported (docs/add-an-operator.md says how to add it)")??;
         let first = meaning.inputs.first().and_then(|&slot| self.value(node, slot));
-        let is_flat = meaning.flat.unwrap_or_else(|| first.is_some_and(Value::is_flat));
+        let rank = first.map_or(4, Value::rank);
         let read: Option<Vec<usize>> = meaning.inputs.iter().map(|&slot| Some(self.value(node, slot)?.id)).collect();
         let read = read.context("one of its inputs is a constant where a value is needed")?;
         for &slot in &meaning.inputs {
@@ -212,107 +222,25 @@ impl<'a> Reader<'a> {
         let name = self.names.operator(node, &module, &meaning.op);
         let weights = meaning.weights.into_iter().map(|weight| self.names.weight(weight, &name)).collect();
         let id = self.graph.push(&name, meaning.op, &read, weights)?;
-        Ok(Value::new(id, self.graph.shape(id), is_flat))
+        let Value { dims, .. } = self.new_value(id, rank);
+        let kept = dims.into_iter().enumerate().filter(|(axis, _)| !meaning.dropped.contains(axis));
+        Ok(Value { id, dims: kept.map(|(_, extent)| extent).collect(), probabilities: None })
     }
 
-    /// An input must have the dimensions that our operators assume: `[1, C, H, W]`, or `[1, C]` for one position.
+    /// An input must have the dimensions that our operators assume: `[N, C, H, W]`, or `[N, C]` for one position.
     fn check_dimensions(&self, node: &NodeProto, slot: usize, op: &Op) -> Result<()> {
-        let Some(Value { id, dims }) = self.value(node, slot) else { return Ok(()) };
-        let Shape { channels, height, width } = self.graph.shape(*id);
-        let is_image = *dims == [1, channels, height, width];
-        let is_flat = *dims == [1, channels] && height * width == 1;
+        let Some(value) = self.value(node, slot) else { return Ok(()) };
+        let (Shape { channels, height, width }, dims) = (self.graph.shape(value.id), &value.dims);
+        let is_image = *dims == [self.batch, channels, height, width];
+        let is_flat = *dims == [self.batch, channels] && height * width == 1;
         // With rows and columns as one dimension, the mean over it is the mean over both.
-        let is_row = matches!(op, Op::GlobalAveragePool) && dims.len() == 3 && dims[..2] == [1, channels];
+        let is_row = matches!(op, Op::GlobalAveragePool) && dims.len() == 3 && dims[..2] == [self.batch, channels];
         ensure!(is_image || is_flat || is_row, "its input has shape {dims:?}");
         Ok(())
     }
 
-    /// The same elements in other dimensions.
-    fn view(&mut self, node: &NodeProto, value: &Value) -> Result<Value> {
-        let dims = match kind(node) {
-            "Flatten" => {
-                let axis = int(node, "axis").unwrap_or(1);
-                ensure!(
-                    axis == 1 || axis + value.dims.len() as i64 == 1,
-                    "it flattens from axis {axis} on, not from 1"
-                );
-                vec![1, value.dims[1..].iter().product()]
-            }
-            "Reshape" => {
-                let wanted = self.constant(node, 1).context("its shape is computed from the images' values")?;
-                reshaped(&value.dims, &to_ints(wanted))?
-            }
-            // Axes are squeezed in a value as in a constant of its extents.
-            _ => {
-                let stand_in = Tensor { name: None, dims: value.dims.clone(), values: Numbers::Ints(Vec::new()) };
-                let inputs = [Some(&stand_in), self.constant(node, 1)];
-                let squeezed = ConstantOperator { node, inputs: &inputs, fill: None, limit: 0 }.evaluate()?;
-                squeezed.context("it is not supported")?.dims
-            }
-        };
-        let Shape { channels, height, width } = self.graph.shape(value.id);
-        let elements = channels * height * width;
-        let id = match dims.as_slice() {
-            [1, c, rest @ ..]
-                if *c == channels && rest.len() <= 2 && rest.iter().product::<usize>() == height * width =>
-            {
-                ensure!(rest.len() < 2 || rest == [height, width], "it changes rows and columns to {dims:?}");
-                value.id
-            }
-            [1, c] | [1, c, 1, 1] if *c == elements => {
-                let name = self.names.operator(node, &self.module(node), &Op::Flatten);
-                self.graph.push(&name, Op::Flatten, &[value.id], Vec::new())?
-            }
-            _ => bail!("it reshapes {:?} to {dims:?}, which is more than a flattening", value.dims),
-        };
-        Ok(Value { id, dims })
-    }
-
-    /// Parts of a value's channels.
-    fn split(&mut self, node: &'a NodeProto, value: &Value) -> Result<()> {
-        let axis = int(node, "axis").unwrap_or(0);
-        ensure!(axis == 1 || axis == 1 - value.dims.len() as i64, "it splits along axis {axis}, not along channels");
-        let channels = self.graph.shape(value.id).channels;
-        let sizes = self.constant(node, 1).map(to_ints).or_else(|| ints(node, "split"));
-        let equal = channels.div_ceil(node.output.len().max(1)) as i64;
-        let mut start = 0;
-        for (index, output) in node.output.iter().enumerate() {
-            let size = sizes.as_ref().map_or(equal, |sizes| sizes.get(index).copied().unwrap_or(0));
-            let size = usize::try_from(size).context("a part has no channels")?;
-            let end = (start + size).min(channels);
-            let slice = Slice {
-                start: [start as u32, 0, 0],
-                end: [if end == channels { u32::MAX } else { end as u32 }, u32::MAX, u32::MAX],
-                step: [1; 3],
-            };
-            let name = self.names.operator(node, &self.module(node), &Op::Slice(slice));
-            let id = self.graph.push(&name, Op::Slice(slice), &[value.id], Vec::new())?;
-            self.values.insert(output, Value::new(id, self.graph.shape(id), value.is_flat()));
-            start = end;
-        }
-        Ok(())
-    }
-
-    /// A concatenation or a sum of any number of values, two at a time.
-    fn join(&mut self, node: &NodeProto, first: Value) -> Result<Value> {
-        let mut joined = first;
-        for slot in 1..node.input.len() {
-            let next = self.value(node, slot).cloned().context("it joins values and constants")?;
-            let op = match (kind(node), attribute(node, "axis")) {
-                ("Sum", _) => Op::Add,
-                (_, Some(Attribute::Int(axis))) if axis == 1 || axis == 1 - joined.dims.len() as i64 => Op::Concat,
-                (_, axis) => bail!("it joins along axis {axis:?}, not along channels"),
-            };
-            let name = self.names.operator(node, &self.module(node), &op);
-            ensure!(joined.dims.len() == next.dims.len(), "its values have different numbers of dimensions");
-            let id = self.graph.push(&name, op, &[joined.id, next.id], Vec::new())?;
-            joined = Value::new(id, self.graph.shape(id), joined.is_flat());
-        }
-        Ok(joined)
-    }
-
     /// The teacher's name for the layer: from its weight, else from the node's path through PyTorch's modules.
-    fn module(&self, node: &NodeProto) -> String {
+    pub(super) fn module(&self, node: &NodeProto) -> String {
         let weights = node.input.iter().filter_map(|name| self.constants.get(name.as_str())?.name.as_deref());
         let module = weights.filter_map(|name| Some(name.rsplit_once('.')?.0)).next();
         module.map_or_else(|| names::module(node.name.as_deref().unwrap_or_default()), str::to_owned)
@@ -325,46 +253,10 @@ impl<'a> Reader<'a> {
         let shape = |name: &String| Some(self.graph.shape(self.values.get(name.as_str())?.id));
         let input = node.input.iter().find_map(shape).map_or_else(String::new, |shape| format!(" on {shape}"));
         let last = self.graph.nodes().last().map_or("the network's input", |node| &node.name);
-        format!("operator {kind}, node {name}{input}, number {} of {total}, after {last}", index + 1)
-    }
-
-    fn finish(self, graph: &GraphProto) -> Result<Graph> {
-        let names: Vec<&str> = graph.output.iter().filter_map(|info| info.name.as_deref()).collect();
-        let [output] = names.as_slice() else {
-            bail!("the network has {} outputs ({}); it must have one, the logits", names.len(), names.join(", "));
+        let batch = match self.batch {
+            1 => String::new(),
+            batch => format!(" (the file is for {batch} images at a time: if that is the cause, export it for one)"),
         };
-        let value = self.values.get(output).with_context(|| format!("no operator computes the output {output}"))?;
-        let mut graph = self.graph;
-        // A graph's output is its last value.
-        while graph.nodes().len() > value.id {
-            graph.pop();
-        }
-        ensure!(!graph.nodes().is_empty(), "the network has no operators");
-        Ok(graph)
-    }
-}
-
-/// Shape of an image; the batch may be anything.
-fn image_shape(info: &ValueInfoProto, given: Option<Shape>) -> Result<Shape> {
-    let name = info.name.as_deref().unwrap_or_default();
-    let shape = info.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()?.shape.as_ref());
-    let dims: Vec<Option<usize>> = shape.map_or_else(Vec::new, |shape| {
-        let extent =
-            |value: Option<i64>| value.and_then(|value| usize::try_from(value).ok()).filter(|&extent| extent > 0);
-        shape.dim.iter().map(|dim| extent(dim.dim_value)).collect()
-    });
-    if let Some(given) = given {
-        let fits = |(dim, extent): (&Option<usize>, usize)| dim.is_none_or(|dim| dim == extent);
-        let wanted = [given.channels, given.height, given.width];
-        let ok = dims.is_empty() || dims.len() == 4 && dims[1..].iter().zip(wanted).all(fits);
-        ensure!(ok, "the input {name} has shape {dims:?}, not {given}");
-        return Ok(given);
-    }
-    match dims.as_slice() {
-        [_, Some(channels), Some(height), Some(width)] => Ok(Shape::new(*channels, *height, *width)),
-        [_, _, _, _] | [] => {
-            bail!("the file leaves the shape of the input {name} open: give it with --input 3x224x224")
-        }
-        other => bail!("the input {name} has {} dimensions; images have 4", other.len()),
+        format!("operator {kind}, node {name}{input}, number {} of {total}, after {last}{batch}", index + 1)
     }
 }
