@@ -49,7 +49,7 @@ pub use pack::{
     Calibrated, CalibratedNoise, Contents, Encoding, MAGIC, Manifest, Outline, Pack, PackError, PackWriter, VERSION,
 };
 pub use recipe::{
-    Calibration, Pull, Recipe, Ridge, Schedule, Selection, SourceKind, Start, Training, Update, Width, WidthError,
+    Aim, Calibration, Pull, Recipe, Ridge, Schedule, Selection, SourceKind, Start, Training, Update, Width, WidthError,
 };
 pub use run::{
     BlockPlan, BlockReport, Budget, CachePlan, Distillation, Distilled, Event, MAX_INPUTS, Plan, PlanError, Run,

@@ -82,13 +82,23 @@ impl Network {
         self.blocks[self.blocks.len() - 1].output().elements()
     }
 
-    /// Checks that the output is one number for each class.
+    /// Shape of the output for one image.
+    pub fn output(&self) -> Shape {
+        self.blocks[self.blocks.len() - 1].output()
+    }
+
+    /// Whether the output is one number for each class.
+    pub fn classifies(&self) -> bool {
+        self.output().elements() == self.output().channels
+    }
+
+    /// Checks that the network [classifies](Self::classifies), so that whole students can be trained on its classes.
     pub fn check_classifies(&self) -> Result<()> {
-        let output = self.blocks[self.blocks.len() - 1].output();
         ensure!(
-            output.elements() == output.channels,
-            "the network gives {output} for an image, not one number for each class: distil it with `--noise propagated` or \
-             `--noise standard`, which do not need classes"
+            self.classifies(),
+            "the network gives {} for an image, not one number for each class that a whole student could be trained on: \
+             train its blocks instead (`distill-device run --steps 600`)",
+            self.output()
         );
         Ok(())
     }
