@@ -50,7 +50,7 @@ pub use pack::{
     Probabilities, VERSION,
 };
 pub use recipe::{
-    Calibration, Pull, Recipe, Ridge, Schedule, Selection, SourceKind, Start, Training, Update, Width, WidthError,
+    Aim, Calibration, Pull, Recipe, Ridge, Schedule, Selection, SourceKind, Start, Training, Update, Width, WidthError,
 };
 pub use run::{
     BlockPlan, BlockReport, Budget, CachePlan, Distillation, Distilled, Event, MAX_INPUTS, Plan, PlanError, Run,

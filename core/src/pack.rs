@@ -127,7 +127,8 @@ pub struct Calibrated {
     pub images: u32,
     /// Shape of one image.
     pub shape: Shape,
-    /// Remaining mismatch of the statistics, averaged over the batches.
+    /// What is left of the aim, averaged over the batches: the mismatch of the statistics, or the cross-entropy with the
+    /// classes, as [`Pull::aim`](crate::Pull::aim) says.
     pub mismatch: f32,
 }
 

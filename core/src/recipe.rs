@@ -268,20 +268,52 @@ pub struct Pull {
     pub steps: usize,
     /// Peak learning rate of a cosine schedule.
     pub rate: f32,
-    /// Weight of the statistics' mismatch.
+    /// Weight of the statistics' mismatch; 0 for a teacher without batch norms.
     pub statistics: f32,
     /// Weight of the mean squared difference of neighbouring pixels.
     pub smoothness: f32,
-    /// Weight of the cross-entropy between the teacher's output and the target classes.
+    /// Weight of the cross-entropy between the teacher's output and the target classes; 0 for a teacher that does not
+    /// classify.
     pub classes: f32,
     /// Divisor of the teacher's logits.
     pub temperature: f32,
+}
+
+/// What noise images mainly match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Aim {
+    /// The running statistics of the teacher's batch norms.
+    Statistics,
+    /// A class each, as the teacher sees it.
+    Classes,
+    /// Nothing: they are noise, smoothed if asked.
+    Nothing,
 }
 
 impl Pull {
     /// Matches the running statistics, with small weights on smoothness and a class.
     pub const fn calibration(steps: usize) -> Self {
         Self { steps, rate: 0.1, statistics: 1.0, smoothness: 0.05, classes: 0.1, temperature: 1.0 }
+    }
+
+    /// For a teacher without statistics: each image is pulled towards a class, and strongly to smoothness.
+    pub const fn towards_classes(steps: usize) -> Self {
+        Self { steps, rate: 0.1, statistics: 0.0, smoothness: 1.0, classes: 1.0, temperature: 1.0 }
+    }
+
+    /// For a teacher with neither statistics nor classes: the images stay as they begin.
+    pub const fn none(steps: usize) -> Self {
+        Self { steps, rate: 0.1, statistics: 0.0, smoothness: 0.0, classes: 0.0, temperature: 1.0 }
+    }
+
+    /// What the images mainly match.
+    pub fn aim(&self) -> Aim {
+        match self {
+            _ if self.statistics > 0.0 => Aim::Statistics,
+            _ if self.classes > 0.0 => Aim::Classes,
+            _ => Aim::Nothing,
+        }
     }
 
     /// Matches only the class probabilities (class impressions; Nayak et al. 2019).

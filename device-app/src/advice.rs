@@ -22,7 +22,9 @@ pub trait Advised: Error + Send + Sync + Sized + 'static {
 impl<R: Error + Send + Sync + 'static> Advised for PlanError<R> {
     fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::NoStatistics { .. } => Some("use standard noise (--noise standard)"),
+            Self::NoStatistics { .. } => {
+                Some("make images with `distill calibrate` (--noise calibrated), or use --noise standard")
+            }
             Self::TooFewImages { .. } => Some("make them with `distill calibrate`, or choose another --noise"),
             Self::NoSuchName { .. } => Some("`distill inspect` lists the names"),
             // The feature reduces groups to four images.

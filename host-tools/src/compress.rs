@@ -18,8 +18,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use distill_core::{
-    Block, Budget, Calibration, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings,
-    SourceKind, Training, Tuning, Width,
+    Aim, Budget, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings, SourceKind, Training,
+    Tuning, Width,
 };
 use distill_device::{Job, check_distinct, open_pack, run_job};
 
@@ -33,7 +33,7 @@ use crate::{
     export::{self, check_ending, recompose},
     images::{self, LabelledImages, Preparation},
     import::{ImportOptions, import},
-    learn::{NoiseSource, calibrate, default_batch, finetune_on_noise},
+    learn::{NoiseSource, calibrate, finetune_on_noise, usual_calibration},
     measure::{Comparison, Sample, compare, evaluate, milliseconds},
     network::{Network, ending},
 };
@@ -176,18 +176,16 @@ impl Stages<'_> {
             eprintln!("calibrate: {} holds noise images", teacher.display());
             return Ok((teacher, SourceKind::Calibrated));
         }
-        if !network.blocks.iter().any(Block::has_statistics) && !network.classifies() {
+        let calibration = usual_calibration(network, effort::CALIBRATION_STEPS, self.task.seed);
+        if calibration.pull.aim() == Aim::Nothing {
             log::warn!(
                 "the network has neither batch norms nor classes that noise could match: distilling from white noise"
             );
             return Ok((teacher, SourceKind::Standard));
         }
-        let batch = default_batch(&teacher)?;
-        let count = amounts.images.next_multiple_of(batch);
-        let calibration = Calibration { batch, ..Calibration::new(effort::CALIBRATION_STEPS, self.task.seed) };
+        let count = amounts.images.next_multiple_of(calibration.batch);
         let path = self.work.file("noise", &(pack.fingerprint(), calibration, count))?;
-        let title = "calibrate";
-        self.stage(title, &path, |_| calibrate(&teacher, &path, &calibration, count).map(|_| ()))?;
+        self.stage("calibrate", &path, |_| calibrate(&teacher, &path, &calibration, count).map(|_| ()))?;
         Ok((path, SourceKind::Calibrated))
     }
 

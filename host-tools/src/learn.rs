@@ -6,6 +6,6 @@ mod finetune;
 
 pub use self::{
     baseline::{Baseline, BaselineOptions, Preset, baseline, untaught},
-    calibrate::{CALIBRATED_IMAGES, CALIBRATION_STEPS, Outcome, calibrate, default_batch},
+    calibrate::{CALIBRATED_IMAGES, CALIBRATION_STEPS, Distance, Outcome, calibrate, usual_calibration},
     finetune::{NoiseSource, finetune_on_noise, read_student},
 };

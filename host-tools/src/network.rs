@@ -92,13 +92,13 @@ impl Network {
         self.output().elements() == self.output().channels
     }
 
-    /// Checks that the output is one number for each class.
+    /// Checks that the network [classifies](Self::classifies), so that whole students can be trained on its classes.
     pub fn check_classifies(&self) -> Result<()> {
-        let output = self.output();
         ensure!(
             self.classifies(),
-            "the network gives {output} for an image, not one number for each class: distil it with `--noise propagated` or \
-             `--noise standard`, which do not need classes"
+            "the network gives {} for an image, not one number for each class that a whole student could be trained on: \
+             train its blocks instead (`distill-device run --steps 600`)",
+            self.output()
         );
         Ok(())
     }

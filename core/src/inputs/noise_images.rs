@@ -50,6 +50,17 @@ impl Pixels {
         Self { mean, std }
     }
 
+    /// Natural images' mean and deviation, roughly: a noise image whose values are `N(0, 1)` has their brightness and contrast.
+    pub(crate) fn natural(channels: usize) -> Self {
+        Self { mean: vec![0.45; channels], std: vec![0.225; channels] }
+    }
+
+    /// `[factor, offset]` that turn a channel's values under another normalisation to this one's.
+    pub(crate) fn from_other(&self, other: &Self, channel: usize) -> [f32; 2] {
+        let std = self.std[channel];
+        [other.std[channel] / std, (other.mean[channel] - self.mean[channel]) / std]
+    }
+
     /// The network's input value for a pixel.
     pub fn value(&self, channel: usize, pixel: u8) -> f32 {
         (f32::from(pixel) / 255.0 - self.mean[channel]) / self.std[channel]

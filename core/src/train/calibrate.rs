@@ -3,7 +3,8 @@
 //!
 //! The loss of a batch is, over the batch norms `l` with `C` channels,
 //! `Σ_l mean_c[(μ − μ̂)² + (σ − σ̂)²] / mean_c[σ̂²]`, where `μ, σ` are the batch's and `μ̂, σ̂` the running statistics,
-//! plus small terms for smoothness and classes.
+//! plus small terms for smoothness and classes. Where exporters have folded the batch norms away, the classes and
+//! smoothness are all there is (class impressions, Nayak et al. 2019).
 
 use alloc::{vec, vec::Vec};
 
@@ -18,11 +19,11 @@ use crate::{
     },
     inputs::{NoiseImages, Pixels, Purpose, Stream},
     kernels::{norm::Moments, plane::LANES},
-    recipe::{Calibration, Pull, Schedule, Start, Update},
+    recipe::{Aim, Calibration, Pull, Schedule, Start, Update},
     tensor::Shape,
 };
 
-/// Optimises images to match a teacher's batch-norm statistics.
+/// Optimises images to match a teacher's batch-norm statistics, or its classes.
 #[derive(Debug)]
 pub struct Calibrator<'a> {
     blocks: &'a [Block],
@@ -34,7 +35,8 @@ pub struct Calibrator<'a> {
 }
 
 impl<'a> Calibrator<'a> {
-    /// Prepares the teacher's blocks, with unfolded batch norms; the last has output shape `[classes, 1, 1]`.
+    /// Prepares the teacher's blocks, with batch norms unfolded where there are any. To pull towards classes, the last must
+    /// have output shape `[classes, 1, 1]`.
     pub fn new(blocks: &'a [Block]) -> Self {
         let shape = blocks.first().map_or(Shape::new(1, 1, 1), Block::input);
         let passes = Passes::new(blocks, 0, Norms::Observed);
@@ -47,12 +49,23 @@ impl<'a> Calibrator<'a> {
         Calibration::BATCH.min(fitting).max(LANES)
     }
 
+    /// What images for this teacher can match: the usual objective, for this number of steps.
+    pub fn usual_pull(&self, steps: usize) -> Pull {
+        let classifies = self.blocks.last().is_some_and(|block| block.output().elements() == block.output().channels);
+        match (self.blocks.iter().any(Block::has_statistics), classifies) {
+            (true, true) => Pull::calibration(steps),
+            (true, false) => Pull { classes: 0.0, ..Pull::calibration(steps) },
+            (false, true) => Pull::towards_classes(steps),
+            (false, false) => Pull::none(steps),
+        }
+    }
+
     /// Number of classes.
     fn classes(&self) -> usize {
         self.blocks.last().map_or(0, |block| block.output().elements())
     }
 
-    /// Makes batch `index` of noise images; `progress` receives the mismatch before each step and at the end.
+    /// Makes batch `index` of noise images; `progress` receives what is left of the aim before each step and at the end.
     pub fn batch(
         &mut self,
         index: usize,
@@ -62,14 +75,16 @@ impl<'a> Calibrator<'a> {
     ) -> NoiseImages {
         let Calibration { batch, start, seed, pull } = calibration;
         let mut stream = Stream::new(*seed, Purpose::Calibrate, index);
-        let mut images = match start {
+        let images = match start {
             Start::White => stream.images(*batch, self.shape),
             Start::Octaves => stream.octaves(*batch, self.shape),
         };
-        let mut labels = vec![0.0; batch * self.classes()];
-        labels.chunks_exact_mut(self.classes()).for_each(|image| image[stream.below(image.len())] = 1.0);
-        self.pull(&mut images, &labels, pull, pixels, progress);
-        NoiseImages::new(&images, self.shape, pixels)
+        let mut labels = Vec::new();
+        if pull.classes > 0.0 {
+            labels.resize(batch * self.classes(), 0.0);
+            labels.chunks_exact_mut(self.classes()).for_each(|image| image[stream.below(image.len())] = 1.0);
+        }
+        self.pull(images, &labels, pull, pixels, progress)
     }
 
     /// Makes batch `index` of class impressions (Zero-Shot KD; Nayak et al. 2019): noise optimised until the teacher's
@@ -86,7 +101,7 @@ impl<'a> Calibrator<'a> {
         let Calibration { batch, seed, pull, .. } = calibration;
         let similarity = class_similarity(self.blocks.last()?)?;
         let mut stream = Stream::new(*seed, Purpose::Calibrate, index);
-        let mut images = stream.images(*batch, self.shape);
+        let images = stream.images(*batch, self.shape);
         let mut probabilities = Vec::with_capacity(batch * similarity.len());
         for _ in 0..*batch {
             let class = &similarity[stream.below(similarity.len())];
@@ -94,40 +109,57 @@ impl<'a> Calibrator<'a> {
             let total: f32 = drawn.iter().sum::<f32>().max(f32::MIN_POSITIVE);
             probabilities.extend(drawn.iter().map(|share| share / total));
         }
-        self.pull(&mut images, &probabilities, pull, pixels, progress);
-        Some(NoiseImages::new(&images, self.shape, pixels))
+        Some(self.pull(images, &probabilities, pull, pixels, progress))
     }
 
-    /// Optimises `images`, `[N, C, H, W]`, within the pixel range; the classes' targets are `[N, classes]`.
+    /// Optimises `images`, `[N, C, H, W]`, within the pixel range; the classes' targets are `[N, classes]`. Their values are
+    /// normalised as natural images would be, so that start, rate and smoothness mean the same for every network, also
+    /// for one that takes pixels from 0 to 255.
     fn pull(
         &mut self,
-        images: &mut Vec<f32>,
+        mut images: Vec<f32>,
         probabilities: &[f32],
         pull: &Pull,
         pixels: &Pixels,
         mut progress: impl FnMut(f32),
-    ) {
+    ) -> NoiseImages {
         let (shape, plane) = (self.shape, self.shape.height * self.shape.width);
-        let mut gradient = vec![0.0; images.len()];
+        let natural = Pixels::natural(shape.channels);
+        let [mut values, mut gradient] = [(); 2].map(|()| vec![0.0; images.len()]);
         let mut optimizer = Optimizer::new(Update::Adam, 0.0, [images.len()].into_iter());
         for step in 0..=pull.steps {
-            progress(self.gradient(&Batch::from_values(images, shape), probabilities, pull, &mut gradient));
+            let planes = images.chunks_exact(plane).zip(values.chunks_exact_mut(plane));
+            for (index, (image, values)) in planes.enumerate() {
+                let [factor, offset] = pixels.from_other(&natural, index % shape.channels);
+                image.iter().zip(values).for_each(|(image, value)| *value = factor * image + offset);
+            }
+            progress(self.gradient(&Batch::from_values(&values, shape), probabilities, pull, &mut gradient));
             if step == pull.steps {
                 break;
             }
-            add_roughness(images, &mut gradient, shape, pull.smoothness);
+            for (index, gradient) in gradient.chunks_exact_mut(plane).enumerate() {
+                let [factor, _] = pixels.from_other(&natural, index % shape.channels);
+                gradient.iter_mut().for_each(|slope| *slope *= factor);
+            }
+            add_roughness(&images, &mut gradient, shape, pull.smoothness);
             let rate = Schedule::Cosine.rate(pull.rate, step, pull.steps);
-            optimizer.step([(&mut *images, &gradient)].into_iter(), rate);
+            optimizer.step([(&mut images, &gradient)].into_iter(), rate);
             for (index, plane) in images.chunks_exact_mut(plane).enumerate() {
-                let [low, high] = [0, 255].map(|pixel| pixels.value(index % shape.channels, pixel));
+                let [low, high] = [0, 255].map(|pixel| natural.value(index % shape.channels, pixel));
                 plane.iter_mut().for_each(|value| *value = value.clamp(low, high));
             }
         }
+        NoiseImages::new(&images, shape, &natural)
     }
 
-    /// Computes the images' gradient of the statistics' mismatch and the cross-entropy; returns the mismatch.
+    /// Computes the images' gradient of the statistics' mismatch and the cross-entropy; returns the one that is the aim.
     fn gradient(&mut self, images: &Batch, probabilities: &[f32], pull: &Pull, gradient: &mut [f32]) -> f32 {
         let &Pull { statistics, classes: weight, temperature, .. } = pull;
+        let aim = pull.aim();
+        if aim == Aim::Nothing {
+            gradient.fill(0.0);
+            return 0.0;
+        }
         let Self { blocks, shape, passes, slopes, workspace } = self;
         let mut mismatch = 0.0;
         let observe = &mut |Stop { block, stage, node, moments }: Stop<'_>| {
@@ -135,7 +167,8 @@ impl<'a> Calibrator<'a> {
             mismatch += here;
             stage.backward.pull(&stage.program, node, pulls.into_iter());
         };
-        let goals = Goals { outputs: &[], classes: Some(Classes { probabilities, temperature, weight }) };
+        let classes = (weight > 0.0).then_some(Classes { probabilities, temperature, weight });
+        let goals = Goals { outputs: &[], classes };
         slopes.reset(*shape, images.len());
         let images = &images.on_cpu();
         passes.begin(images.len());
@@ -144,7 +177,7 @@ impl<'a> Calibrator<'a> {
         slopes.read(|image, offset, chunk| {
             gradient[image * elements + offset..][..chunk.len()].copy_from_slice(chunk);
         });
-        mismatch as f32
+        if aim == Aim::Statistics { mismatch as f32 } else { passes.cross_entropy() }
     }
 }
 

@@ -10,7 +10,7 @@ use distill_host::{
     export::export,
     learn::{
         Baseline, BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate,
-        default_batch, finetune_on_noise, read_student,
+        finetune_on_noise, read_student, usual_calibration,
     },
     network::Network,
 };
@@ -20,7 +20,7 @@ use super::{compare::glance, networks::check_output};
 
 #[derive(Args)]
 pub struct CalibrateArgs {
-    /// Teacher pack, whose batch norms are not folded
+    /// Teacher pack. With batch norms, images are pulled towards their statistics, otherwise towards classes
     teacher: PathBuf,
     /// Pack to write: the teacher with the images. Images of the same calibration that it already holds are kept
     #[arg(short, long, value_name = "FILE")]
@@ -34,12 +34,13 @@ pub struct CalibrateArgs {
     /// Gradient steps on the pixels of a batch
     #[arg(long, default_value_t = CALIBRATION_STEPS, value_name = "N")]
     steps: usize,
-    /// Weight of the difference between neighbouring pixels
-    #[arg(long, default_value_t = Pull::calibration(0).smoothness, value_name = "W")]
-    smoothness: f32,
-    /// Weight of the cross-entropy with a random class for each image
-    #[arg(long, default_value_t = Pull::calibration(0).classes, value_name = "W")]
-    classes: f32,
+    /// Weight of the difference between neighbouring pixels [default: 0.05; 1 without batch norms]
+    #[arg(long, value_name = "W")]
+    smoothness: Option<f32>,
+    /// Weight of the cross-entropy with a random class for each image [default: 0.1; 1 without batch norms; 0 if the
+    /// output is not one number for each class]
+    #[arg(long, value_name = "W")]
+    classes: Option<f32>,
     /// What the images start from
     #[arg(long, value_enum, default_value_t = StartName::Octaves)]
     start: StartName,
@@ -63,18 +64,21 @@ pub fn calibrate_teacher(json: bool, args: &CalibrateArgs) -> Result<()> {
         StartName::Octaves => Start::Octaves,
     };
     let &CalibrateArgs { batch, steps, smoothness, classes, seed, .. } = args;
-    let pull = Pull { smoothness, classes, ..Pull::calibration(steps) };
-    let batch = batch.map_or_else(|| default_batch(&args.teacher), Ok)?;
-    let calibration = Calibration { batch, start, seed, pull };
+    let usual = usual_calibration(&Network::read_pack(&args.teacher)?, steps, seed);
+    let pull = Pull {
+        smoothness: smoothness.unwrap_or(usual.pull.smoothness),
+        classes: classes.unwrap_or(usual.pull.classes),
+        ..usual.pull
+    };
+    let calibration = Calibration { batch: batch.unwrap_or(usual.batch), start, pull, ..usual };
     let outcome = calibrate(&args.teacher, &args.output, &calibration, args.images)?;
     print(json, &outcome, || {
         format!(
-            "{} images in {:.0} s, mismatch of the statistics {before}{:.3}: {output}\n\
+            "{} images in {:.0} s, {}: {output}\n\
              Next: distill-device run {output} -o blocks.ndp --noise calibrated",
             outcome.images,
             outcome.seconds,
-            outcome.mismatch,
-            before = outcome.mismatch_before.map_or(String::new(), |before| format!("{before:.1} -> ")),
+            outcome.distance,
             output = args.output.display(),
         )
     })

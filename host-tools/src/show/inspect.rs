@@ -1,9 +1,10 @@
 //! What a file of blocks holds: shapes, parameters, operations, noise sources.
 
-use distill_core::{Block, Calibrated, Contents, Manifest, Role, Shape, SourceKind, inner_channels};
+use distill_core::{Block, Calibrated, Calibration, Contents, Manifest, Role, Shape, SourceKind, inner_channels};
 use serde::Serialize;
 
 use super::table;
+use crate::learn::Distance;
 
 /// The object `inspect --json` prints.
 #[derive(Debug, Serialize)]
@@ -20,12 +21,26 @@ pub struct Inspection {
     pub noise: Vec<&'static str>,
     /// The noise images in its pack.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub calibrated: Option<Calibrated>,
+    pub calibrated: Option<NoiseLine>,
     /// What its students were made from; `None` for a teacher.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub made_from: Option<SourceKind>,
     /// Its blocks, in order.
     pub blocks: Vec<BlockLine>,
+}
+
+/// The noise images in a pack.
+#[derive(Debug, Serialize)]
+pub struct NoiseLine {
+    /// How they were made.
+    pub calibration: Calibration,
+    /// Number of images.
+    pub images: u32,
+    /// Shape of one image.
+    pub shape: Shape,
+    /// What they are pulled towards, and what is left of the way.
+    #[serde(flatten)]
+    pub distance: Distance,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,7 +99,11 @@ impl Inspection {
     /// Adds the noise images of its pack.
     pub fn with_calibrated(mut self, calibrated: Option<Calibrated>) -> Self {
         self.noise.extend(calibrated.map(|_| "calibrated"));
-        Self { calibrated, ..self }
+        let line = |calibrated: Calibrated| {
+            let Calibrated { calibration, images, shape, .. } = calibrated;
+            NoiseLine { calibration, images, shape, distance: Distance::of(&calibrated) }
+        };
+        Self { calibrated: calibrated.map(line), ..self }
     }
 
     /// The table that a person reads.
@@ -108,9 +127,10 @@ impl Inspection {
             [] => "students for this network: recompose them with their teacher".to_owned(),
             sources => format!("noise sources: {}", sources.join(", ")),
         };
-        let images = self.calibrated.map_or_else(String::new, |Calibrated { images, mismatch, .. }| {
-            format!(" ({images} images, mismatch {mismatch:.3})")
-        });
+        let images = self
+            .calibrated
+            .as_ref()
+            .map_or_else(String::new, |NoiseLine { images, distance, .. }| format!(" ({images} images {distance})"));
         let made = match self.made_from {
             Some(source) if source.is_without_data() => format!("\nmade without data, from {source} noise"),
             Some(source) => format!("\nmade from {source}"),

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use distill_core::{Calibration, CountingAllocator, Device, NOISE_BATCH, Settings, Tuning, Width};
+use distill_core::{Calibration, CountingAllocator, Device, NOISE_BATCH, Pull, Settings, Tuning, Width};
 use distill_device::{Job, open_pack, run_job};
 use serde_json::{Value, json};
 
@@ -21,8 +21,8 @@ use crate::{
     export::recompose,
     images::{self, LabelledImages, Preparation},
     learn::{
-        BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate, default_batch,
-        finetune_on_noise,
+        BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate,
+        finetune_on_noise, usual_calibration,
     },
     measure::{Sample, compare, evaluate},
     network::Network,
@@ -74,7 +74,7 @@ pub fn data_free(options: &DataFreeOptions, heap: &CountingAllocator<System>) ->
     let limit = options.limit.map_or(usize::MAX, NonZeroUsize::get);
     let folder = &options.output;
     fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let recipes = Recipes { effort: options.effort, batch: default_batch(&options.teacher)? };
+    let recipes = Recipes { effort: options.effort, usual: usual_calibration(&teacher, CALIBRATION_STEPS, 0) };
     let mut report = read_or_start(options, &teacher, test, recipes.described()?)?;
     report.baselines = report.baselines.or(options.baselines);
     report.command = command(options, &report)?;
@@ -197,8 +197,8 @@ fn command(options: &DataFreeOptions, report: &DataFree) -> Result<String> {
 /// The settings of each method, at a share of the usual work.
 struct Recipes {
     effort: f32,
-    /// Images in a batch of the calibration.
-    batch: usize,
+    /// The teacher's usual calibration.
+    usual: Calibration,
 }
 
 impl Recipes {
@@ -208,7 +208,8 @@ impl Recipes {
     }
 
     fn calibration(&self, seed: u64) -> Calibration {
-        Calibration { batch: self.batch, ..Calibration::new(self.share(CALIBRATION_STEPS), seed) }
+        let pull = Pull { steps: self.share(CALIBRATION_STEPS), ..self.usual.pull };
+        Calibration { seed, pull, ..self.usual }
     }
 
     fn images(&self) -> usize {
@@ -271,7 +272,7 @@ impl Maker<'_> {
         let (calibration, images) = (self.recipes.calibration(self.seed), self.recipes.images());
         let outcome = calibrate(&self.options.teacher, &self.calibrated(), &calibration, images)?;
         let seconds = (outcome.found == 0).then_some(outcome.seconds);
-        Ok(Calibrated { seed: self.seed, images: outcome.images, mismatch: outcome.mismatch, seconds })
+        Ok(Calibrated { seed: self.seed, images: outcome.images, mismatch: outcome.distance.mismatch(), seconds })
     }
 
     /// A student, and the seconds that it took from its teacher pack, or from the student that is fine-tuned.

@@ -86,8 +86,8 @@ pub struct Cell {
 pub struct Calibrated {
     pub seed: u64,
     pub images: usize,
-    /// The remaining mismatch of the statistics.
-    pub mismatch: f32,
+    /// The remaining mismatch of the statistics; `None` for a teacher without them.
+    pub mismatch: Option<f32>,
     /// Wall time; `None` if some were made by an earlier run.
     pub seconds: Option<f64>,
 }
@@ -201,7 +201,8 @@ impl DataFree {
         text.push_str("\n## Noise images\n\n| seed | images | mismatch left | seconds |\n|---|---|---|---|\n");
         for Calibrated { seed, images, mismatch, seconds } in &self.noise {
             let seconds = seconds.map_or("made before".to_owned(), |seconds| format!("{seconds:.0}"));
-            writeln!(text, "| {seed} | {images} | {mismatch:.3} | {seconds} |")?;
+            let mismatch = mismatch.map_or("none to match".to_owned(), |mismatch| format!("{mismatch:.3}"));
+            writeln!(text, "| {seed} | {images} | {mismatch} | {seconds} |")?;
         }
         Ok(text)
     }
