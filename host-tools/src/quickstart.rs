@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use distill_core::{CountingAllocator, Device, Encoding, Settings, SourceKind, Width};
+use distill_core::{CountingAllocator, Device, Encoding, MEASURED_INPUTS, Settings, SourceKind, Width};
 use distill_device::{Job, run_job};
 use serde::Serialize;
 
@@ -14,6 +14,7 @@ use crate::{
     export::{export, recompose},
     images::{LabelledImages, cifar10},
     import::{self, Checkpoint},
+    learn::{CALIBRATION_STEPS, calibrate, usual_calibration},
     measure::{Evaluation, evaluate},
     network::Network,
     show::table,
@@ -23,8 +24,10 @@ use crate::{
 const TEACHER: &[u8] = include_bytes!("../assets/resnet20-teacher-f16.safetensors");
 const TEACHER_NAME: &str = "resnet20-teacher-f16.safetensors";
 
-/// Widths of the students, and their gradient steps per block: for wide ones the solve is enough.
-const STUDENTS: [(f32, usize); 3] = [(0.9, 0), (0.75, 0), (0.5, 50)];
+/// Widths of the students.
+const WIDTHS: [f32; 3] = [0.9, 0.75, 0.5];
+/// Noise images to calibrate: as many as a minute allows.
+const IMAGES: usize = 512;
 
 /// The object `quickstart --json` prints.
 #[derive(Debug, Serialize)]
@@ -79,15 +82,16 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
     teacher.write_pack(&teacher_path, Encoding::F32)?;
     eprintln!("teacher: {}, evaluated on {all} CIFAR-10 test images", teacher.manifest.architecture);
     let mut networks = vec![Line::new(1.0, &evaluate(&teacher, &images, all, device)?)];
+    eprintln!("{IMAGES} noise images are fitted to the teacher's batch norms");
+    calibrate(&teacher_path, &teacher_path, &usual_calibration(&teacher, CALIBRATION_STEPS, 0), IMAGES)?;
     let mut files = vec![teacher_path.clone()];
-    for (k, steps) in STUDENTS {
-        eprintln!(
-            "student with k = {k}: noise through the teacher, solve{}",
-            if steps > 0 { ", gradient steps" } else { "" }
-        );
+    for k in WIDTHS {
+        eprintln!("student with k = {k}: its blocks are solved on that noise");
         let pack = folder.join(format!("student-{k}-blocks.ndp"));
-        let job = Job { teacher: &teacher_path, student: &pack, source: SourceKind::Propagated, resume: false };
-        let outcome = run_job(job, &Settings::new(Width::new(k)?, steps), device, heap)?;
+        let job = Job { teacher: &teacher_path, student: &pack, source: SourceKind::Calibrated, resume: false };
+        let mut settings = Settings::calibrated(Width::new(k)?, 0);
+        settings.recipe.images = IMAGES - MEASURED_INPUTS;
+        let outcome = run_job(job, &settings, device, heap)?;
         let student = recompose(&teacher_path, std::slice::from_ref(&pack))?;
         let line = Line::new(k, &evaluate(&student, &images, all, device)?);
         let whole = folder.join(format!("student-{k}.ndp"));
