@@ -29,6 +29,8 @@ mod image_folders;
 mod import;
 #[path = "suite/inputs.rs"]
 mod inputs;
+#[path = "suite/json.rs"]
+mod json;
 #[path = "suite/kernels.rs"]
 mod kernels;
 #[path = "suite/network.rs"]

@@ -25,10 +25,13 @@ impl<R: Error + Send + Sync + 'static> Advised for PlanError<R> {
             Self::NoStatistics { .. } => {
                 Some("make images with `distill calibrate` (--noise calibrated), or use --noise standard")
             }
-            Self::TooFewImages { .. } => Some("make them with `distill calibrate`, or choose another --noise"),
+            Self::TooFewImages { .. } => Some("make more with `distill calibrate`, or choose another --noise"),
+            Self::Teacher(error) => error.advice(),
             Self::NoSuchName { .. } => Some("`distill inspect` lists the names"),
             // The feature reduces groups to four images.
-            Self::Budget { .. } if cfg!(not(feature = "small")) => Some("a build with --features small needs less"),
+            Self::Budget { .. } if cfg!(not(feature = "small")) => Some(
+                "`cargo build --release -p distill-device --features small` makes a distill-device that needs less",
+            ),
             Self::BudgetOfDevice => Some("leave out --budget, or --device"),
             _ => None,
         }
@@ -37,7 +40,11 @@ impl<R: Error + Send + Sync + 'static> Advised for PlanError<R> {
 
 impl<E: Error + Send + Sync + 'static> Advised for PackError<E> {
     fn advice(&self) -> Option<&'static str> {
-        matches!(self, Self::Unfinished).then_some("`distill-device run` continues it with --resume")
+        match self {
+            Self::Unfinished => Some("`distill run` continues it with --resume"),
+            Self::NotAPack => Some("`distill import` makes packs of models"),
+            _ => None,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::Result;
 use distill_core::{BlockReport, CountingAllocator};
 
 use crate::{
+    file::check_pack_name,
     job::{Job, run_job},
     options::RunOptions,
     terminal::print,
@@ -17,9 +18,12 @@ use crate::{
 /// As [`run_job`]; a noise that the pack does not allow, or an option out of range.
 pub fn run_command(json: bool, options: &RunOptions, heap: &CountingAllocator<System>) -> Result<()> {
     let RunOptions { teacher, output, work, device, resume } = options;
+    check_pack_name(output)?;
     let source = work.source(teacher)?;
-    let job = Job { teacher, student: output, source, resume: *resume };
-    let outcome = run_job(job, &work.settings(source)?, &device.open()?, heap)?;
+    let (settings, device) = (work.settings(source.kind)?, device.open()?);
+    source.say();
+    let job = Job { teacher, student: output, source: source.kind, resume: *resume };
+    let outcome = run_job(job, &settings, &device, heap)?;
     print(json, &outcome, || {
         let sum = |size: fn(&BlockReport) -> usize| outcome.blocks.iter().map(|b| size(&b.report)).sum::<usize>();
         format!(

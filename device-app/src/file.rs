@@ -259,6 +259,22 @@ pub fn check_writable<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Pa
     NewFile::create(output).map(drop)
 }
 
+/// Checks that a pack gets no name that says it is a model of another format.
+///
+/// # Errors
+/// The path ends as files of another format do.
+pub fn check_pack_name(output: &Path) -> Result<()> {
+    let ending = output.extension().unwrap_or_default().to_string_lossy();
+    let foreign = ["onnx", "safetensors", "th", "pth", "pt", "ckpt", "bin", "tar"];
+    ensure!(
+        !foreign.iter().any(|foreign| ending.eq_ignore_ascii_case(foreign)),
+        "cannot write {}: this command writes a pack, whose name should end in .ndp (`distill recompose` writes .onnx and \
+         .safetensors)",
+        output.display()
+    );
+    Ok(())
+}
+
 /// Writes `bytes` to `path`, either completely or not at all.
 ///
 /// # Errors

@@ -12,10 +12,11 @@ mod version;
 pub use advice::Advised;
 pub use command::run_command;
 pub use file::{
-    DiskFile, NewFile, UnfinishedFile, check_distinct, check_writable, open_pack, scratch_file, write_file,
+    DiskFile, NewFile, UnfinishedFile, check_distinct, check_pack_name, check_writable, open_pack, scratch_file,
+    write_file,
 };
 pub use job::{BlockOutcome, Job, Outcome, open_source, program_bytes, run_job};
-pub use options::{DeviceName, RunOptions, WorkOptions};
+pub use options::{ChosenSource, DeviceName, RunOptions, WorkOptions};
 pub use terminal::{Progress, columns, exit_code, parse, print, start_log, write_out};
 pub use unchanged::{NOTHING_TO_DISTIL, UnchangedBlocks, check_changes};
 pub use version::VERSION;

@@ -11,7 +11,7 @@ static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
 
 /// Distil a network on this device, block by block, without data
 #[derive(Parser)]
-#[command(version = VERSION)]
+#[command(name = "distill-device", version = VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

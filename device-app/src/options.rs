@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use distill_core::{
-    Activation, Budget, Device, Recipe, Ridge, Role, Schedule, Selection, Settings, SourceKind, Training, Update, Width,
+    Activation, Budget, Device, MEASURED_INPUTS, Recipe, Ridge, Role, Schedule, Selection, Settings, SourceKind,
+    Training, Update, Width,
 };
 
 use crate::file::open_pack;
@@ -183,6 +184,23 @@ pub enum DeviceName {
     Wgpu,
 }
 
+/// The source of a run's inputs, and why it was taken if nobody asked for it.
+#[derive(Clone, Debug)]
+pub struct ChosenSource {
+    /// The source.
+    pub kind: SourceKind,
+    reason: Option<String>,
+}
+
+impl ChosenSource {
+    /// Says on stderr which source was taken, unless it was asked for.
+    pub fn say(&self) {
+        if let Some(reason) = &self.reason {
+            eprintln!("noise: {} ({reason})", self.kind);
+        }
+    }
+}
+
 impl WorkOptions {
     /// Whether an option is given that determines the students' shapes.
     pub fn shapes(&self) -> bool {
@@ -190,32 +208,37 @@ impl WorkOptions {
         values.contains(&true) || self.fewer_layers > 0 || self.activation.is_some()
     }
 
-    /// The source of the blocks' inputs: the one asked for, else the best that the pack of `teacher` allows, which is then
-    /// said on stderr.
+    /// The source of the blocks' inputs: the one asked for, else the best that the pack of `teacher` allows.
     ///
     /// # Errors
     /// As [`open_pack`].
-    pub fn source(&self, teacher: &Path) -> Result<SourceKind> {
+    pub fn source(&self, teacher: &Path) -> Result<ChosenSource> {
+        let asked = |kind| Ok(ChosenSource { kind, reason: None });
+        let chosen = |kind, reason| Ok(ChosenSource { kind, reason: Some(reason) });
         match self.noise {
-            Some(NoiseName::Standard) => return Ok(SourceKind::Standard),
-            Some(NoiseName::Propagated) => return Ok(SourceKind::Propagated),
-            Some(NoiseName::Calibrated) => return Ok(SourceKind::Calibrated),
+            Some(NoiseName::Standard) => return asked(SourceKind::Standard),
+            Some(NoiseName::Propagated) => return asked(SourceKind::Propagated),
+            Some(NoiseName::Calibrated) => return asked(SourceKind::Calibrated),
             None => {}
         }
         let mut pack = open_pack(teacher)?;
-        if let Some(calibrated) = pack.calibrated() {
-            eprintln!("noise: calibrated ({} images in the pack)", thousands(calibrated.images as usize));
-            return Ok(SourceKind::Calibrated);
+        let images = pack.calibrated().map_or(0, |calibrated| calibrated.images as usize);
+        if images > MEASURED_INPUTS {
+            return chosen(SourceKind::Calibrated, format!("{} images in the pack", thousands(images)));
         }
         for index in 0..pack.blocks() {
             let outline = pack.outline(index).with_context(|| format!("cannot read {}", teacher.display()))?;
             if outline.role == Role::Neighbourhood && !outline.has_statistics {
-                eprintln!("noise: standard (block {} has no batch norm to propagate noise with)", outline.name);
-                return Ok(SourceKind::Standard);
+                let reason = format!("block {} has no batch norm, which any other noise needs", outline.name);
+                return chosen(SourceKind::Standard, reason);
             }
         }
-        eprintln!("noise: propagated (calibrated noise gives better students: `distill calibrate` makes it)");
-        Ok(SourceKind::Propagated)
+        let lack = if images == 0 {
+            "no calibrated images in the pack".to_owned()
+        } else {
+            format!("only {images} calibrated images in the pack")
+        };
+        chosen(SourceKind::Propagated, format!("{lack}: `distill calibrate` makes them, for better students"))
     }
 
     /// Translates the options to settings, for inputs from this source.

@@ -26,7 +26,7 @@ use self::{
 
 /// Make a trained network smaller, block by block, without data
 #[derive(Parser)]
-#[command(version = VERSION)]
+#[command(name = "distill", version = VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -12,6 +12,8 @@ use distill_host::quickstart::builtin_teacher;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::json;
+
 /// A program of this workspace, built with the profile of this test.
 fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
@@ -57,7 +59,9 @@ impl Desk {
     fn json(&self, line: &str) -> Value {
         let output = self.run(&format!("{line} --json"));
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        let object = serde_json::from_slice(&output.stdout).unwrap();
+        json::check(line, &object);
+        object
     }
 
     /// stderr of a run that must fail with this exit code, and leave the folder as it was.
@@ -75,6 +79,22 @@ fn failed(output: &Output, line: &str, code: i32) -> String {
     assert!(output.stdout.is_empty(), "{line} printed on stdout");
     assert!(!error.contains("panicked"), "{line}: {error}");
     error
+}
+
+/// Every command of `distill`, such as `data fetch`, as its help lists them.
+pub fn all_commands() -> Vec<String> {
+    let listed = |command: &str| -> Vec<String> {
+        let output = Command::new(program("distill")).args(command.split_whitespace()).arg("--help").output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        let names = lines.filter(|line| !line.starts_with("    ")).filter_map(|line| line.split_whitespace().next());
+        names.filter(|&name| name != "help").map(|name| format!("{command} {name}").trim().to_owned()).collect()
+    };
+    let within = |command: String| match listed(&command) {
+        inner if inner.is_empty() => vec![command],
+        inner => inner,
+    };
+    listed("").into_iter().flat_map(within).collect()
 }
 
 #[test]
@@ -108,6 +128,7 @@ fn from_teacher_to_student_file() {
     assert!(accuracies[0]["correct"].as_u64().unwrap() >= 70, "{}", accuracies[0]);
     let other = desk.json("distill evaluate student.ndp --data builtin --limit 100 --normalise 5,5,5/1,1,1");
     assert!(other["correct"].as_u64() < accuracies[0]["correct"].as_u64(), "{other}");
+    desk.json("distill import student.onnx -o again.ndp");
     let inspection = desk.json("distill inspect teacher.ndp");
     assert_eq!(inspection["noise"], serde_json::json!(["standard", "propagated"]));
     assert_eq!(inspection["blocks"].as_array().unwrap().len(), 11);
@@ -147,6 +168,17 @@ fn wrong_usage_exits_with_2() {
     assert!(desk.failure("distill-device run teacher.ndp -o s.ndp --noise pink", 2).contains("standard, propagated"));
     desk.failure("distill evaluate teacher.ndp --data builtin --limit 0", 2);
     desk.failure("distill frobnicate", 2);
+    for (line, expected) in [
+        ("distill-device run teacher.ndp --json", "arguments were not provided: --output <FILE>"),
+        ("distill frobnicate --json", "unrecognized subcommand 'frobnicate'"),
+        ("distill evaluate teacher.ndp --data builtin --limit 0 --json", "invalid value '0'"),
+    ] {
+        let output = desk.run(line);
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+        json::check_error(line, &object);
+        assert!(object["error"].as_str().unwrap().contains(expected), "{object}");
+    }
     for help in ["distill --help", "distill import --help", "distill-device run --help"] {
         let output = desk.run(help);
         assert!(output.status.success());
@@ -166,6 +198,7 @@ fn bad_input_is_one_clear_sentence_and_exit_1() {
     fs::write(desk.path("future.ndp"), future).unwrap();
     fs::write(desk.path("cut.th"), &fs::read(fixture("tiny-legacy.th")).unwrap()[..300]).unwrap();
     fs::copy(fixture("tiny-zip.pth"), desk.path("tiny.pth")).unwrap();
+    fs::write(desk.path("model.onnx"), "a model that is no pack, but long enough").unwrap();
     for (line, expected) in [
         ("distill-device run missing.ndp -o s.ndp", "cannot open missing.ndp"),
         ("distill-device run cut.ndp -o s.ndp", "it was truncated"),
@@ -182,7 +215,17 @@ fn bad_input_is_one_clear_sentence_and_exit_1() {
         ("distill-device run teacher.ndp -o teacher.ndp", "it would replace the file it is made from"),
         ("distill-device run teacher.ndp -o /dev/null", "it is not a file"),
         ("distill-device run teacher.ndp -o no/such/s.ndp", "cannot write no/such/s.ndp"),
+        ("distill run teacher.ndp -o s.onnx", "whose name should end in .ndp"),
+        ("distill run model.onnx -o s.ndp", "`distill import` makes packs of models"),
         ("distill inspect cut.ndp", "it was truncated"),
+        ("distill inspect tiny.pth", "`distill import` makes packs of checkpoints"),
+        ("distill import tiny.pth -o no/such/t.ndp", "cannot write no/such/t.ndp"),
+        ("distill import tiny.pth -o t.onnx", "whose name should end in .ndp"),
+        ("distill calibrate teacher.ndp -o t.pth", "whose name should end in .ndp"),
+        ("distill finetune teacher.ndp missing.ndp -o no/such/s.ndp", "cannot write no/such/s.ndp"),
+        ("distill baseline zskd teacher.ndp -o no/such/s.ndp", "cannot write no/such/s.ndp"),
+        ("distill evaluate teacher.ndp --data builtin --predictions no/such/p.txt", "cannot write no/such/p.txt"),
+        ("distill evaluate teacher.ndp --data builtin --predictions teacher.ndp", "it would replace the file"),
         ("distill inspect teacher.ndp --draw a.png", "unknown ending \"png\" (known: dot, svg)"),
         ("distill import missing.pth -o t.ndp", "cannot import missing.pth"),
         ("distill import cut.th -o t.ndp", "cannot import cut.th"),
@@ -207,7 +250,16 @@ fn bad_input_is_one_clear_sentence_and_exit_1() {
     ] {
         let error = desk.failure(line, 1);
         assert!(error.contains(expected), "{line}: {error}");
-        assert!(error.lines().count() == 1 && error.starts_with("error: "), "{line}: {error}");
+        let sentence: Vec<&str> = error.lines().filter(|line| !line.starts_with("noise: ")).collect();
+        assert!(sentence.len() == 1 && sentence[0].starts_with("error: "), "{line}: {error}");
+        let output = desk.run(&format!("{line} --json"));
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+        json::check_error(line, &object);
+        let causes = object["causes"].as_array().unwrap().iter();
+        let parts: Vec<&str> =
+            [&object["error"]].into_iter().chain(causes).map(|part| part.as_str().unwrap()).collect();
+        assert_eq!(format!("error: {}", parts.join(": ")), sentence[0], "{line}");
     }
 }
 
@@ -278,6 +330,75 @@ fn a_teacher_in_the_place_of_the_unfinished_student_stays() {
     let error = desk.failure("distill-device run student.ndp.part -o student.ndp --noise standard --images 16", 1);
     assert!(error.contains("would replace the file"), "{error}");
     assert_eq!(fs::read(desk.path("teacher.ndp")).unwrap(), fs::read(desk.path("student.ndp.part")).unwrap());
+}
+
+#[test]
+fn shells_and_manuals_know_every_command() {
+    let desk = Desk::new();
+    assert_eq!(desk.json("distill man --dir man")["folder"], "man");
+    for command in all_commands() {
+        let page = fs::read_to_string(desk.path(&format!("man/distill-{}.1", command.replace(' ', "-")))).unwrap();
+        assert!(page.contains(".TH distill"), "{command}");
+        for shell in ["bash", "zsh", "fish"] {
+            let script = desk.json(&format!("distill completions {shell}"))["script"].as_str().unwrap().to_owned();
+            assert!(command.split(' ').all(|word| script.contains(word)), "{command} in {shell}");
+        }
+    }
+    desk.json("distill man");
+    // A reader that closes its pipe is no error, and no panic.
+    for line in ["completions bash", "man", "inspect teacher.ndp", "--help"] {
+        let piped = format!("set -o pipefail; {} {line} | true", program("distill").display());
+        let output = Command::new("bash").args(["-c", &piped]).current_dir(desk.0.path()).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{line}: {output:?}");
+    }
+    for name in ["distill", "distill-device"] {
+        let version = String::from_utf8(desk.run(&format!("{name} --version")).stdout).unwrap();
+        assert!(version.starts_with(&format!("{name} 0.1.0 (")), "{version}");
+        assert!(version.contains("features"), "{version}");
+    }
+}
+
+#[test]
+fn tables_fit_the_terminal() {
+    let desk = Desk::new();
+    for line in ["inspect teacher.ndp", "inspect teacher.ndp --budget 64MiB --noise standard --images 64"] {
+        let width = |columns: &str| {
+            let mut command = Command::new(program("distill"));
+            let output = command.args(line.split(' ')).env("COLUMNS", columns).current_dir(desk.0.path()).output();
+            let text = String::from_utf8(output.unwrap().stdout).unwrap();
+            assert!(text.contains("layer3.2") && text.contains("block"), "{text}");
+            let table = text.lines().filter(|line| line.starts_with(['│', '┌', '╞', '└']));
+            table.map(|line| line.chars().count()).max().unwrap()
+        };
+        assert!(width("60") <= 60, "{line}");
+        assert!(width("200") <= 200, "{line}");
+    }
+}
+
+#[test]
+fn noise_is_what_the_pack_allows() {
+    let desk = Desk::new();
+    let said = |file: &str| {
+        let output = desk.run(&format!("distill run {file} -o s.ndp --images 64 --blocks 8 --width 1"));
+        assert!(output.status.success(), "{output:?}");
+        let plan = desk.run(&format!("distill inspect {file} --budget 1GiB --images 64 --blocks 8"));
+        let line = |output: &Output| String::from_utf8_lossy(&output.stderr).lines().next().unwrap().to_owned();
+        assert_eq!(line(&output), line(&plan), "{file}");
+        (line(&output), desk.json("distill inspect s.ndp")["made_from"].as_str().unwrap().to_owned())
+    };
+    let calibrate =
+        |images| format!("distill calibrate teacher.ndp -o noisy{images}.ndp --batch 32 --steps 1 --images {images}");
+    assert_eq!(said("teacher.ndp").1, "propagated");
+    desk.json(&calibrate(64));
+    let (line, noise) = said("noisy64.ndp");
+    assert!(line.contains("only 64 calibrated images") && noise == "propagated", "{line}");
+    desk.json(&calibrate(96));
+    assert_eq!(said("noisy96.ndp"), ("noise: calibrated (96 images in the pack)".to_owned(), "calibrated".to_owned()));
+    desk.json("distill run noisy96.ndp -o s.ndp --images 64 --blocks 8 --noise standard");
+    assert_eq!(desk.json("distill inspect s.ndp")["made_from"], "standard");
+    builtin_teacher().unwrap().folded().unwrap().write_pack(&desk.path("folded.ndp"), Encoding::F32).unwrap();
+    let (line, noise) = said("folded.ndp");
+    assert!(line.contains("has no batch norm") && noise == "standard", "{line}");
 }
 
 #[test]

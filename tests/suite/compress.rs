@@ -99,7 +99,8 @@ fn the_largest_width_that_meets_a_target_is_taken() {
     assert!(size(wider.unwrap()) as u64 > most);
     let error = Target::Macs("1%".parse().unwrap()).width(&network, 1).unwrap_err().to_string();
     assert!(error.contains("the smallest has"), "{error}");
-    for (text, amount) in [("50%", Amount::Share(0.5)), ("0.5", Amount::Share(0.5)), ("135000", Amount::Count(135_000))] {
+    for (text, amount) in [("50%", Amount::Share(0.5)), ("0.5", Amount::Share(0.5)), ("135000", Amount::Count(135_000))]
+    {
         assert_eq!(text.parse(), Ok(amount));
     }
     for text in ["0", "-1", "150%", "1.5", "half", "nan"] {

@@ -1,10 +1,9 @@
 //! What the options of `distill-device run` mean.
 
-use std::path::Path;
-
 use clap::Parser;
-use distill_core::{Activation, Ridge, Schedule, Selection, Settings, SourceKind, Update, Width};
+use distill_core::{Activation, Encoding, Ridge, Schedule, Selection, Settings, SourceKind, Update, Width};
 use distill_device::RunOptions;
+use distill_host::quickstart::builtin_teacher;
 
 #[derive(Parser)]
 struct Command {
@@ -13,10 +12,12 @@ struct Command {
 }
 
 fn asked(line: &str) -> (SourceKind, Settings) {
+    let folder = tempfile::tempdir().unwrap();
+    builtin_teacher().unwrap().write_pack(&folder.path().join("teacher.ndp"), Encoding::F16).unwrap();
     let words = ["run", "teacher.ndp", "-o", "student.ndp"].into_iter().chain(line.split_whitespace());
     let work = Command::parse_from(words).options.work;
-    let source = work.source(Path::new("teacher.ndp")).unwrap_or(SourceKind::Propagated);
-    (source, work.settings(source).unwrap())
+    let kind = work.source(&folder.path().join("teacher.ndp")).unwrap().kind;
+    (kind, work.settings(kind).unwrap())
 }
 
 fn settings(line: &str) -> Settings {
@@ -69,6 +70,8 @@ fn calibrated_noise_has_defaults_of_its_own() {
     let plain = asked("--noise calibrated --independent --select norm --ridge 1e-4 --projections 0 --images 512");
     assert_eq!(plain, (SourceKind::Calibrated, settings("")));
     for wrong in ["nought", "0", "-1", "inf"] {
+        let folder = tempfile::tempdir().unwrap();
+        builtin_teacher().unwrap().write_pack(&folder.path().join("teacher.ndp"), Encoding::F16).unwrap();
         let words = ["run", "teacher.ndp", "-o", "student.ndp", &format!("--ridge={wrong}")].map(str::to_owned);
         let settings =
             Command::try_parse_from(words).map(|command| command.options.work.settings(SourceKind::Calibrated));
@@ -82,6 +85,8 @@ fn widths_come_from_a_file_by_block() {
     let path = folder.path().join("widths.json");
     let options = |content: &str| {
         std::fs::write(&path, content).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        builtin_teacher().unwrap().write_pack(&folder.path().join("teacher.ndp"), Encoding::F16).unwrap();
         let words = ["run", "teacher.ndp", "-o", "student.ndp", "--widths", path.to_str().unwrap()];
         Command::parse_from(words).options.work.settings(SourceKind::Propagated)
     };

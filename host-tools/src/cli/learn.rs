@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use distill_core::{Calibration, Pull, Start, Training, Tuning, Width};
-use distill_device::print;
+use distill_device::{check_pack_name, print};
 use distill_host::{
     export::export,
     learn::{
@@ -59,6 +59,7 @@ enum StartName {
 }
 
 pub fn calibrate_teacher(json: bool, args: &CalibrateArgs) -> Result<()> {
+    check_pack_name(&args.output)?;
     let start = match args.start {
         StartName::White => Start::White,
         StartName::Octaves => Start::Octaves,
@@ -75,7 +76,7 @@ pub fn calibrate_teacher(json: bool, args: &CalibrateArgs) -> Result<()> {
     print(json, &outcome, || {
         format!(
             "{} images in {:.0} s, {}: {output}\n\
-             Next: distill-device run {output} -o blocks.ndp --noise calibrated",
+             Next: distill run {output} -o blocks.ndp",
             outcome.images,
             outcome.seconds,
             outcome.distance,

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use distill_core::{Encoding, Shape, SourceKind};
-use distill_device::{NOTHING_TO_DISTIL, WorkOptions, check_distinct, check_writable, open_pack, print, write_file};
+use distill_device::{
+    NOTHING_TO_DISTIL, WorkOptions, check_distinct, check_pack_name, check_writable, open_pack, print, write_file,
+};
 use distill_host::{
     export::{self, recompose},
     import::{ImportOptions, Normalisation, Split, import, safetensors},
@@ -61,7 +63,8 @@ impl ReadOptions {
 }
 
 pub fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
-    check_distinct(&args.output, [args.file.as_path()])?;
+    check_pack_name(&args.output)?;
+    check_writable(&args.output, [args.file.as_path()])?;
     let network = import(&args.file, &args.read.options()?)?;
     network.write_pack(&args.output, if args.half { Encoding::F16 } else { Encoding::F32 })?;
     if network.neighbourhoods().next().is_none() {
@@ -128,7 +131,9 @@ pub fn inspect_file(json: bool, InspectArgs { file, draw: picture, work }: &Insp
     if work.budget.is_some() {
         ensure!(is_pack, "cannot plan a run over {}: a run takes a teacher pack (.ndp)", file.display());
         let source = work.source(file)?;
-        let plan = PlanTable::new(file, source, &work.settings(source)?)?;
+        let settings = work.settings(source.kind)?;
+        source.say();
+        let plan = PlanTable::new(file, source.kind, &settings)?;
         return print(json, &plan, || plan.table());
     }
     let picture = picture.as_deref();
@@ -201,7 +206,8 @@ pub fn read_network(path: &Path) -> Result<Network> {
         "ndp" => Network::read_pack(path),
         "onnx" => import(path, &ImportOptions::default()),
         other => bail!(
-            "cannot read {}: unknown ending {other:?} (known: ndp, onnx, and safetensors written by recompose)",
+            "cannot read {}: unknown ending {other:?} (known: ndp, onnx, and safetensors written by recompose); \
+             `distill import` makes packs of checkpoints",
             path.display()
         ),
     }

@@ -47,7 +47,8 @@ pub struct Fetched {
 
 /// `cifar10` in the user's cache folder.
 pub fn cifar10_folder() -> Result<PathBuf> {
-    let dirs = ProjectDirs::from("", "", "distill").context("this system has no cache folder: name one with --dir")?;
+    let dirs = ProjectDirs::from("", "", "distill")
+        .context("this system has no cache folder: name one (`data fetch --dir D`, `--data D`)")?;
     Ok(dirs.cache_dir().join("cifar10"))
 }
 
