@@ -109,16 +109,16 @@ fn is_in_empty_array(object: &Value, path: &str) -> bool {
 
 #[test]
 fn objects_that_differ_from_their_table_are_found() {
-    let good = json!({"file": "s.ndp", "parameters": 1, "loss": null, "seconds": 0.5});
-    check("distill finetune t.ndp s.ndp", &good);
+    let good = json!({"folder": "d", "source": null, "images": 1});
+    check("distill data fetch cifar10", &good);
     check_error("distill run", &json!({"error": "no", "causes": []}));
     for wrong in [
-        json!({"file": "s.ndp", "parameters": 1, "loss": null}),
-        json!({"file": "s.ndp", "parameters": 1, "loss": null, "seconds": null}),
-        json!({"file": "s.ndp", "parameters": 1.5, "loss": null, "seconds": 0.5}),
-        json!({"file": "s.ndp", "parameters": 1, "loss": null, "seconds": 0.5, "more": 1}),
+        json!({"folder": "d", "images": 1}),
+        json!({"folder": null, "source": null, "images": 1}),
+        json!({"folder": "d", "source": null, "images": 1.5}),
+        json!({"folder": "d", "source": null, "images": 1, "more": 1}),
     ] {
-        assert!(std::panic::catch_unwind(|| check("distill finetune t.ndp s.ndp", &wrong)).is_err(), "{wrong}");
+        assert!(std::panic::catch_unwind(|| check("distill data fetch cifar10", &wrong)).is_err(), "{wrong}");
     }
 }
 
