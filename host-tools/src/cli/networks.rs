@@ -17,13 +17,13 @@ use serde_json::json;
 
 #[derive(Args)]
 pub struct ImportArgs {
-    /// .onnx, .th, .pth, .pt or .safetensors
+    /// .onnx, .safetensors or a PyTorch checkpoint, whatever its ending (.pth .pt .th .ckpt .bin .pth.tar …)
     file: PathBuf,
-    /// Architecture that the tensors must have, such as resnet20 [default: recognised by their names]
+    /// Architecture that the tensors must have, such as resnet20 [default: recognised by their names and shapes]
     #[arg(long, value_name = "A")]
     arch: Option<String>,
     /// How pixels in 0..1 are normalised: imagenet, cifar10, efficientnet-lite or M,M,M/S,S,S [default: as the file or its
-    /// architecture says, else imagenet]
+    /// architecture says, else imagenet; without three channels 0/1]
     #[arg(long, value_name = "N")]
     normalise: Option<String>,
     /// Shape of an image, such as 3x224x224 [default: as the file says, or usual for its architecture]
