@@ -9,6 +9,8 @@ mod naive;
 mod blocks;
 #[path = "suite/calibrated.rs"]
 mod calibrated;
+#[path = "suite/checkpoints.rs"]
+mod checkpoints;
 #[path = "suite/commands.rs"]
 mod commands;
 #[path = "suite/compress.rs"]

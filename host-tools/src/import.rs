@@ -1,6 +1,7 @@
 //! A trained network's file becomes a network of blocks: read as a graph, simplified, and split.
 
 mod checkpoint;
+mod format;
 mod graph;
 mod normalisation;
 pub(crate) mod onnx;
@@ -15,15 +16,15 @@ use anyhow::{Context, Result, ensure};
 use distill_core::{Contents, Manifest, Shape};
 use sha2::{Digest, Sha256};
 
-use self::simplify::simplify;
 pub use self::{
     checkpoint::{Checkpoint, TensorValues},
     normalisation::Normalisation,
     split::Split,
 };
+use self::{format::Format, simplify::simplify};
 use crate::{
     images::cifar10,
-    network::{Network, ending, file_name},
+    network::{Network, file_name},
 };
 
 /// What the file does not say, and what to take instead of what it says.
@@ -39,33 +40,35 @@ pub struct ImportOptions {
     pub split: Split,
 }
 
-/// Imports an ONNX file, a PyTorch checkpoint or a `.safetensors` file, recognised by its ending.
+/// Imports an ONNX file, a PyTorch checkpoint or a `.safetensors` file; the content says which it is.
 ///
 /// # Errors
 /// The file, an unknown architecture, tensors that do not fit it, or an operator that is not supported.
 pub fn import(path: &Path, options: &ImportOptions) -> Result<Network> {
-    let context = || format!("cannot import {}", path.display());
-    let bytes = std::fs::read(path).with_context(context)?;
-    let name = file_name(path);
-    if ending(path) == "onnx" {
-        ensure!(options.architecture.is_none(), "an ONNX file defines its architecture itself: leave --arch out");
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let network = onnx_network(&bytes, folder, options, &name).with_context(context)?;
-        if network.manifest.made_from.is_none() && onnx::seems_folded(&network.blocks) {
-            log::warn!(
-                "{name} has no batch norms, whose statistics give the better noise. If the trained model has some, its exporter \
-                 folded them away: export it again with one of\n{}",
-                onnx::KEEP_BATCH_NORMS
-            );
+    let read = || {
+        let (format, bytes) = Format::read(path)?;
+        let name = file_name(path);
+        if format == Format::Onnx {
+            ensure!(options.architecture.is_none(), "an ONNX file defines its architecture itself: leave --arch out");
+            let folder = path.parent().unwrap_or(Path::new("."));
+            let network = onnx_network(&bytes, folder, options, &name)?;
+            if network.manifest.made_from.is_none() && onnx::seems_folded(&network.blocks) {
+                log::warn!(
+                    "{name} has no batch norms, whose statistics give the better noise. If the trained model has some, its \
+                     exporter folded them away: export it again with one of\n{}",
+                    onnx::KEEP_BATCH_NORMS
+                );
+            }
+            return Ok(network);
         }
-        return Ok(network);
-    }
-    if ending(path) == "safetensors"
-        && let Some(network) = safetensors::decode(&bytes, &name).with_context(context)?
-    {
-        return exported(network, options).with_context(context);
-    }
-    network(Checkpoint::read(path)?, options, (&name, &bytes)).with_context(context)
+        if format == Format::Safetensors
+            && let Some(network) = safetensors::decode(&bytes, &name)?
+        {
+            return exported(network, options);
+        }
+        network(Checkpoint::of(format, &bytes)?, options, (&name, &bytes))
+    };
+    read().with_context(|| format!("cannot import {}", path.display()))
 }
 
 /// An exported student as a teacher: its file describes its blocks.
@@ -87,7 +90,7 @@ pub fn network(mut checkpoint: Checkpoint, options: &ImportOptions, source: (&st
     let is_cifar10 = built.graph.shape(0) == Shape::new(3, 32, 32)
         && blocks.last().is_some_and(|head| head.output().channels == cifar10::CLASSES.len());
     let classes = if is_cifar10 { cifar10::CLASSES.map(str::to_owned).to_vec() } else { Vec::new() };
-    let manifest = manifest(options, of_file.or(built.normalisation), source);
+    let manifest = manifest(options, of_file.or(built.normalisation), built.graph.shape(0), source);
     Network::new(Manifest { architecture: built.architecture, classes, ..manifest }, blocks)
 }
 
@@ -95,16 +98,22 @@ pub(crate) fn onnx_network(bytes: &[u8], folder: &Path, options: &ImportOptions,
     let model = onnx::read(bytes, folder, options.input)?;
     let blocks = split::split(&simplify(model.graph)?, options.split)?;
     let architecture = Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let manifest = manifest(options, model.normalisation, (name, bytes));
+    let manifest = manifest(options, model.normalisation, blocks[0].input(), (name, bytes));
     let (classes, made_from, interface) = (model.classes, model.made_from, Some(model.interface));
     Network::new(Manifest { architecture, classes, made_from, interface, ..manifest }, blocks)
 }
 
-/// The manifest of a network from the file `source`, without its architecture and classes.
-fn manifest(options: &ImportOptions, of_file: Option<Normalisation>, (source, bytes): (&str, &[u8])) -> Manifest {
+/// The manifest of a network for images of this shape from the file `source`, without its architecture and classes.
+fn manifest(
+    options: &ImportOptions,
+    of_file: Option<Normalisation>,
+    image: Shape,
+    (source, bytes): (&str, &[u8]),
+) -> Manifest {
     let Normalisation { mean, std } = options.normalisation.clone().or(of_file).unwrap_or_else(|| {
-        log::warn!("the file does not say how its inputs are normalised: taking ImageNet's values (see --normalise)");
-        Normalisation::imagenet()
+        let (taken, normalisation) = Normalisation::usual(image.channels);
+        log::warn!("the file does not say how its inputs are normalised: taking {taken} (see --normalise)");
+        normalisation
     });
     Manifest {
         contents: Contents::Network,

@@ -11,7 +11,7 @@ use distill_core::{
 use distill_device::Advised;
 use distill_host::{
     export::{export, recompose},
-    import::safetensors,
+    import::{ImportOptions, import},
     learn::{Distance, NoiseSource, calibrate, finetune_on_noise, untaught},
     measure::{Sample, compare},
     network::Network,
@@ -139,7 +139,7 @@ fn what_was_made_from_noise_says_so_however_far_it_goes() {
             export(&network, &path).unwrap();
             let read = match ending {
                 "ndp" => Network::read_pack(&path).unwrap(),
-                _ => safetensors::read(&path).unwrap().unwrap(),
+                _ => import(&path, &ImportOptions::default()).unwrap(),
             };
             assert_eq!(read.manifest.made_from, network.manifest.made_from, "{ending}");
         }

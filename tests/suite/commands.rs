@@ -8,7 +8,8 @@ use std::{
 };
 
 use distill_core::Encoding;
-use distill_host::quickstart::builtin_teacher;
+use distill_host::{export::export, network::Network, quickstart::builtin_teacher};
+use distill_tests::{manifest, teacher};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -423,6 +424,33 @@ fn a_plan_says_what_a_budget_does() {
     desk.failure(&format!("distill inspect teacher.ndp {options}"), 2);
     let text = desk.run(&format!("distill inspect teacher.ndp {options} --budget 1GiB"));
     assert!(String::from_utf8(text.stdout).unwrap().contains("layer3.2"));
+}
+
+#[test]
+fn one_command_from_a_model_to_a_smaller_one() {
+    let desk = Desk::new();
+    let small = Network::new(manifest(), teacher()).unwrap();
+    export(&small, &desk.path("model.safetensors")).unwrap();
+    let made = desk.json("distill compress model.safetensors -o student.onnx --macs 70% --effort quick");
+    let macs = |who: &str| made[who]["macs"].as_f64().unwrap();
+    assert!(macs("student") <= 0.7 * macs("teacher"), "{made}");
+    let compared = desk.json("distill compare model.safetensors student.onnx");
+    assert_eq!((compared["of"].as_str(), compared["images"].as_u64()), (Some("1/f noise"), Some(64)));
+    let shown = String::from_utf8(desk.run("distill compare model.safetensors student.onnx").stdout).unwrap();
+    assert!(shown.contains("layer2.1") && shown.contains("same class as the teacher in"), "{shown}");
+    // What is wrong is told before any work.
+    for (line, sentence) in [
+        ("distill compress model.safetensors -o student.gif", "unknown ending"),
+        ("distill compress model.safetensors -o model.safetensors", "it would replace"),
+        ("distill compress model.safetensors -o no/such/student.onnx", "cannot write"),
+        ("distill compress missing.onnx -o other.onnx", "missing.onnx"),
+        ("distill compress model.safetensors -o other.onnx --macs 1%", "the smallest has"),
+        ("distill compress model.safetensors -o other.onnx --data nowhere", "cannot open the folder"),
+    ] {
+        let error = desk.failure(line, 1);
+        assert!(error.contains(sentence), "{line}: {error}");
+    }
+    desk.failure("distill compress model.safetensors -o other.onnx --macs 50% --width 0.5", 2);
 }
 
 #[test]

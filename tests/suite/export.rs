@@ -8,7 +8,7 @@ use std::{
 use distill_core::{Contents, Encoding, Interface, Manifest, Pack, PackWriter, Purpose, SourceKind, Stream};
 use distill_host::{
     export::{export, recompose},
-    import::{ImportOptions, Split, import, safetensors},
+    import::{ImportOptions, Split, import},
     network::Network,
     quickstart::builtin_teacher,
 };
@@ -108,7 +108,7 @@ fn safetensors_hold_the_whole_network() {
     let path = folder.path().join("network.safetensors");
     let network = builtin_teacher().unwrap();
     export(&network, &path).unwrap();
-    let read = safetensors::read(&path).unwrap().unwrap();
+    let read = import(&path, &ImportOptions::default()).unwrap();
     assert_eq!(read.blocks, network.blocks);
     assert_eq!(read.manifest.mean, network.manifest.mean);
     assert_eq!(read.manifest.classes, network.manifest.classes);
@@ -136,7 +136,7 @@ fn safetensors_whose_description_lies_are_refused() {
         let mut changed = bytes.clone();
         changed[at..at + to.len()].copy_from_slice(to.as_bytes());
         fs::write(&path, &changed).unwrap();
-        assert!(safetensors::read(&path).is_err(), "{from} became {to}");
+        assert!(import(&path, &ImportOptions::default()).is_err(), "{from} became {to}");
     }
 }
 

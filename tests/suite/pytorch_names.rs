@@ -1,4 +1,5 @@
-//! torchvision's networks by the names of their tensors, against what PyTorch computes: `fixtures/make_torchvision.py`.
+//! Networks of torchvision, timm and for CIFAR by the names of their tensors, against what PyTorch computes:
+//! `fixtures/make_torchvision.py`.
 
 use std::{fs, path::PathBuf};
 
@@ -14,12 +15,18 @@ fn fixture(name: &str, ending: &str) -> PathBuf {
 
 /// Imports a narrow network, checks its architecture and blocks, and its logits against PyTorch's.
 fn check(name: &str, architecture: &str, blocks: usize) -> Network {
+    check_asked(name, (name, None), architecture, blocks)
+}
+
+/// The same with the weights of a file `weights`, and `--arch`.
+fn check_asked(name: &str, (weights, asked): (&str, Option<&str>), architecture: &str, blocks: usize) -> Network {
     let json: serde_json::Value = serde_json::from_slice(&fs::read(fixture(name, "json")).unwrap()).unwrap();
     let extent = json["extent"].as_u64().unwrap() as usize;
     let expected: Vec<f32> = json["logits"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
     let input = Shape::new(3, extent, extent);
-    let options = ImportOptions { input: Some(input), ..ImportOptions::default() };
-    let network = import(&fixture(name, "safetensors"), &options).unwrap();
+    let architecture_asked = asked.map(str::to_owned);
+    let options = ImportOptions { input: Some(input), architecture: architecture_asked, ..ImportOptions::default() };
+    let network = import(&fixture(weights, "safetensors"), &options).unwrap();
     assert_eq!(network.manifest.architecture, architecture);
     assert_eq!(network.neighbourhoods().count(), blocks, "{name}");
     let pixel = |c: usize, y: usize, x: usize| (((c * 31 + y * 5 + x * 3) % 17) as f32 - 8.0) / 4.0;
@@ -44,8 +51,44 @@ fn residual_networks() {
 
 #[test]
 fn inverted_residual_networks() {
-    let network = check("mobilenet_v2", "mobilenet_v2", 17);
+    let network = check_asked("mobilenet_v2", ("mobilenet_v2", Some("mobilenet_v2")), "mobilenet_v2", 17);
     assert_eq!(network.blocks[1].name(), "features.1.conv");
+    check("timm-mobilenetv2", "mobilenet_v2", 7);
+}
+
+#[test]
+fn strides_that_weights_do_not_tell_are_asked_for() {
+    let refuse = |name: &str, expected: &str| {
+        let error = format!("{:#}", import(&fixture(name, "safetensors"), &ImportOptions::default()).unwrap_err());
+        assert!(error.contains(expected), "{name}: {error}");
+    };
+    refuse("mobilenet_v2", "by --arch mobilenet_v2 or --arch mobilenet_v2-cifar");
+    check_asked("mobilenet_v2-cifar", ("mobilenet_v2", Some("mobilenet_v2-cifar")), "mobilenet_v2-cifar", 17);
+    refuse("pooled", "by --arch resnet10-cifar or --arch resnet10-cifar-pooled");
+    check_asked("pooled", ("pooled", Some("resnet10-cifar-pooled")), "resnet10-cifar-pooled", 4);
+    refuse("timm-lite", "by --arch efficientnet_lite0 or --arch tf_efficientnet_lite0");
+    for name in ["efficientnet_lite0", "tf_efficientnet_lite0"] {
+        let golden = if name.starts_with("tf") { "timm-tf-lite" } else { "timm-lite" };
+        check_asked(golden, ("timm-lite", Some(name)), name, 7);
+    }
+}
+
+#[test]
+fn a_thousand_classes_are_those_of_imagenet() {
+    let mut checkpoint = Checkpoint::read(&fixture("mobilenet_v2", "safetensors")).unwrap();
+    for (name, columns) in [("classifier.1.weight", 160), ("classifier.1.bias", 1)] {
+        let tensor = checkpoint.tensors.get_mut(name).unwrap();
+        tensor.dims[0] = 1000;
+        tensor.data = vec![0.0; 1000 * columns];
+    }
+    let network = network(checkpoint, &ImportOptions::default(), ("test", &[])).unwrap();
+    assert_eq!((network.manifest.architecture.as_str(), network.input()), ("mobilenet_v2", Shape::new(3, 224, 224)));
+}
+
+#[test]
+fn residual_networks_for_cifar() {
+    check("chenyaofo", "resnet8-cifar", 3);
+    check("kuangliu", "resnet14-cifar", 4);
 }
 
 #[test]
@@ -53,6 +96,15 @@ fn plain_networks_in_groups_of_layers() {
     let network = check("vgg11_bn", "vgg11_bn", 3);
     let head = network.blocks.last().unwrap();
     assert_eq!(head.nodes().iter().filter(|node| node.op.is_layer()).count(), 3);
+    check("timm-vgg11", "vgg11", 3);
+}
+
+#[test]
+fn the_width_of_a_classifier_tells_the_size_of_the_images() {
+    check("vgg11_bn-cifar", "vgg11_bn-cifar", 3);
+    let input = |name: &str| import(&fixture(name, "safetensors"), &ImportOptions::default()).unwrap().input();
+    assert_eq!(input("vgg11_bn-cifar"), Shape::new(3, 32, 32));
+    assert_eq!(input("vgg11_bn"), Shape::new(3, 224, 224));
 }
 
 #[test]
@@ -60,7 +112,8 @@ fn a_tensor_too_many_or_of_another_kind_is_named() {
     let error = |change: &dyn Fn(&mut Checkpoint)| {
         let mut checkpoint = Checkpoint::read(&fixture("mobilenet_v2", "safetensors")).unwrap();
         change(&mut checkpoint);
-        format!("{:#}", network(checkpoint, &ImportOptions::default(), ("test", &[])).unwrap_err())
+        let options = ImportOptions { architecture: Some("mobilenet_v2".to_owned()), ..ImportOptions::default() };
+        format!("{:#}", network(checkpoint, &options, ("test", &[])).unwrap_err())
     };
     let extra = error(&|checkpoint| {
         let tensor = checkpoint.tensors["classifier.1.bias"].clone();
@@ -69,6 +122,7 @@ fn a_tensor_too_many_or_of_another_kind_is_named() {
     assert!(extra.contains("tensor classifier.9.bias with shape [10] has no place in mobilenet_v2"), "{extra}");
     let flat = error(&|checkpoint| checkpoint.tensors.get_mut("features.0.0.weight").unwrap().dims = vec![4, 27]);
     assert!(flat.contains("features.0.0.weight has 2 dimensions, a convolution's kernel has 4"), "{flat}");
-    let wide = error(&|checkpoint| checkpoint.tensors.get_mut("features.0.0.weight").unwrap().dims = vec![1, 12, 3, 3]);
-    assert!(wide.contains("features.0.0 takes 12 channels, but is given 3"), "{wide}");
+    let wide =
+        error(&|checkpoint| checkpoint.tensors.get_mut("features.2.conv.0.0.weight").unwrap().dims = vec![6, 4, 1, 1]);
+    assert!(wide.contains("features.2.conv.0.0 takes 4 channels, but is given 2"), "{wide}");
 }

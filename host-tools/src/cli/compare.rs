@@ -16,9 +16,9 @@ use super::networks::read_network;
 
 #[derive(Args)]
 pub struct CompareArgs {
-    /// The teacher: its pack, or any file that `distill import` reads without options
+    /// The teacher: its pack (.ndp), or a model that `distill import` reads without options
     teacher: PathBuf,
-    /// The student: .ndp, .onnx, or .safetensors that recompose wrote
+    /// The student: likewise
     student: PathBuf,
     /// Compare on pictures instead of noise: a folder of .jpg and .png files, or cifar10, or builtin
     #[arg(long, value_name = "DIR")]

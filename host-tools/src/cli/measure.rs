@@ -47,7 +47,7 @@ pub fn fetch_data(json: bool, FetchArgs { name, dir, from }: &FetchArgs) -> Resu
 
 #[derive(Args)]
 pub struct EvaluateArgs {
-    /// .ndp, .onnx, or .safetensors that recompose wrote
+    /// A pack (.ndp), or a model that `distill import` reads without options
     file: PathBuf,
     /// cifar10 (fetched before), builtin (its first 1,000 test images), or a folder
     ///

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use distill_core::{Encoding, Shape, SourceKind};
 use distill_device::{
@@ -10,7 +10,7 @@ use distill_device::{
 };
 use distill_host::{
     export::{self, recompose},
-    import::{ImportOptions, Normalisation, Split, import, safetensors},
+    import::{ImportOptions, Normalisation, Split, import},
     network::{Network, ending, read_blocks},
     show::{Format, Inspection, PlanTable, SizeTable, draw, inspect},
 };
@@ -21,7 +21,7 @@ use super::compare::glance;
 
 #[derive(Args)]
 pub struct ImportArgs {
-    /// .onnx, .th, .pth, .pt or .safetensors
+    /// .onnx, .safetensors or a PyTorch checkpoint, whatever its ending (.pth .pt .th .ckpt .bin .pth.tar …)
     file: PathBuf,
     #[command(flatten)]
     read: ReadOptions,
@@ -36,11 +36,11 @@ pub struct ImportArgs {
 /// How a model's file is read.
 #[derive(Args)]
 pub struct ReadOptions {
-    /// Architecture that the tensors must have, such as resnet20 [default: recognised by their names]
+    /// Architecture that the tensors must have, such as resnet20 [default: recognised by their names and shapes]
     #[arg(long, value_name = "A")]
     arch: Option<String>,
     /// How pixels in 0..1 are normalised: imagenet, cifar10, efficientnet-lite or M,M,M/S,S,S [default: as the file or its
-    /// architecture says, else imagenet]
+    /// architecture says, else imagenet; without three channels 0/1]
     #[arg(long, value_name = "N")]
     normalise: Option<String>,
     /// Shape of an image, such as 3x224x224 [default: as the file says, or usual for its architecture]
@@ -104,7 +104,7 @@ const WITHOUT_BUDGET: [&str; 9] =
     false => arg.requires("budget"),
 }))]
 pub struct InspectArgs {
-    /// .ndp, .onnx, or .safetensors written by recompose
+    /// A pack (.ndp), or a model that `distill import` reads without options
     file: PathBuf,
     /// Also draw the blocks: .svg, or .dot for Graphviz
     #[arg(long, value_name = "PICTURE", conflicts_with = "budget")]
@@ -197,18 +197,10 @@ pub fn check_output<'a>(output: &Path, inputs: impl Iterator<Item = &'a PathBuf>
     check_writable(output, inputs.map(PathBuf::as_path))
 }
 
-/// Reads a network that needs no options.
+/// Reads a network that needs no options: a pack, or what `import` reads.
 pub fn read_network(path: &Path) -> Result<Network> {
     match ending(path) {
-        "safetensors" => safetensors::read(path)?.with_context(|| {
-            format!("{} does not describe its blocks: turn it into a pack with `distill import`", path.display())
-        }),
         "ndp" => Network::read_pack(path),
-        "onnx" => import(path, &ImportOptions::default()),
-        other => bail!(
-            "cannot read {}: unknown ending {other:?} (known: ndp, onnx, and safetensors written by recompose); \
-             `distill import` makes packs of checkpoints",
-            path.display()
-        ),
+        _ => import(path, &ImportOptions::default()),
     }
 }

@@ -1,4 +1,8 @@
-//! Weights by name, from PyTorch checkpoints (`.pth`, `.pt`, `.th`) and `.safetensors` files.
+//! Weights by name, from files that `torch.save` wrote and from `.safetensors` files.
+
+mod pickle;
+mod state_dict;
+mod torch_file;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,15 +12,18 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use distill_core::Weight;
 use half::{bf16, f16};
-use pytorch_reader::{DType, PytorchReader};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::network::ending;
+use self::torch_file::TorchFile;
+use super::format::Format;
+
+/// Tensors that count something: in batch norms, in running averages of weights, and thop's counts of operations.
+const COUNTERS: [&str; 4] = ["num_batches_tracked", "n_averaged", "total_ops", "total_params"];
 
 /// The floating-point tensors of a file, and its metadata if it has any.
 #[derive(Debug, Default)]
 pub struct Checkpoint {
-    /// By name, without the prefix `module.`.
+    /// By name, as the file has it. Counters are left out, and a pruned weight is multiplied with its mask.
     pub tensors: BTreeMap<String, TensorValues>,
     /// Text entries (safetensors only).
     pub metadata: HashMap<String, String>,
@@ -32,28 +39,32 @@ pub struct TensorValues {
 }
 
 impl Checkpoint {
-    /// Reads a file, in the format that its ending names.
+    /// Reads a file; its content says what it is, whatever its ending.
     ///
     /// # Errors
-    /// The file is missing or damaged, or its ending is unknown.
+    /// The file is missing, damaged, or no checkpoint: what it is then, and what to do.
     pub fn read(path: &Path) -> Result<Self> {
-        let context = || format!("cannot import {}", path.display());
-        match ending(path) {
-            "pth" | "pt" | "th" => read_pytorch(path).with_context(context),
-            "safetensors" => {
-                let bytes = std::fs::read(path).with_context(context)?;
-                Self::from_safetensors(&bytes).with_context(context)
-            }
-            other => {
-                bail!("cannot import {}: unknown ending {other:?} (known: th, pth, pt, safetensors)", path.display())
-            }
+        let read = || {
+            let (format, bytes) = Format::read(path)?;
+            Self::of(format, &bytes)
+        };
+        read().with_context(|| format!("cannot import {}", path.display()))
+    }
+
+    /// Reads the bytes of a file of this format.
+    pub(super) fn of(format: Format, bytes: &[u8]) -> Result<Self> {
+        match format {
+            Format::TorchZip => Self::from_torch(TorchFile::of_zip(bytes)?),
+            Format::TorchLegacy => Self::from_torch(TorchFile::of_legacy(bytes)?),
+            Format::Safetensors => Self::from_safetensors(bytes),
+            Format::Onnx => bail!("it is a network in ONNX, not weights alone"),
         }
     }
 
     /// Reads the bytes of a safetensors file.
     ///
     /// # Errors
-    /// Not such a file, or a tensor that is not floating-point.
+    /// Not such a file.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self> {
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let metadata = header.metadata().clone().unwrap_or_default();
@@ -64,12 +75,42 @@ impl Checkpoint {
                 Dtype::F16 => decode(view.data(), |b| f16::from_le_bytes(b).to_f32()),
                 Dtype::BF16 => decode(view.data(), |b| bf16::from_le_bytes(b).to_f32()),
                 Dtype::F64 => decode(view.data(), |b| f64::from_le_bytes(b) as f32),
-                Dtype::I64 => continue, // counters such as num_batches_tracked
-                other => bail!("tensor {name} has type {other:?}, which is not a floating-point type"),
+                _ => continue, // counters and masks
             };
-            insert(&mut tensors, name, view.shape().to_vec(), data);
+            tensors.insert(name.to_owned(), TensorValues { dims: view.shape().to_vec(), data });
         }
-        Ok(Self { tensors, metadata })
+        Self { tensors, metadata }.cleaned()
+    }
+
+    fn from_torch(mut file: TorchFile<'_>) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for (name, place) in state_dict::find(&file)?.into_iter().filter(|(_, place)| place.is_floating()) {
+            let values = file.values(&place).with_context(|| format!("tensor {name}"))?;
+            tensors.insert(name, values);
+        }
+        Self { tensors, metadata: HashMap::new() }.cleaned()
+    }
+
+    /// Without counters, and with pruned weights multiplied with their masks (`torch.nn.utils.prune`).
+    fn cleaned(mut self) -> Result<Self> {
+        let last = |name: &str| name.rsplit('.').next().is_some_and(|part| COUNTERS.contains(&part));
+        self.tensors.retain(|name, tensor| !tensor.dims.is_empty() && !last(name));
+        let pruned = self.tensors.keys().filter_map(|name| name.strip_suffix("_orig").map(str::to_owned));
+        for name in pruned.collect::<Vec<_>>() {
+            let Some(mask) = self.tensors.remove(&format!("{name}_mask")) else { continue };
+            let mut weight = self.take(&format!("{name}_orig"))?;
+            ensure!(weight.dims == mask.dims, "tensor {name}_orig and its mask have different shapes");
+            weight.data.iter_mut().zip(&mask.data).for_each(|(value, mask)| *value *= mask);
+            self.tensors.insert(name, weight);
+        }
+        Ok(self)
+    }
+
+    /// Leaves out a prefix of the tensors' names.
+    pub(super) fn strip(&mut self, prefix: &str) {
+        let tensors = std::mem::take(&mut self.tensors);
+        let stripped = |name: String| name.strip_prefix(prefix).map(str::to_owned).unwrap_or(name);
+        self.tensors = tensors.into_iter().map(|(name, tensor)| (stripped(name), tensor)).collect();
     }
 
     /// An extent of a tensor; `None` if there is no such tensor or axis.
@@ -108,31 +149,6 @@ impl Checkpoint {
         ensure!((1..=4).contains(&dims.len()), "tensor {name} has {} dimensions", dims.len());
         Ok(Weight::new(name, &dims, data))
     }
-}
-
-fn read_pytorch(path: &Path) -> Result<Checkpoint> {
-    // Training scripts store the state dict under this key; a bare one has no key.
-    let reader = PytorchReader::with_top_level_key(path, "state_dict").or_else(|_| PytorchReader::new(path))?;
-    let mut tensors = BTreeMap::new();
-    for (name, tensor) in reader.tensors() {
-        let bytes = || tensor.read().with_context(|| format!("tensor {name}"));
-        let data = match tensor.dtype() {
-            DType::F32 => decode(&bytes()?, f32::from_le_bytes),
-            DType::F16 => decode(&bytes()?, |b| f16::from_le_bytes(b).to_f32()),
-            DType::BF16 => decode(&bytes()?, |b| bf16::from_le_bytes(b).to_f32()),
-            DType::F64 => decode(&bytes()?, |b| f64::from_le_bytes(b) as f32),
-            _ => continue, // counters such as num_batches_tracked
-        };
-        insert(&mut tensors, name, tensor.shape().to_vec(), data);
-    }
-    ensure!(!tensors.is_empty(), "the file has no floating-point tensors");
-    Ok(Checkpoint { tensors, metadata: HashMap::new() })
-}
-
-fn insert(tensors: &mut BTreeMap<String, TensorValues>, name: &str, dims: Vec<usize>, data: Vec<f32>) {
-    // DataParallel adds it to every name.
-    let name = name.strip_prefix("module.").unwrap_or(name).to_owned();
-    tensors.insert(name, TensorValues { dims, data });
 }
 
 /// Numbers of `B` bytes each.

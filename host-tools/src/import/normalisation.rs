@@ -17,6 +17,14 @@ impl Normalisation {
         Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
     }
 
+    /// What most networks for images of so many channels take, and its title.
+    pub fn usual(channels: usize) -> (&'static str, Self) {
+        match channels {
+            3 => ("ImageNet's values", Self::imagenet()),
+            _ => ("mean 0 and deviation 1", Self { mean: vec![0.0; channels], std: vec![1.0; channels] }),
+        }
+    }
+
     /// That of EfficientNet-Lite: `(x − 127) / 128` of pixels from 0 to 255.
     pub fn efficientnet_lite() -> Self {
         Self { mean: vec![127.0 / 255.0; 3], std: vec![128.0 / 255.0; 3] }

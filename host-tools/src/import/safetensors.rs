@@ -3,15 +3,13 @@
 //! The metadata entry `distill` holds the description; `docs/run-in-pytorch.md` runs such a file in PyTorch. A node's
 //! `weights` are indices into its block's list of weight names.
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use distill_core::{Block, Contents, Interface, Manifest, Node, Nodes, Parts, Role, Shape, Weight};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::Checkpoint;
-use crate::network::{Network, file_name};
+use crate::network::Network;
 
 /// Key of the description in the file's metadata.
 pub(crate) const KEY: &str = "distill";
@@ -43,16 +41,10 @@ pub(crate) struct BlockDescription {
     pub(crate) weights: Vec<String>,
 }
 
-/// Reads an exported network; `None` for a safetensors file without a description.
+/// Reads the bytes of an exported network of this name; `None` for a safetensors file without a description.
 ///
 /// # Errors
-/// The file, or a description that does not fit its weights.
-pub fn read(path: &Path) -> Result<Option<Network>> {
-    let context = || format!("cannot read {}", path.display());
-    decode(&std::fs::read(path).with_context(context)?, &file_name(path)).with_context(context)
-}
-
-/// Reads the bytes of such a file, of this name.
+/// A description that does not fit its weights.
 pub fn decode(bytes: &[u8], name: &str) -> Result<Option<Network>> {
     let mut checkpoint = Checkpoint::from_safetensors(bytes)?;
     let Some(description) = checkpoint.metadata.get(KEY) else { return Ok(None) };

@@ -1,15 +1,12 @@
 //! A graph built layer by layer, with the weights that a checkpoint has under PyTorch's names.
 
 use anyhow::{Context, Result, ensure};
-use distill_core::{BatchNorm, Conv, Op, Shape, Weight};
+use distill_core::{Activation, BatchNorm, Conv, Op, Shape, Weight};
 
 use crate::import::{checkpoint::Checkpoint, graph::Graph};
 
 /// PyTorch's batch-norm epsilon, which its checkpoints do not store.
 const EPSILON: f32 = 1e-5;
-
-/// Adds a residual block of this name and stride to a value.
-type Residual = fn(&mut Layers<'_>, &str, usize, u16) -> Result<usize>;
 
 /// A network under construction from a checkpoint.
 pub struct Layers<'a> {
@@ -17,17 +14,43 @@ pub struct Layers<'a> {
     graph: Graph,
     /// Epsilon of the batch norms that are added next.
     pub epsilon: f32,
+    /// Padding of the convolutions that are added next.
+    pub padding: Padding,
 }
 
-/// Extents of a kernel and of its input along one axis.
-struct Axis {
-    taps: usize,
-    extent: usize,
+/// How convolutions pad their inputs.
+#[derive(Clone, Copy, Debug)]
+pub enum Padding {
+    /// By half the kernel on all sides.
+    Half,
+    /// As TensorFlow's `SAME`: an output for each stride of the input, an odd zero at the end.
+    Same,
+}
+
+impl Padding {
+    /// The zeros at both ends of an axis.
+    fn zeros(self, taps: usize, extent: usize, stride: usize) -> [u16; 2] {
+        let zeros = match self {
+            Self::Half => [taps.saturating_sub(1) / 2; 2],
+            Self::Same => {
+                let missing = ((extent.div_ceil(stride).max(1) - 1) * stride + taps).saturating_sub(extent);
+                [missing / 2, missing - missing / 2]
+            }
+        };
+        zeros.map(|zeros| zeros as u16)
+    }
+}
+
+/// A convolution and the batch norm behind it.
+pub struct Normed {
+    pub conv: String,
+    pub norm: String,
+    pub stride: u16,
 }
 
 impl<'a> Layers<'a> {
     pub fn new(checkpoint: &'a mut Checkpoint, input: Shape) -> Self {
-        Self { checkpoint, graph: Graph::new(input), epsilon: EPSILON }
+        Self { checkpoint, graph: Graph::new(input), epsilon: EPSILON, padding: Padding::Half }
     }
 
     pub fn finish(self) -> Graph {
@@ -58,28 +81,8 @@ impl<'a> Layers<'a> {
         self.graph.push(name, op, inputs, Vec::new())
     }
 
-    /// A convolution that pads by half its kernel on all sides; its kernel's extents give the number of groups.
+    /// A convolution; its kernel's extents give the number of groups.
     pub fn conv(&mut self, name: &str, input: usize, stride: u16) -> Result<usize> {
-        self.padded_conv(name, input, stride, |Axis { taps, .. }| [taps.saturating_sub(1) / 2; 2])
-    }
-
-    /// A convolution that pads as TensorFlow's `SAME`: an output for each stride of the input, an odd zero at the end.
-    pub fn same_conv(&mut self, name: &str, input: usize, stride: u16) -> Result<usize> {
-        self.padded_conv(name, input, stride, |Axis { taps, extent }| {
-            let step = usize::from(stride);
-            let missing = ((extent.div_ceil(step) - 1) * step + taps).saturating_sub(extent);
-            [missing / 2, missing - missing / 2]
-        })
-    }
-
-    /// `padding` gives the zeros at both ends of an axis.
-    fn padded_conv(
-        &mut self,
-        name: &str,
-        input: usize,
-        stride: u16,
-        padding: impl Fn(Axis) -> [usize; 2],
-    ) -> Result<usize> {
         let kernel = self.weight(name, "weight")?;
         let &[_, inputs, rows, columns] = kernel.dims.as_slice() else {
             let found = kernel.dims.len();
@@ -88,9 +91,8 @@ impl<'a> Layers<'a> {
         let shape = self.shape(input);
         let groups = shape.channels / (inputs as usize).max(1);
         ensure!(groups > 0, "{name} takes {inputs} channels, but is given {}", shape.channels);
-        let along = |taps: u32, extent| padding(Axis { taps: taps as usize, extent }).map(|zeros| zeros as u16);
-        let [top, bottom] = along(rows, shape.height);
-        let [left, right] = along(columns, shape.width);
+        let [top, bottom] = self.padding.zeros(rows as usize, shape.height, stride.into());
+        let [left, right] = self.padding.zeros(columns as usize, shape.width, stride.into());
         let groups = u16::try_from(groups).with_context(|| format!("{name} has {groups} groups"))?;
         let conv = Conv { padding: [top, left, bottom, right], ..Conv::square(stride, 0).grouped(groups) };
         let mut weights = vec![kernel];
@@ -100,15 +102,29 @@ impl<'a> Layers<'a> {
         self.graph.push(name, Op::Conv(conv), &[input], weights)
     }
 
-    /// Stages of residual blocks `layer<stage>.<block>`, each stage but the first with a stride of 2.
-    pub fn residual_stages(&mut self, stages: usize, input: usize, residual: Residual) -> Result<usize> {
+    /// Convolution, batch norm, activation.
+    pub fn activated(&mut self, layer: &Normed, input: usize, activation: Op) -> Result<usize> {
+        let x = self.conv(&layer.conv, input, layer.stride)?;
+        let x = self.norm(&layer.norm, x)?;
+        self.plain(&format!("{}.activation", layer.norm), activation, &[x])
+    }
+
+    /// Convolutions with ReLU6 between them and not behind the last, and a shortcut where the shape stays (Sandler et al.
+    /// 2018).
+    pub fn inverted_residual(&mut self, name: &str, input: usize, convs: &[Normed]) -> Result<usize> {
         let mut x = input;
-        for stage in 1..=stages {
-            for (index, name) in self.modules(&format!("layer{stage}."), "conv1.weight").iter().enumerate() {
-                x = residual(self, name, x, if stage > 1 && index == 0 { 2 } else { 1 })?;
+        for (index, layer) in convs.iter().enumerate() {
+            if index + 1 < convs.len() {
+                x = self.activated(layer, x, Op::Activation(Activation::RELU6))?;
+            } else {
+                x = self.conv(&layer.conv, x, layer.stride)?;
+                x = self.norm(&layer.norm, x)?;
             }
         }
-        Ok(x)
+        if self.shape(input) != self.shape(x) {
+            return Ok(x);
+        }
+        self.plain(&format!("{name}.add"), Op::Add, &[x, input])
     }
 
     pub fn norm(&mut self, name: &str, input: usize) -> Result<usize> {
@@ -117,8 +133,14 @@ impl<'a> Layers<'a> {
         self.graph.push(name, Op::BatchNorm(BatchNorm { epsilon: self.epsilon }), &[input], weights)
     }
 
+    /// A linear layer. A kernel that covers its whole input, as timm's VGG has it, is a matrix as well.
     pub fn linear(&mut self, name: &str, input: usize) -> Result<usize> {
-        let weights = vec![self.weight(name, "weight")?, self.weight(name, "bias")?];
+        let mut matrix = self.weight(name, "weight")?;
+        if let &[outputs, ..] = matrix.dims.as_slice() {
+            let inputs = matrix.data.len() / (outputs as usize).max(1);
+            matrix = Weight::new(&matrix.name, &[outputs as usize, inputs], matrix.data);
+        }
+        let weights = vec![matrix, self.weight(name, "bias")?];
         self.graph.push(name, Op::Linear, &[input], weights)
     }
 

@@ -1,53 +1,79 @@
-//! torchvision's ResNets (He et al. 2015, section 4.1): 18 and 34 layers of basic blocks, 50 and more of bottlenecks. Wide
-//! ResNets and ResNeXts are the same with other widths and groups.
+//! ResNets (He et al. 2015): torchvision's and timm's of section 4.1, with 18 and 34 layers of basic blocks, 50 and more of
+//! bottlenecks (wide ResNets and ResNeXts are the same with other widths and groups), and those for CIFAR of section 4.2,
+//! by the names of akamaster, chenyaofo and kuangliu.
 
-use anyhow::{Result, ensure};
-use distill_core::{MaxPool, Op, Shape, Window};
+use anyhow::{Result, bail, ensure};
+use distill_core::{MaxPool, Op, Pad, Shape, Slice, Window};
 
-use super::{Architecture, layers::Layers};
+use super::{Candidate, Family, layers::Layers};
 use crate::import::Checkpoint;
 
-const STAGES: usize = 4;
-
-pub(super) const ARCHITECTURE: Architecture = Architecture {
-    title: "torchvision's ResNets",
-    tensors: &["layer4.0.conv1.weight"],
-    describe,
-    build,
-    normalisation: || None,
+pub(super) const FAMILY: Family = Family {
+    title: "ResNets",
+    tensors: &[&["layer1.0.conv1.weight", "conv1.weight"]],
+    networks,
+    doubt: "weights do not say whether a pool follows the first convolution",
 };
 
-fn describe(checkpoint: &Checkpoint) -> (String, Shape) {
+fn networks(checkpoint: &Checkpoint) -> Result<Vec<Candidate>> {
+    let name = name(checkpoint);
+    let new = |extent, build| Candidate::new(checkpoint, "conv1.weight", extent, build);
+    let has = |tensor: &str| checkpoint.tensors.contains_key(tensor);
+    Ok(match (stages(|tensor| has(tensor)), checkpoint.extent("conv1.weight", 2)) {
+        (4, Some(7)) => vec![new(224, |layers| build(layers, 2, Pool::Max)).named(name)],
+        // kuangliu calls the last layer so, and pools nowhere. Others have torchvision's names, and pool or not.
+        (4, Some(3)) if !has("linear.weight") => vec![
+            new(32, |layers| build(layers, 1, Pool::None)).named(format!("{name}-cifar")),
+            new(32, |layers| build(layers, 1, Pool::Max)).named(format!("{name}-cifar-pooled")),
+        ],
+        (3 | 4, Some(3)) => vec![new(32, |layers| build(layers, 1, Pool::None)).named(format!("{name}-cifar"))],
+        (stages, taps) => bail!(
+            "a ResNet of {stages} stages whose conv1 has a kernel of {} rows is not known, and weights do not say what its \
+             strides are: export it as .onnx",
+            taps.unwrap_or(0)
+        ),
+    })
+}
+
+fn stages(has: impl Fn(&str) -> bool) -> usize {
+    (1..).take_while(|stage| has(&format!("layer{stage}.0.conv1.weight"))).count()
+}
+
+fn name(checkpoint: &Checkpoint) -> String {
     let per_block = if checkpoint.tensors.contains_key("layer1.0.conv3.weight") { 3 } else { 2 };
     let blocks = |stage| checkpoint.modules(&format!("layer{stage}."), "conv1.weight").len();
-    let layers = per_block * (1..=STAGES).map(blocks).sum::<usize>() + 2;
+    let layers = per_block * (1..=4).map(blocks).sum::<usize>() + 2;
     // A bottleneck's 3x3 convolution: 64 channels in one group in a plain ResNet.
     let width = checkpoint.extent("layer1.0.conv2.weight", 0).unwrap_or(0);
     let group_width = checkpoint.extent("layer1.0.conv2.weight", 1).unwrap_or(0).max(1);
-    let name = match (per_block, width / group_width, width) {
+    match (per_block, width / group_width, width) {
         (3, groups @ 2.., _) => format!("resnext{layers}_{groups}x{group_width}d"),
         (3, 1, 128) => format!("wide_resnet{layers}_2"),
         _ => format!("resnet{layers}"),
-    };
-    (name, Shape::new(3, 224, 224))
+    }
 }
 
-fn build(layers: &mut Layers<'_>) -> Result<()> {
-    // ResNets for CIFAR may have the same names, but no stride in the first convolution, and perhaps no pool.
-    let taps = layers.extent("conv1.weight", 2);
-    ensure!(
-        taps == 7,
-        "conv1 has a kernel of {taps} rows, torchvision's ResNets one of 7: weights alone do not say what this network's \
-         strides are. Export it as .onnx"
-    );
-    let x = layers.conv("conv1", 0, 2)?;
+/// What follows the first convolution.
+enum Pool {
+    None,
+    Max,
+}
+
+fn build(layers: &mut Layers<'_>, stride: u16, pool: Pool) -> Result<()> {
+    let x = layers.conv("conv1", 0, stride)?;
     let x = layers.norm("bn1", x)?;
-    let x = layers.plain("relu", Op::RELU, &[x])?;
-    let window = Window { kernel: [3; 2], stride: [2; 2], padding: [1; 4] };
-    let x = layers.plain("maxpool", Op::MaxPool(MaxPool { window }), &[x])?;
-    let x = layers.residual_stages(STAGES, x, residual)?;
+    let mut x = layers.plain("relu", Op::RELU, &[x])?;
+    if let Pool::Max = pool {
+        let window = Window { kernel: [3; 2], stride: [2; 2], padding: [1; 4] };
+        x = layers.plain("maxpool", Op::MaxPool(MaxPool { window }), &[x])?;
+    }
+    for stage in 1..=stages(|tensor| layers.has(tensor)) {
+        for (index, name) in layers.modules(&format!("layer{stage}."), "conv1.weight").iter().enumerate() {
+            x = residual(layers, name, x, if stage > 1 && index == 0 { 2 } else { 1 })?;
+        }
+    }
     let pooled = layers.plain("avgpool", Op::GlobalAveragePool, &[x])?;
-    layers.linear("fc", pooled)?;
+    layers.linear(if layers.has("linear.weight") { "linear" } else { "fc" }, pooled)?;
     Ok(())
 }
 
@@ -63,11 +89,29 @@ fn residual(layers: &mut Layers<'_>, name: &str, x: usize, stride: u16) -> Resul
             hidden = layers.plain(&format!("{name}.relu{layer}"), Op::RELU, &[hidden])?;
         }
     }
-    let mut shortcut = x;
-    if layers.has(&format!("{name}.downsample.0.weight")) {
-        shortcut = layers.conv(&format!("{name}.downsample.0"), x, stride)?;
-        shortcut = layers.norm(&format!("{name}.downsample.1"), shortcut)?;
-    }
+    let shortcut = shortcut(layers, name, x, stride, layers.shape(hidden))?;
     let sum = layers.plain(&format!("{name}.add"), Op::Add, &[hidden, shortcut])?;
     layers.plain(&format!("{name}.relu{last}"), Op::RELU, &[sum])
+}
+
+/// The block's input, in the shape of its output: through a convolution (option B), or subsampled with channels of zeros on
+/// both sides (option A, as akamaster has it).
+fn shortcut(layers: &mut Layers<'_>, name: &str, x: usize, stride: u16, wanted: Shape) -> Result<usize> {
+    for module in ["downsample", "shortcut"] {
+        if layers.has(&format!("{name}.{module}.0.weight")) {
+            let x = layers.conv(&format!("{name}.{module}.0"), x, stride)?;
+            return layers.norm(&format!("{name}.{module}.1"), x);
+        }
+    }
+    if stride == 1 && layers.shape(x) == wanted {
+        return Ok(x);
+    }
+    ensure!(
+        layers.has("linear.weight") && !layers.has("layer4.0.conv1.weight"),
+        "{name} changes the shape of its input, but its shortcut has no weights, and nothing says what it does instead: \
+         export the network as .onnx"
+    );
+    let pad = (wanted.channels.saturating_sub(layers.shape(x).channels) / 2) as u16;
+    let x = layers.plain(&format!("{name}.subsample"), Op::Slice(Slice::strided(stride.into())), &[x])?;
+    layers.plain(&format!("{name}.pad"), Op::Pad(Pad::channels(pad, pad)), &[x])
 }
