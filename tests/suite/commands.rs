@@ -519,3 +519,23 @@ fn noise_from_its_making_to_a_report() {
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
+
+#[test]
+fn a_file_without_batch_norms_says_how_to_export_them() {
+    let desk = Desk::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/onnx");
+    let warnings = |file: PathBuf| {
+        let output = desk.run(&format!("distill import {} -o imported.ndp", file.display()));
+        assert!(output.status.success(), "{}", file.display());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let folded = warnings(fixtures.join("plain-legacy-11.onnx"));
+    for line in ["dynamo=True, optimize=False)", "dynamo=False, do_constant_folding=False, training="] {
+        assert!(folded.contains(line), "{folded}");
+    }
+    assert!(!warnings(fixtures.join("plain-legacy-17-unfused.onnx")).contains("torch.onnx.export"));
+    // A student has none, and cannot get any.
+    desk.json("distill-device run teacher.ndp -o blocks.ndp --images 16 --blocks 0");
+    desk.json("distill recompose teacher.ndp blocks.ndp -o student.onnx");
+    assert!(!warnings(desk.path("student.onnx")).contains("torch.onnx.export"));
+}

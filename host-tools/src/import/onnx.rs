@@ -24,7 +24,7 @@ pub(crate) const MADE_FROM: &str = "made_from";
 /// How PyTorch writes an `.onnx` that keeps its batch norms.
 pub const KEEP_BATCH_NORMS: &str = "\
 torch.onnx.export(model.eval(), x, \"model.onnx\", dynamo=True, optimize=False)   # PyTorch's default exporter
-torch.onnx.export(model, x, \"model.onnx\", dynamo=False, do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE)";
+torch.onnx.export(model.eval(), x, \"model.onnx\", dynamo=False, do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE)";
 
 /// Whether a teacher looks as if its exporter had folded the batch norms into the convolutions: they have biases, and no
 /// batch norm is left.

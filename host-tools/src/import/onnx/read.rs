@@ -25,7 +25,7 @@ use super::{
 };
 use crate::import::{Normalisation, graph::Graph};
 
-/// Elements that computed constants may have beyond the file's size: a shape has a few.
+/// Elements that computed constants may have beyond the size of what is read: a shape has a few.
 const SHAPE_ELEMENTS: usize = 1 << 20;
 
 /// Operators that change nothing in a trained network.
@@ -102,6 +102,8 @@ impl<'a> Reader<'a> {
         let inputs: Vec<&ValueInfoProto> =
             graph.input.iter().filter(|info| !constants.contains_key(name(info))).collect();
         let Images { name: input, shape, batch } = Images::new(&inputs, given)?;
+        // Constants may be in other files.
+        let read: usize = constants.values().map(|constant| length(&constant.values)).sum();
         Ok(Self {
             graph: Graph::new(shape),
             folder,
@@ -110,7 +112,7 @@ impl<'a> Reader<'a> {
             opset: 1,
             values: HashMap::from([(input, Value::new(0, shape, batch, 4))]),
             constants,
-            room: file_bytes + SHAPE_ELEMENTS,
+            room: file_bytes + read + SHAPE_ELEMENTS,
             names: Names::default(),
         })
     }
