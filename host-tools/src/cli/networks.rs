@@ -41,8 +41,8 @@ pub struct ImportArgs {
 }
 
 pub fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
-    check_pack_name(&args.output)?;
     check_writable(&args.output, [args.file.as_path()])?;
+    check_pack_name(&args.output)?;
     let options = ImportOptions {
         normalisation: args.normalise.as_deref().map(Normalisation::parse).transpose()?,
         architecture: args.arch.clone(),
