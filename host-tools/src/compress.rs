@@ -126,7 +126,7 @@ impl Stages<'_> {
     /// Runs a stage that writes `path`, unless a sound file of it is there.
     fn stage(&mut self, name: &'static str, path: &Path, make: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let start = Instant::now();
-        let found = self.work.holds(path);
+        let found = self.work.holds(path)?;
         if found {
             eprintln!("{name}: found in {}", path.display());
         } else {

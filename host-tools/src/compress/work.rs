@@ -31,21 +31,19 @@ impl Work {
         Ok(self.0.join(format!("{stage}-{}.ndp", &digest(&settings)[..KEY])))
     }
 
-    /// Whether a stage's file is there and undamaged. A damaged one is made again.
-    pub fn holds(&self, path: &Path) -> bool {
-        let sound = || -> Result<()> {
-            read_blocks(path)?;
-            open_pack(path)?.noise_images()?;
-            Ok(())
-        };
-        match sound() {
-            Ok(()) => true,
-            Err(error) if path.exists() => {
-                log::warn!("{error:#}: making it again");
-                false
-            }
-            Err(_) => false,
+    /// Whether a stage's file is there. A damaged one is removed, to be made again.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn holds(&self, path: &Path) -> Result<bool> {
+        if !path.exists() {
+            return Ok(false);
         }
+        let whole = read_blocks(path).and_then(|_| open_pack(path)?.noise_images().map_err(Into::into));
+        let Err(error) = whole else { return Ok(true) };
+        log::warn!("{error:#}: making it again");
+        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+        Ok(false)
     }
 }
 
