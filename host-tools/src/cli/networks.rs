@@ -64,18 +64,8 @@ impl ReadOptions {
 
 pub fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
     check_writable(&args.output, [args.file.as_path()])?;
-<<<<<<< HEAD
-    let network = import(&args.file, &args.read.options()?)?;
-=======
     check_pack_name(&args.output)?;
-    let options = ImportOptions {
-        normalisation: args.normalise.as_deref().map(Normalisation::parse).transpose()?,
-        architecture: args.arch.clone(),
-        input: args.input.as_deref().map(image_shape).transpose()?,
-        split: args.split,
-    };
-    let network = import(&args.file, &options)?;
->>>>>>> part-e
+    let network = import(&args.file, &args.read.options()?)?;
     network.write_pack(&args.output, if args.half { Encoding::F16 } else { Encoding::F32 })?;
     if network.neighbourhoods().next().is_none() {
         log::warn!("{}: {NOTHING_TO_DISTIL}", args.file.display());
