@@ -11,6 +11,8 @@ mod blocks;
 mod calibrated;
 #[path = "suite/commands.rs"]
 mod commands;
+#[path = "suite/cuts.rs"]
+mod cuts;
 #[path = "suite/damaged_packs.rs"]
 mod damaged_packs;
 #[path = "suite/data.rs"]
