@@ -10,7 +10,7 @@ use distill_core::{
     Selection, Settings, Shape, SourceKind, Stream, Training, Update, Width, run,
 };
 
-use distill_tests::{Task, gaussian, norm_weights, pack, residual, source};
+use distill_tests::{Task, conv_norm, gaussian, norm_weights, pack, residual, source};
 
 #[global_allocator]
 static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
@@ -132,10 +132,11 @@ fn chain(name: &str, input: Shape, convolutions: &[Layer]) -> Block {
 
 /// Blocks where something else than the images is large: kernels, batch norms, kernels that are shrunk on both sides.
 fn check_shapes() {
-    let shapes: [(&str, Shape, &[Layer]); 4] = [
+    let shapes: [(&str, Shape, &[Layer]); 5] = [
         ("bottleneck", Shape::new(64, 2, 2), &[(256, 1, 1), (256, 3, 1), (64, 1, 1)]),
         ("inverted residual", Shape::new(16, 16, 16), &[(64, 1, 1), (64, 3, 64), (16, 1, 1)]),
         ("growing batch norms", Shape::new(16, 2, 2), &[(704, 1, 16), (1408, 1, 704), (16, 1, 16)]),
+        ("whole groups", Shape::new(64, 4, 4), &[(128, 1, 1), (128, 3, 32), (64, 1, 1)]),
         ("one convolution", Shape::new(32, 8, 8), &[(32, 3, 1)]),
     ];
     for (name, input, convolutions) in shapes {
@@ -150,6 +151,55 @@ fn check_shapes() {
             }
         }
     }
+}
+
+/// The fully connected layers of a VGG, whose Gram matrix is large, after a convolution.
+fn check_connected() {
+    let before = |input| chain("before", input, &[(16, 1, 1), (16, 3, 1)]);
+    let stream = &mut Stream::new(5, Purpose::Images, 0);
+    let input = Shape::new(16, 4, 4);
+    let mut builder = BlockBuilder::new("connected", Role::Neighbourhood, input);
+    let mut x = builder.push("flatten", Op::Flatten, &[0], Vec::new()).unwrap();
+    for (index, [from, to]) in [[256, 384], [384, 320], [320, 40]].into_iter().enumerate() {
+        let name = format!("linear{index}");
+        let weights = vec![gaussian(stream, &name, &[to, from]), gaussian(stream, &format!("{name}.bias"), &[to])];
+        x = builder.push(&name, Op::Linear, &[x], weights).unwrap();
+        if index < 2 {
+            x = builder.push(&format!("relu{index}"), Op::RELU, &[x], Vec::new()).unwrap();
+        }
+    }
+    let network = [before(input), builder.finish().unwrap()];
+    let (plain, noisy) = (pack(&network, Encoding::F32), calibrated(&network));
+    for (noise, steps) in [(SourceKind::Standard, 0), (SourceKind::Propagated, 0), (SourceKind::Standard, 2)] {
+        check_budgets(&format!("connected, {noise:?}, {steps} steps"), &plain, &task(0.5, noise, steps, 64));
+    }
+    for (selection, projections) in [(Selection::Norm, 0), (Selection::Residual, 0), (Selection::Residual, 2)] {
+        let task = task(0.5, SourceKind::Calibrated, 0, 64).with(|s| {
+            (s.sequential, s.recipe.images, s.recipe.ridge) = (true, 128, Ridge::HeldOut);
+            (s.recipe.selection, s.recipe.projections) = (selection, projections);
+        });
+        check_budgets(&format!("connected, calibrated, {selection:?}, {projections} projections"), &noisy, &task);
+    }
+}
+
+/// Channels of which several features leave together: whole groups, and those of a convolution before a linear layer.
+fn check_together() {
+    let stream = &mut Stream::new(5, Purpose::Images, 0);
+    let mut builder = BlockBuilder::new("flattened", Role::Neighbourhood, Shape::new(16, 4, 4));
+    let x = conv_norm(&mut builder, stream, ("conv", "norm"), 0, [16, 24], 1);
+    let x = builder.push("relu", Op::RELU, &[x], Vec::new()).unwrap();
+    let x = builder.push("flatten", Op::Flatten, &[x], Vec::new()).unwrap();
+    let weights = vec![gaussian(stream, "linear", &[40, 384]), gaussian(stream, "linear.bias", &[40])];
+    builder.push("linear", Op::Linear, &[x], weights).unwrap();
+    let flattened = calibrated(&[builder.finish().unwrap()]);
+    let layers: [Layer; 3] = [(128, 1, 1), (128, 3, 8), (64, 1, 1)];
+    let teacher =
+        calibrated(&[chain("groups", Shape::new(64, 4, 4), &layers), chain("next", Shape::new(64, 4, 4), &layers)]);
+    let task = task(0.5, SourceKind::Calibrated, 0, 64).with(|s| {
+        (s.recipe.images, s.recipe.selection) = (128, Selection::Residual);
+    });
+    check_budgets("whole groups, calibrated, residual", &teacher, &task);
+    check_budgets("flattened, calibrated, residual", &flattened, &task);
 }
 
 /// The same blocks with all that calibrated noise is used with, each alone and together.
@@ -331,6 +381,8 @@ fn main() {
         pool.broadcast(|_| ());
         pool.install(check_grid);
         pool.install(check_shapes);
+        pool.install(check_connected);
+        pool.install(check_together);
         pool.install(check_recipes);
         pool.install(check_calibrated);
         pool.install(check_look_ahead);

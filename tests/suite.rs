@@ -15,6 +15,8 @@ mod checkpoints;
 mod commands;
 #[path = "suite/compress.rs"]
 mod compress;
+#[path = "suite/cuts.rs"]
+mod cuts;
 #[path = "suite/damaged_packs.rs"]
 mod damaged_packs;
 #[path = "suite/data.rs"]

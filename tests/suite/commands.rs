@@ -542,3 +542,41 @@ fn a_file_without_batch_norms_says_how_to_export_them() {
     desk.json("distill recompose teacher.ndp blocks.ndp -o student.onnx");
     assert!(!warnings(desk.path("student.onnx")).contains("torch.onnx.export"));
 }
+
+#[test]
+fn sizes_are_shown_before_work_and_nothing_to_do_is_an_error() {
+    let desk = Desk::new();
+    let plain = desk.json("distill inspect teacher.ndp");
+    assert!(plain.get("student").is_none());
+    let sized = desk.json("distill inspect teacher.ndp --width 0.5 --round-to 4 --blocks 0-7");
+    let student = &sized["student"];
+    assert_eq!(student["teacher"]["parameters"], plain["parameters"]);
+    assert!(student["student"]["parameters"].as_u64() < plain["parameters"].as_u64());
+    assert!(student["student"]["milliseconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(student["blocks"][9]["teacher"], student["blocks"][9]["student"], "block 8 is not chosen");
+    let text = desk.run("distill inspect teacher.ndp --blocks 0 --width 0.9 --round-to 16");
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("block layer1.0 stays the teacher's: rounding"), "{text}");
+    fs::write(desk.path("widths.json"), r#"{"layer9.0": 0.5}"#).unwrap();
+    for (line, code, expected) in [
+        ("distill inspect teacher.ndp --widths widths.json", 1, "layer9.0"),
+        ("distill inspect teacher.ndp --blocks 9", 1, "no block 9"),
+        ("distill inspect teacher.ndp --steps 5", 2, "--budget"),
+        ("distill inspect teacher.ndp --width 0.5 --noise standard", 2, "--budget"),
+        ("distill-device run teacher.ndp -o s.ndp --blocks 0 --width 0.9 --round-to 16", 1, "no block would change"),
+        ("distill-device run single.ndp -o s.ndp --noise standard", 1, "nothing in it can be distilled"),
+    ] {
+        if line.contains("single") {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/onnx/cut-single.onnx");
+            let imported = desk.run(&format!("distill import {} -o single.ndp", file.display()));
+            assert!(imported.status.success());
+            assert!(String::from_utf8(imported.stderr).unwrap().contains("nothing in it can be distilled"));
+        }
+        let error = desk.failure(line, code);
+        assert!(error.contains(expected), "{line}: {error}");
+    }
+    // At width 1 nothing changes, as asked.
+    let output = desk.run("distill-device run teacher.ndp -o s.ndp --blocks 0 --width 1 --images 64 --noise standard");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && error.contains("a width of 1 keeps all channels"), "{error}");
+}

@@ -46,6 +46,7 @@ fn every_option_reaches_its_setting() {
     assert_eq!(settings("--rate 0.5"), changed(|s| s.recipe.training.rate = 0.5));
     assert_eq!(settings("--schedule step"), changed(|s| s.recipe.training.schedule = Schedule::Step));
     assert_eq!(settings("--weight-decay 0.1"), changed(|s| s.recipe.training.weight_decay = 0.1));
+    assert_eq!(settings("--round-to 8"), changed(|s| s.recipe.round_to = 8));
     assert_eq!(settings("--fewer-layers 2"), changed(|s| s.recipe.fewer_layers = 2));
     assert_eq!(settings("--activation relu6"), changed(|s| s.recipe.activation = Some(Activation::RELU6)));
     assert_eq!(settings("--blocks 0-2,7"), changed(|s| s.blocks = vec![0, 1, 2, 7]));

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use distill_core::{
     Activation, Batch, Block, BlockError, Device, DeviceBlock, Encoding, Op, Pack, PackWriter, Part, Parts, Purpose,
-    Recipe, Settings, SourceKind, Statistics, Stream, Width, fold_batch_norms, replace_activations, without_layers,
+    Recipe, Settings, SourceKind, Statistics, Stream, Unchanged, Width, fold_batch_norms, replace_activations,
+    without_layers,
 };
 use distill_host::{
     import::{ImportOptions, Split, import},
@@ -76,7 +77,9 @@ fn single_layers_have_nothing_to_narrow_and_stay_the_teachers() {
     let network = bottlenecks(Split::Layer);
     let (students, errors) = distilled(&network, &Settings::new(Width::new(0.5).unwrap(), 3));
     for (index, (student, error)) in students.iter().zip(errors).enumerate() {
-        assert_eq!(*student, fold_batch_norms(&neighbourhood(&network, index)).unwrap());
+        let folded = fold_batch_norms(&neighbourhood(&network, index)).unwrap();
+        assert_eq!(*student, folded);
+        assert_eq!(settings().recipe.unchanged(&folded).unwrap(), Some(Unchanged::SingleLayer));
         assert_eq!(error, 0.0);
     }
 }

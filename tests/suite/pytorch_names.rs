@@ -93,7 +93,8 @@ fn residual_networks_for_cifar() {
 
 #[test]
 fn plain_networks_in_groups_of_layers() {
-    let network = check("vgg11_bn", "vgg11_bn", 3);
+    let network = check("vgg11_bn", "vgg11_bn", 4);
+    // The fully connected layers are the last.
     let head = network.blocks.last().unwrap();
     assert_eq!(head.nodes().iter().filter(|node| node.op.is_layer()).count(), 3);
     check("timm-vgg11", "vgg11", 3);

@@ -1,8 +1,8 @@
 //! Fold and shrink: what they must keep, and which channels go.
 
 use distill_core::{
-    Activation, BatchNorm, Block, BlockBuilder, Conv, Op, Purpose, Role, Shape, Slice, Statistics, Stream, Weight,
-    Width, fold_batch_norms, inner_channels, shrink,
+    Activation, BatchNorm, Block, BlockBuilder, Conv, Op, Purpose, Role, Settings, Shape, Slice, Statistics, Stream,
+    Unchanged, Weight, Width, fold_batch_norms, inner_channels, shrink,
 };
 
 use crate::naive::{self, relative_error, widen};
@@ -174,9 +174,85 @@ fn depthwise_inverted_residual_shrinks_as_one_group() {
 }
 
 #[test]
-fn depthwise_with_a_channel_multiplier_stays_whole() {
-    let block = inverted_residual(2);
-    assert_eq!(shrink(&block, width(0.5)).unwrap(), block);
+fn depthwise_with_a_channel_multiplier_loses_a_channels_outputs_together() {
+    check_silenced(&inverted_residual(2), (4, &[2, 3, 4, 5, 8, 9, 14, 15]));
+}
+
+/// 1×1 to eight channels, 3×3 in groups of two, 1×1 back, addition; the groups 0 and 2 are the strong ones.
+fn grouped() -> Block {
+    let stream = &mut stream();
+    let mut builder = BlockBuilder::new("grouped", Role::Neighbourhood, INPUT);
+    let mut expand = gaussian(stream, "expand.weight", &[8, 4, 1, 1]);
+    for (position, value) in expand.data.iter_mut().enumerate() {
+        *value *= if [0, 2].contains(&(position / 8)) { 10.0 } else { 0.1 };
+    }
+    let x = builder.push("expand", POINTWISE, &[0], vec![expand, gaussian(stream, "expand.bias", &[8])]).unwrap();
+    let weights = vec![gaussian(stream, "grouped.weight", &[8, 2, 3, 3]), gaussian(stream, "grouped.bias", &[8])];
+    let x = builder.push("grouped", Op::Conv(Conv::square(1, 1).grouped(4)), &[x], weights).unwrap();
+    let weights = vec![gaussian(stream, "project.weight", &[4, 8, 1, 1]), gaussian(stream, "project.bias", &[4])];
+    let x = builder.push("project", POINTWISE, &[x], weights).unwrap();
+    builder.push("add", Op::Add, &[x, 0], vec![]).unwrap();
+    builder.finish().unwrap()
+}
+
+#[test]
+fn groups_of_a_convolution_leave_whole() {
+    let block = grouped();
+    assert_eq!(inner_channels(&block), [8]);
+    check_silenced(&block, (2, &[0, 1, 4, 5]));
+    let student = shrink(&block, width(0.5)).unwrap();
+    assert_eq!(student.nodes()[1].op, Op::Conv(Conv::square(1, 1).grouped(2)));
+    // Three of the eight channels are one group.
+    assert_eq!(shrink(&block, width(0.4)).unwrap().shape(1).channels, 2);
+}
+
+#[test]
+fn channel_counts_are_kept_at_multiples() {
+    // ⌊k·C⌋, then the nearest multiple, at least one and at most all.
+    for (k, channels, unit, kept) in [
+        (0.5, 16, 1, 8),
+        (0.75, 64, 8, 48),
+        (0.75, 24, 8, 16),
+        (0.9, 24, 8, 24),
+        (0.5, 24, 8, 16),
+        (0.1, 64, 8, 8),
+        (0.5, 6, 8, 6),
+        (0.95, 20, 8, 16),
+        (1.0, 18, 8, 18),
+    ] {
+        assert_eq!(width(k).of_units(channels, unit), kept, "{k} of {channels} by {unit}");
+    }
+    let student = |block: &Block, k, round_to| {
+        let mut recipe = Settings::new(width(k), 0).recipe;
+        recipe.round_to = round_to;
+        recipe.student(block).unwrap().shape(1).channels
+    };
+    let block = inverted_residual(1);
+    assert_eq!([1, 2, 4, 8].map(|unit| student(&block, 0.4, unit)), [3, 4, 4, 8]);
+    // Groups of two channels: multiples of three channels are multiples of three groups.
+    let block = grouped();
+    assert_eq!([1, 2, 3, 4, 8].map(|unit| student(&block, 0.4, unit)), [2, 2, 6, 4, 8]);
+}
+
+#[test]
+fn what_stays_says_why() {
+    let reason = |block: &Block, k, round_to| {
+        let mut recipe = Settings::new(width(k), 0).recipe;
+        recipe.round_to = round_to;
+        recipe.unchanged(&fold_batch_norms(block).unwrap()).unwrap()
+    };
+    assert_eq!(reason(&grouped(), 0.5, 1), None);
+    assert_eq!(reason(&grouped(), 0.9, 8), Some(Unchanged::Rounded));
+    assert_eq!(reason(&grouped(), 1.0, 1), Some(Unchanged::FullWidth));
+    assert_eq!(reason(&teacher()[0], 0.5, 1), Some(Unchanged::SingleLayer));
+    assert_eq!(reason(&pre_activation(), 0.5, 1), Some(Unchanged::SingleLayer));
+    // A depthwise layer ties what follows it to the input.
+    let stream = &mut stream();
+    let mut builder = BlockBuilder::new("separable", Role::Neighbourhood, INPUT);
+    let depthwise = Op::Conv(Conv::square(1, 1).grouped(4));
+    let x = builder.push("depthwise", depthwise, &[0], vec![gaussian(stream, "depthwise", &[4, 1, 3, 3])]).unwrap();
+    builder.push("pointwise", POINTWISE, &[x], vec![gaussian(stream, "pointwise", &[6, 4, 1, 1])]).unwrap();
+    assert_eq!(reason(&builder.finish().unwrap(), 0.5, 1), Some(Unchanged::Tied));
 }
 
 #[test]

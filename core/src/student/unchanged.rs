@@ -17,7 +17,7 @@ use crate::{
 pub enum Unchanged {
     /// No path from its input to its output has two layers: every channel is the input's or the output's.
     SingleLayer,
-    /// Additions, gates, depthwise or grouped convolutions tie every channel inside it to its input or output.
+    /// Additions, gates, depthwise or grouped convolutions, or slices tie every channel inside it to its input or output.
     Tied,
     /// So many of its channels, or groups of them, are kept that rounding makes it all.
     Rounded,
@@ -68,7 +68,9 @@ impl fmt::Display for Unchanged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SingleLayer => "without two layers in a row, all channels are of the input or the output",
-            Self::Tied => "additions, gates or depthwise convolutions tie all channels to the input or the output",
+            Self::Tied => {
+                "additions, gates, depthwise convolutions or slices tie all channels to the input or the output"
+            }
             Self::Rounded => "rounding keeps all channels at this width",
             Self::FullWidth => "a width of 1 keeps all channels",
         })

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use distill_core::Contents;
-use distill_device::open_pack;
+use distill_core::{Contents, Settings, Width, fold_batch_norms};
+use distill_device::{UnchangedBlocks, open_pack};
 
 use crate::network::Network;
 
@@ -15,6 +15,9 @@ use crate::network::Network;
 pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
     let mut network = Network::read_pack(teacher)?;
     let fingerprint = open_pack(teacher)?.fingerprint();
+    let mut unchanged = UnchangedBlocks::default();
+    // A student at this width tells what no width can change.
+    let narrowest = Settings::new(Width::new(f32::MIN_POSITIVE)?, 0).recipe;
     // Packs of version 3 do not say what they were made from.
     let mut known = true;
     for path in students {
@@ -36,9 +39,14 @@ pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
             };
             let fits = block.input() == place.input() && block.output() == place.output();
             ensure!(fits, "{shown}: block {} does not fit its place", block.name());
+            let folded = fold_batch_norms(place)?;
+            if block == folded {
+                narrowest.unchanged(&folded)?.iter().for_each(|&reason| unchanged.add(reason, block.name()));
+            }
             *place = block;
         }
     }
+    unchanged.lines().for_each(|line| log::warn!("{line}"));
     network.manifest.made_from = network.manifest.made_from.filter(|_| known);
     Ok(network)
 }
