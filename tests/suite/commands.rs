@@ -13,7 +13,7 @@ use distill_tests::{manifest, teacher};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::json;
+use super::{image_folders::folder_of, json};
 
 /// A program of this workspace, built with the profile of this test.
 fn program(name: &str) -> PathBuf {
@@ -359,6 +359,31 @@ fn shells_and_manuals_know_every_command() {
         let version = String::from_utf8(desk.run(&format!("{name} --version")).stdout).unwrap();
         assert!(version.starts_with(&format!("{name} 0.1.0 (")), "{version}");
         assert!(version.contains("features"), "{version}");
+    }
+}
+
+#[test]
+fn labels_that_may_be_wrong_are_a_warning() {
+    let desk = Desk::new();
+    let warned = |names: &[&str]| {
+        let folder = folder_of(names);
+        let output = desk.run(&format!("distill evaluate teacher.ndp --data {}", folder.path().display()));
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // A grey picture, as each of the classes: at least one is right, and one in ten is guessing.
+    let all: Vec<String> = (0..10).map(|class| format!("{class}/1.png")).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let guessed = warned(&all);
+    assert!(guessed.contains("1 of 10 right is no better than guessing among 10 classes"), "{guessed}");
+    assert!(!guessed.contains("has folders for"), "{guessed}");
+    for (names, expected) in [
+        (["3/1.png", "7/1.png"], "folders for 2 of the network's 10 classes: their names are taken as"),
+        (["cat/1.png", "dog/1.png"], "folders for 2 of the network's 10 classes: told by their names"),
+        (["kitten/1.png", "puppy/1.png"], "taken as its first, 0 to 1 in order of their names"),
+    ] {
+        let warning = warned(&names);
+        assert!(warning.contains(expected), "{warning}");
     }
 }
 

@@ -42,7 +42,7 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
 }
 
 /// A folder with one grey 32×32 picture under each name.
-fn folder_of(names: &[&str]) -> TempDir {
+pub fn folder_of(names: &[&str]) -> TempDir {
     let picture = png(32, ColorType::Grayscale, &[7; 1024]);
     folder(&names.iter().map(|&name| (name, picture.as_slice())).collect::<Vec<_>>())
 }
