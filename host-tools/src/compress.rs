@@ -7,6 +7,7 @@
 mod effort;
 mod outcome;
 mod target;
+mod tune;
 mod work;
 
 use std::{
@@ -18,12 +19,16 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use distill_core::{
-    Aim, Budget, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings, SourceKind, Training,
-    Tuning, Width,
+    Aim, Budget, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings, SourceKind,
 };
 use distill_device::{Job, check_distinct, open_pack, run_job};
 
-use self::{effort::Amounts, work::Work};
+use self::{
+    effort::Amounts,
+    target::Widths,
+    tune::{Judged, Tuner},
+    work::Work,
+};
 pub use self::{
     effort::Effort,
     outcome::{Compressed, Sizes, Stage},
@@ -33,15 +38,10 @@ use crate::{
     export::{self, check_ending, recompose},
     images::{self, LabelledImages, Preparation},
     import::{ImportOptions, import},
-    learn::{NoiseSource, calibrate, finetune_on_noise, usual_calibration},
-    measure::{Comparison, Sample, compare, evaluate, milliseconds},
+    learn::{calibrate, usual_calibration},
+    measure::{Sample, evaluate, milliseconds},
     network::{Network, ending},
 };
-
-/// Rates that a fine-tune may have, the usual one first.
-const RATES: [f32; 2] = [1e-3, 1e-4];
-/// Share of a fine-tune's steps after which its rates are compared.
-const TRIAL: usize = 10;
 
 /// What to compress, into what.
 #[derive(Clone, Debug)]
@@ -81,40 +81,24 @@ pub fn compress(task: &Compression, heap: &CountingAllocator<System>) -> Result<
     let teacher = job.teacher()?;
     let network = Network::read_pack(&teacher)?;
     let images = task.data.as_deref().map(|data| images::open(data, &network, Preparation::default())).transpose()?;
-    let width = task.target.width(&network, task.round_to)?;
+    let widths = task.target.widths(&network, task.round_to)?;
     let amounts = Amounts::new(task.effort, &network);
     let (teacher, source) = job.noise(teacher, &network, &amounts)?;
-    let settings = job.settings(width, source, &amounts, &open_pack(&teacher)?);
+    let settings = job.settings(&widths, source, &amounts, &open_pack(&teacher)?);
     let blocks = job.blocks(&teacher, source, &settings)?;
     let solved = recompose(&teacher, &[blocks])?;
     let noise = open_pack(&teacher)?.noise_images()?;
     let sample = noise.as_ref().map_or(Sample::Octaves, Sample::Calibrated);
-    let before = compare(&network, &solved, sample)?;
-    let (student, comparison, tuned) = match amounts.tuning.filter(|_| noise.is_some() && network.classifies()) {
-        Some(tuning) => {
-            job.tuned(&teacher, &network, Judged { student: solved, comparison: before }, sample, tuning)?
-        }
-        None => (solved, before, None),
+    let solved = Judged::new(&network, solved, sample)?;
+    let (judged, rate) = match amounts.tuning.filter(|_| noise.is_some() && network.classifies()) {
+        Some(tuning) => Tuner { teacher: &teacher, network: &network, sample, tuning }.tuned(solved, &mut job)?,
+        None => (solved, None),
     };
-    export::export(&student, &task.output)?;
-    job.report(Finished { network, student, comparison, tuned, images })
+    export::export(&judged.student, &task.output)?;
+    job.report(&network, judged, rate, images.as_deref())
 }
 
-/// A student, and how closely it follows its teacher.
-struct Judged {
-    student: Network,
-    comparison: Comparison,
-}
-
-/// What is left to report.
-struct Finished {
-    network: Network,
-    student: Network,
-    comparison: Comparison,
-    tuned: Option<f32>,
-    images: Option<Box<dyn LabelledImages>>,
-}
-
+/// The stages so far.
 struct Stages<'a> {
     task: &'a Compression,
     heap: &'a CountingAllocator<System>,
@@ -154,19 +138,18 @@ impl Stages<'_> {
     }
 
     /// The settings of a run over the teacher's pack.
-    fn settings<R: ReadAt>(&self, width: Width, source: SourceKind, amounts: &Amounts, pack: &Pack<R>) -> Settings {
+    fn settings<R: ReadAt>(&self, widths: &Widths, source: SourceKind, amounts: &Amounts, pack: &Pack<R>) -> Settings {
         let Compression { round_to, budget, seed, .. } = self.task;
         let mut settings = match source {
-            SourceKind::Calibrated => Settings::calibrated(width, amounts.steps),
-            _ => Settings::new(width, amounts.steps),
+            SourceKind::Calibrated => Settings::calibrated(widths.all, amounts.steps),
+            _ => Settings::new(widths.all, amounts.steps),
         };
         if let Some(calibrated) = pack.calibrated().filter(|_| source == SourceKind::Calibrated) {
             let own = (calibrated.images as usize).saturating_sub(MEASURED_INPUTS).max(1);
             settings.recipe.images = settings.recipe.images.min(amounts.inputs).max(own);
         }
-        settings.recipe.round_to = *round_to;
         let budget = Budget { bytes: budget.map_or(u64::MAX, |size| size.as_u64()), used: 0 };
-        Settings { seed: *seed, budget, ..settings }
+        widths.apply(Settings { seed: *seed, budget, ..settings }, *round_to)
     }
 
     /// The teacher's pack with calibrated noise, or the pack as it is where noise cannot be calibrated.
@@ -200,70 +183,17 @@ impl Stages<'_> {
         Ok(path)
     }
 
-    /// The student after a fine-tune at the best of [`RATES`], or as it was if that does not bring it nearer to its teacher
-    /// on held-out noise; and the rate.
-    fn tuned(
-        &mut self,
-        teacher: &Path,
+    /// Measures both networks.
+    fn report(
+        self,
         network: &Network,
-        solved: Judged,
-        sample: Sample<'_>,
-        tuning: Tuning,
-    ) -> Result<(Network, Comparison, Option<f32>)> {
-        if solved.comparison.output_error == 0.0 {
-            return Ok((solved.student, solved.comparison, None));
-        }
-        let at = |rate: f32, steps: usize| {
-            let training = Training { rate, steps, ..tuning.training };
-            Tuning { training, ..tuning }
-        };
-        let mut trials = Vec::new();
-        for rate in RATES {
-            let steps = tuning.training.steps / TRIAL;
-            trials.push((
-                rate,
-                self.fine_tune("try a rate", teacher, network, &solved.student, sample, at(rate, steps))?,
-            ));
-        }
-        let (rate, _) = trials
-            .into_iter()
-            .reduce(|best, next| if next.1.follows(&best.1) { next } else { best })
-            .context("a fine-tune has rates")?;
-        let tuned =
-            self.fine_tune("fine-tune", teacher, network, &solved.student, sample, at(rate, tuning.training.steps))?;
-        if tuned.follows(&solved) {
-            return Ok((tuned.student, tuned.comparison, Some(rate)));
-        }
-        eprintln!("the fine-tune does not bring the student nearer to its teacher on held-out noise: it is not kept");
-        Ok((solved.student, solved.comparison, None))
-    }
-
-    fn fine_tune(
-        &mut self,
-        name: &'static str,
-        teacher: &Path,
-        network: &Network,
-        student: &Network,
-        sample: Sample<'_>,
-        tuning: Tuning,
-    ) -> Result<Judged> {
-        let noise = open_pack(teacher)?.noise_checksum();
-        let path = self.work.file("tuned", &(work::digest_network(student)?, noise, tuning))?;
-        self.stage(name, &path, |_| {
-            let (tuned, _) = finetune_on_noise(teacher, student, NoiseSource::Calibrated, &tuning)?;
-            tuned.write_pack(&path, Encoding::F32)
-        })?;
-        let student = Network::read_pack(&path)?;
-        let comparison = compare(network, &student, sample)?;
-        eprintln!("{name} at {}: {}", tuning.training.rate, comparison.line());
-        Ok(Judged { student, comparison })
-    }
-
-    fn report(self, finished: Finished) -> Result<Compressed> {
-        let Finished { network, student, comparison, tuned, images } = finished;
+        Judged { student, comparison }: Judged,
+        rate: Option<f32>,
+        images: Option<&dyn LabelledImages>,
+    ) -> Result<Compressed> {
         let accuracy = |network: &Network| -> Result<Option<f64>> {
-            let Some(images) = &images else { return Ok(None) };
-            Ok(Some(evaluate(network, &**images, usize::MAX, &Device::Cpu)?.accuracy))
+            let Some(images) = images else { return Ok(None) };
+            Ok(Some(evaluate(network, images, usize::MAX, &Device::Cpu)?.accuracy))
         };
         let sizes = |network: &Network, path: &Path| -> Result<Sizes> {
             Ok(Sizes {
@@ -274,27 +204,14 @@ impl Stages<'_> {
                 accuracy: accuracy(network)?,
             })
         };
-        let folded = network.folded()?;
         Ok(Compressed {
-            teacher: sizes(&folded, &self.task.model)?,
+            teacher: sizes(&network.folded()?, &self.task.model)?,
             student: sizes(&student, &self.task.output)?,
             file: self.task.output.clone(),
             work: self.task.work.clone(),
-            fine_tuned_at: tuned,
+            fine_tuned_at: rate,
             comparison,
             stages: self.stages,
         })
-    }
-}
-
-impl Judged {
-    /// Whether this student follows the teacher more closely than another: in its class more often or, if as often, with
-    /// less error.
-    fn follows(&self, other: &Self) -> bool {
-        let [ours, theirs] = [self, other].map(|judged| &judged.comparison);
-        match (ours.agreement, theirs.agreement) {
-            (Some(a), Some(b)) if a != b => a > b,
-            _ => ours.output_error < theirs.output_error,
-        }
     }
 }

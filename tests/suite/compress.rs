@@ -88,16 +88,23 @@ fn a_fine_tune_stays_only_if_it_helps() {
 }
 
 #[test]
-fn the_largest_width_that_meets_a_target_is_taken() {
+fn the_largest_student_that_meets_a_target_is_taken() {
     let network = network(teacher());
-    let size = |width: Width| network.student(&Settings::new(width, 0)).unwrap().parameters();
-    let most = 700;
-    let width = Target::Parameters(Amount::Count(most)).width(&network, 1).unwrap();
-    assert!(size(width) as u64 <= most, "{} at {}", size(width), width.k());
-    // The next step of a channel is too large.
-    let wider = (1..=1000).map(|step| Width::new(step as f32 / 1000.0).unwrap()).find(|&k| size(k) > size(width));
-    assert!(size(wider.unwrap()) as u64 > most);
-    let error = Target::Macs("1%".parse().unwrap()).width(&network, 1).unwrap_err().to_string();
+    let size = |settings: &Settings| network.student(settings).unwrap().parameters() as u64;
+    let at = |k: f32| Settings::new(Width::new(k).unwrap(), 0);
+    let [half, wider] = [at(0.5), at(0.75)];
+    let between = (size(&half) + size(&wider)) / 2;
+    let widths = Target::Parameters(Amount::Count(between)).widths(&network, 1).unwrap();
+    let found = widths.apply(at(1.0), 1);
+    assert!((size(&half)..=between).contains(&size(&found)), "{} of at most {between}", size(&found));
+    // Another block a step wider is too large.
+    let names = ["layer1.0", "layer2.0", "layer2.1"].map(str::to_owned);
+    for name in names.into_iter().filter(|name| widths.some.iter().all(|(wide, _)| wide != name)) {
+        let mut more = found.clone();
+        more.widths.push((name.clone(), Width::new(widths.all.k() + 0.001).unwrap()));
+        assert!(size(&more) > between, "{name} could be wider");
+    }
+    let error = Target::Macs("1%".parse().unwrap()).widths(&network, 1).unwrap_err().to_string();
     assert!(error.contains("the smallest has"), "{error}");
     for (text, amount) in [("50%", Amount::Share(0.5)), ("0.5", Amount::Share(0.5)), ("135000", Amount::Count(135_000))]
     {

@@ -1,14 +1,14 @@
-//! How small a student is to be, and the width that makes it so.
+//! How small a student is to be, and the widths that make it so.
 
 use std::{fmt, str::FromStr};
 
 use anyhow::{Result, bail};
-use distill_core::{Settings, Width};
+use distill_core::{Recipe, Settings, Width};
 
 use crate::network::Network;
 
 /// Widths are multiples of one over this.
-const WIDTHS: u32 = 1000;
+const STEPS: u32 = 1000;
 
 /// How small a student is to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,25 +66,44 @@ impl Amount {
     }
 }
 
+/// The widths of a student.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Widths {
+    /// Of every block,
+    pub all: Width,
+    /// except these.
+    pub some: Vec<(String, Width)>,
+}
+
+impl Widths {
+    /// The settings of a student of these widths.
+    pub fn apply(&self, settings: Settings, round_to: usize) -> Settings {
+        let recipe = Recipe { width: self.all, round_to, ..settings.recipe };
+        Settings { recipe, widths: self.some.clone(), ..settings }
+    }
+}
+
 impl Target {
-    /// The largest width whose student meets the target: by shapes alone, nothing is distilled.
+    /// The widths of the largest student that meets the target: the same for every block, but for the first ones, which are
+    /// a step wider as far as that fits. By shapes alone: nothing is distilled.
     ///
     /// # Errors
     /// No width does.
-    pub fn width(self, network: &Network, round_to: usize) -> Result<Width> {
+    pub fn widths(self, network: &Network, round_to: usize) -> Result<Widths> {
         let (amount, size, what): (_, fn(&Network) -> u64, _) = match self {
-            Self::Width(width) => return Ok(width),
+            Self::Width(all) => return Ok(Widths { all, some: Vec::new() }),
             Self::Parameters(amount) => (amount, |network| network.parameters() as u64, "parameters"),
             Self::Macs(amount) => (amount, Network::macs, "multiply-accumulates"),
         };
         let most = amount.of(size(&network.folded()?));
-        let of = |step: u32| -> Result<(Width, u64)> {
-            let width = Width::new(step as f32 / WIDTHS as f32)?;
-            let mut settings = Settings::new(width, 0);
-            settings.recipe.round_to = round_to;
-            Ok((width, size(&network.student(&settings)?)))
+        let of = |widths: &Widths| -> Result<u64> {
+            Ok(size(&network.student(&widths.apply(Settings::new(widths.all, 0), round_to))?))
         };
-        let (smallest, least) = of(1)?;
+        let uniform = |step: u32| -> Result<Widths> {
+            Ok(Widths { all: Width::new(step as f32 / STEPS as f32)?, some: Vec::new() })
+        };
+        let (mut low, mut high) = (1, STEPS + 1);
+        let least = of(&uniform(low)?)?;
         if least > most {
             bail!(
                 "no width gives a student of at most {most} {what} ({amount}): the smallest has {least}, because the blocks' \
@@ -92,14 +111,20 @@ impl Target {
             );
         }
         // A student grows with its width: the largest that fits lies between the two.
-        let (mut fits, mut low, mut high) = (smallest, 1, WIDTHS + 1);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            match of(middle)? {
-                (width, size) if size <= most => (fits, low) = (width, middle),
-                _ => high = middle,
+            if of(&uniform(middle)?)? <= most { low = middle } else { high = middle }
+        }
+        let mut widths = uniform(low)?;
+        if high <= STEPS {
+            let wider = uniform(high)?.all;
+            for (_, block) in network.neighbourhoods() {
+                widths.some.push((block.name().to_owned(), wider));
+                if of(&widths)? > most {
+                    widths.some.pop();
+                }
             }
         }
-        Ok(fits)
+        Ok(widths)
     }
 }
