@@ -212,10 +212,18 @@ fn writer_refuses_another_number_of_blocks() {
     assert!(matches!(many, Err(PackError::SectionCount { .. })));
 }
 
-/// That file, imported now.
+/// That file, imported now, with its fully connected layers as a head, which they were then.
 fn imported() -> Network {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/onnx/plain-legacy-11.onnx");
-    import(&path, &ImportOptions::default()).unwrap()
+    let mut network = import(&path, &ImportOptions::default()).unwrap();
+    let connected = network.blocks.pop().unwrap();
+    let mut head = BlockBuilder::new("head", Role::Head, connected.input());
+    for (index, node) in connected.nodes().iter().enumerate() {
+        let weights = connected.weights_of(index).into_iter().cloned().collect();
+        head.push(&node.name, node.op.clone(), &node.inputs, weights).unwrap();
+    }
+    network.blocks.push(head.finish().unwrap());
+    network
 }
 
 #[test]
