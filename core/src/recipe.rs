@@ -236,6 +236,8 @@ pub enum Start {
     White,
     /// The sum of white noise of every octave with equal variance: its spectrum falls like natural images' (1/f).
     Octaves,
+    /// The same, most of it common to all channels: natural images are mostly grey, too.
+    Natural,
 }
 
 /// How noise images are made.
@@ -297,9 +299,10 @@ impl Pull {
         Self { steps, rate: 0.1, statistics: 1.0, smoothness: 0.05, classes: 0.1, temperature: 1.0 }
     }
 
-    /// For a teacher without statistics: each image is pulled towards a class, and strongly to smoothness.
+    /// For a teacher without statistics: each image is pulled towards a class, and strongly to smoothness. A temperature
+    /// keeps the classes pulling once the teacher is sure.
     pub const fn towards_classes(steps: usize) -> Self {
-        Self { steps, rate: 0.1, statistics: 0.0, smoothness: 1.0, classes: 1.0, temperature: 1.0 }
+        Self { steps, rate: 0.1, statistics: 0.0, smoothness: 10.0, classes: 1.0, temperature: 4.0 }
     }
 
     /// For a teacher with neither statistics nor classes: the images stay as they begin.

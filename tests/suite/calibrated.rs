@@ -380,9 +380,15 @@ fn images_are_smooth_and_of_a_class_as_far_as_is_asked() {
     assert!(with < 0.85 * without, "{without} became {with}");
 }
 
-/// The small teacher without batch norms, as exporters leave it.
+/// The small teacher without batch norms, as exporters leave it, and as sure of its classes as a trained one.
 fn folded() -> Vec<Block> {
-    teacher().iter().map(|block| fold_batch_norms(block).unwrap()).collect()
+    let mut blocks: Vec<Block> = teacher().iter().map(|block| fold_batch_norms(block).unwrap()).collect();
+    let mut head = BlockBuilder::new("head", Role::Head, blocks[4].input());
+    let x = head.push("pool", Op::GlobalAveragePool, &[0], Vec::new()).unwrap();
+    let sure = |weight: &Weight| Weight { data: weight.data.iter().map(|w| 30.0 * w).collect(), ..weight.clone() };
+    head.push("linear", Op::Linear, &[x], blocks[4].weights().iter().map(sure).collect()).unwrap();
+    blocks[4] = head.finish().unwrap();
+    blocks
 }
 
 /// A batch of the usual images for a network, and what is left of their aim at every step.
@@ -404,8 +410,7 @@ fn images_match_what_the_teacher_has() {
     check(&teacher(), Aim::Statistics, 0.6);
     // Without a head they have no class, so neither is asked for.
     check(&teacher()[..4], Aim::Statistics, 0.6);
-    // Random weights hardly know a class; a gradient of the wrong sign raises it.
-    check(&folded(), Aim::Classes, 0.96);
+    check(&folded(), Aim::Classes, 0.8);
     check(&folded()[..4], Aim::Nothing, 0.0);
 }
 

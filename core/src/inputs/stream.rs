@@ -16,6 +16,9 @@ use crate::tensor::Shape;
 /// Images per batch that share current batch statistics: enough for stable estimates.
 pub const NOISE_BATCH: usize = 64;
 
+/// Correlation between the channels of natural images.
+const COMMON: f32 = 0.9;
+
 /// The purpose of a stream of random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -87,6 +90,20 @@ impl Stream {
                 for (index, value) in plane.iter_mut().enumerate() {
                     *value += scale * noise[index / width / side * columns + index % width / side];
                 }
+            }
+        }
+        images
+    }
+
+    /// Draws `count` images as [`octaves`](Self::octaves), whose channels have a correlation of [`COMMON`].
+    pub fn natural(&mut self, count: usize, shape: Shape) -> Vec<f32> {
+        let grey = self.octaves(count, Shape { channels: 1, ..shape });
+        let mut images = self.octaves(count, shape);
+        let plane = shape.height * shape.width;
+        let (common, own) = (libm::sqrtf(COMMON), libm::sqrtf(1.0 - COMMON));
+        for (image, grey) in images.chunks_exact_mut(shape.elements()).zip(grey.chunks_exact(plane)) {
+            for channel in image.chunks_exact_mut(plane) {
+                channel.iter_mut().zip(grey).for_each(|(value, grey)| *value = own * *value + common * grey);
             }
         }
         images

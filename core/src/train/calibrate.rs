@@ -78,6 +78,7 @@ impl<'a> Calibrator<'a> {
         let images = match start {
             Start::White => stream.images(*batch, self.shape),
             Start::Octaves => stream.octaves(*batch, self.shape),
+            Start::Natural => stream.natural(*batch, self.shape),
         };
         let mut labels = Vec::new();
         if pull.classes > 0.0 {

@@ -34,16 +34,16 @@ pub struct CalibrateArgs {
     /// Gradient steps on the pixels of a batch
     #[arg(long, default_value_t = CALIBRATION_STEPS, value_name = "N")]
     steps: usize,
-    /// Weight of the difference between neighbouring pixels [default: 0.05; 1 without batch norms]
+    /// Weight of the difference between neighbouring pixels [default: 0.05; 10 without batch norms]
     #[arg(long, value_name = "W")]
     smoothness: Option<f32>,
     /// Weight of the cross-entropy with a random class for each image [default: 0.1; 1 without batch norms; 0 if the
     /// output is not one number for each class]
     #[arg(long, value_name = "W")]
     classes: Option<f32>,
-    /// What the images start from
-    #[arg(long, value_enum, default_value_t = StartName::Octaves)]
-    start: StartName,
+    /// What the images start from [default: octaves; natural without batch norms]
+    #[arg(long, value_enum)]
+    start: Option<StartName>,
     /// Seed of all random numbers
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
@@ -56,14 +56,22 @@ enum StartName {
     White,
     /// Noise of every octave, with a spectrum as steep as natural images' (1/f)
     Octaves,
+    /// The same, most of it common to all channels
+    Natural,
+}
+
+impl StartName {
+    fn start(self) -> Start {
+        match self {
+            Self::White => Start::White,
+            Self::Octaves => Start::Octaves,
+            Self::Natural => Start::Natural,
+        }
+    }
 }
 
 pub fn calibrate_teacher(json: bool, args: &CalibrateArgs) -> Result<()> {
     check_pack_name(&args.output)?;
-    let start = match args.start {
-        StartName::White => Start::White,
-        StartName::Octaves => Start::Octaves,
-    };
     let &CalibrateArgs { batch, steps, smoothness, classes, seed, .. } = args;
     let usual = usual_calibration(&Network::read_pack(&args.teacher)?, steps, seed);
     let pull = Pull {
@@ -71,6 +79,7 @@ pub fn calibrate_teacher(json: bool, args: &CalibrateArgs) -> Result<()> {
         classes: classes.unwrap_or(usual.pull.classes),
         ..usual.pull
     };
+    let start = args.start.map_or(usual.start, StartName::start);
     let calibration = Calibration { batch: batch.unwrap_or(usual.batch), start, pull, ..usual };
     let outcome = calibrate(&args.teacher, &args.output, &calibration, args.images)?;
     print(json, &outcome, || {

@@ -42,7 +42,8 @@ pub fn usual_calibration(teacher: &Network, steps: usize, seed: u64) -> Calibrat
         let output = teacher.output();
         log::warn!("the network gives {output} for an image, not one number for each class: no image is of a class");
     }
-    Calibration { batch, start: Start::Octaves, seed, pull }
+    let start = if pull.aim() == Aim::Statistics { Start::Octaves } else { Start::Natural };
+    Calibration { batch, start, seed, pull }
 }
 
 /// How far images are from what they are pulled towards, averaged over the batches: before the first step, over the
