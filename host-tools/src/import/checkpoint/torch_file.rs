@@ -163,11 +163,14 @@ impl<'a> TorchFile<'a> {
         );
         let too_large = || format!("its shape {dims:?} has more values than the file can hold");
         let count = dims.iter().try_fold(1usize, |count, &extent| count.checked_mul(extent)).with_context(too_large)?;
+        if count == 0 {
+            return Ok(TensorValues { dims: dims.clone(), data: Vec::new() });
+        }
         // From the first value to the last: as many as there are, unless the strides jump over others.
         let reach = dims.iter().zip(strides).try_fold(1usize, |reach, (&extent, &stride)| {
             reach.checked_add(extent.saturating_sub(1).checked_mul(stride)?)
         });
-        let reach = if count == 0 { 0 } else { reach.with_context(too_large)? };
+        let reach = reach.with_context(too_large)?;
         self.allowance = self.allowance.checked_sub(count.max(reach)).with_context(too_large)?;
         let size = element_bytes(kind);
         let bytes = self.storages.get(key).copied().context("its values are missing")?;

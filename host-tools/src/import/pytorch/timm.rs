@@ -24,8 +24,9 @@ const EXPANSION: usize = 6;
 
 fn networks(checkpoint: &Checkpoint) -> Result<Vec<Candidate>> {
     let first = |stage: usize, layer: &str, axis| checkpoint.extent(&format!("blocks.{stage}.0.{layer}.weight"), axis);
-    let expands = (1..STRIDES.len())
-        .all(|stage| first(stage, "conv_pw", 0) == first(stage, "conv_pw", 1).map(|channels| EXPANSION * channels));
+    let expands = (1..STRIDES.len()).all(|stage| {
+        first(stage, "conv_pw", 0) == first(stage, "conv_pw", 1).map(|channels| EXPANSION.saturating_mul(channels))
+    });
     let kernels: Vec<usize> = (0..STRIDES.len()).filter_map(|stage| first(stage, "conv_dw", 2)).collect();
     let blocks = (0..STRIDES.len()).map(|stage| blocks(checkpoint, stage).len()).sum();
     let (number, extent) = variant(blocks, checkpoint.extent("conv_head.weight", 1));

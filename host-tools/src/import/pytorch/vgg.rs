@@ -54,7 +54,8 @@ fn networks(checkpoint: &Checkpoint) -> Result<Vec<Candidate>> {
     let channels = checkpoint.extent(&format!("features.{last}.weight"), 0).unwrap_or(0).max(1);
     let first = classifier(|tensor| checkpoint.tensors.contains_key(tensor))[0];
     let matrix = checkpoint.tensors.get(&format!("{first}.weight")).map_or(&[][..], |matrix| &matrix.dims);
-    let positions = matrix.iter().skip(1).product::<usize>() / channels;
+    let positions =
+        matrix.iter().skip(1).try_fold(1usize, |inputs, &extent| inputs.checked_mul(extent)).unwrap_or(0) / channels;
     let side = positions.isqrt();
     ensure!(
         side > 0 && side * side == positions,
