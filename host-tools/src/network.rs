@@ -124,12 +124,11 @@ impl Network {
     /// As the transformations of a block.
     pub fn student(&self, settings: &Settings) -> Result<Self> {
         let mut student = self.clone();
-        let mut number = 0;
-        for block in student.blocks.iter_mut().filter(|block| block.role() == Role::Neighbourhood) {
+        let neighbourhoods = student.blocks.iter_mut().filter(|block| block.role() == Role::Neighbourhood);
+        for (number, block) in neighbourhoods.enumerate() {
             if settings.blocks.is_empty() || settings.blocks.contains(&number) {
                 *block = untrained(&fold_batch_norms(block)?, &settings.recipe_of(block.name()))?;
             }
-            number += 1;
         }
         Ok(student)
     }
