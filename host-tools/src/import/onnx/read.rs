@@ -141,8 +141,8 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         if !IDENTITIES.contains(&kind(node)) && !VIEWS.contains(&kind(node)) {
-            let read = node.input.iter().filter_map(|name| self.values.get(name.as_str()));
-            read.map(Value::check_logits).collect::<Result<()>>()?;
+            let mut read = node.input.iter().filter_map(|name| self.values.get(name.as_str()));
+            read.try_for_each(Value::check_logits)?;
         }
         let value = match (kind(node), self.value(node, 0).cloned()) {
             (identity, Some(value)) if IDENTITIES.contains(&identity) => {
