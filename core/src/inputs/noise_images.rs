@@ -56,7 +56,7 @@ impl Pixels {
     }
 
     /// `[factor, offset]` that turn a channel's values under another normalisation to this one's.
-    pub(crate) fn from_other(&self, other: &Self, channel: usize) -> [f32; 2] {
+    pub(crate) fn rescaling(&self, other: &Self, channel: usize) -> [f32; 2] {
         let std = self.std[channel];
         [other.std[channel] / std, (other.mean[channel] - self.mean[channel]) / std]
     }

@@ -131,7 +131,7 @@ impl<'a> Calibrator<'a> {
         for step in 0..=pull.steps {
             let planes = images.chunks_exact(plane).zip(values.chunks_exact_mut(plane));
             for (index, (image, values)) in planes.enumerate() {
-                let [factor, offset] = pixels.from_other(&natural, index % shape.channels);
+                let [factor, offset] = pixels.rescaling(&natural, index % shape.channels);
                 image.iter().zip(values).for_each(|(image, value)| *value = factor * image + offset);
             }
             progress(self.gradient(&Batch::from_values(&values, shape), probabilities, pull, &mut gradient));
@@ -139,7 +139,7 @@ impl<'a> Calibrator<'a> {
                 break;
             }
             for (index, gradient) in gradient.chunks_exact_mut(plane).enumerate() {
-                let [factor, _] = pixels.from_other(&natural, index % shape.channels);
+                let [factor, _] = pixels.rescaling(&natural, index % shape.channels);
                 gradient.iter_mut().for_each(|slope| *slope *= factor);
             }
             add_roughness(&images, &mut gradient, shape, pull.smoothness);
