@@ -2,6 +2,7 @@
 
 mod compare;
 mod compress;
+mod files;
 mod learn;
 mod lookup;
 mod measure;

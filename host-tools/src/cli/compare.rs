@@ -12,7 +12,7 @@ use distill_host::{
     show::table,
 };
 
-use super::networks::read_network;
+use super::files::read_network;
 
 #[derive(Args)]
 pub struct CompareArgs {

@@ -16,7 +16,7 @@ use distill_host::{
 };
 use serde_json::json;
 
-use super::{compare::glance, networks::check_output};
+use super::{compare::glance, files::check_output};
 
 #[derive(Args)]
 pub struct CalibrateArgs {

@@ -14,7 +14,7 @@ use distill_host::{
 };
 use serde::Serialize;
 
-use super::{compare::warn, networks::read_network};
+use super::{compare::warn, files::read_network};
 
 #[derive(Subcommand)]
 pub enum DataCommand {

@@ -17,7 +17,10 @@ use distill_host::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::compare::glance;
+use super::{
+    compare::glance,
+    files::{check_output, read_network},
+};
 
 #[derive(Args)]
 pub struct ImportArgs {
@@ -189,18 +192,4 @@ pub fn recompose_files(json: bool, RecomposeArgs { teacher, students, output }: 
         };
         format!("{parameters} parameters, {macs} MACs: {}{check}\n{}", output.display(), comparison.line())
     })
-}
-
-/// Checks before any work that a network can be written to `output` without replacing what it is made from.
-pub fn check_output<'a>(output: &Path, inputs: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
-    export::check_ending(output)?;
-    check_writable(output, inputs.map(PathBuf::as_path))
-}
-
-/// Reads a network that needs no options: a pack, or what `import` reads.
-pub fn read_network(path: &Path) -> Result<Network> {
-    match ending(path) {
-        "ndp" => Network::read_pack(path),
-        _ => import(path, &ImportOptions::default()),
-    }
 }
