@@ -19,9 +19,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use distill_core::{
-    Aim, Budget, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings, SourceKind,
+    Aim, Budget, Calibrated, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings, SourceKind,
 };
-use distill_device::{Job, check_distinct, open_pack, run_job};
+use distill_device::{Job, NOTHING_TO_DISTIL, NewFile, check_distinct, open_pack, run_job};
 
 use self::{
     effort::Amounts,
@@ -75,18 +75,20 @@ pub struct Compression {
 pub fn compress(task: &Compression, heap: &CountingAllocator<System>) -> Result<Compressed> {
     check_ending(&task.output)?;
     check_distinct(&task.output, [task.model.as_path()])?;
-    distill_device::NewFile::create(&task.output)?;
+    NewFile::create(&task.output)?;
     let work = Work::open(&task.work)?;
     let mut job = Stages { task, heap, work, stages: Vec::new() };
     let teacher = job.teacher()?;
     let network = Network::read_pack(&teacher)?;
+    ensure!(network.neighbourhoods().next().is_some(), "cannot compress {}: {NOTHING_TO_DISTIL}", task.model.display());
     let images = task.data.as_deref().map(|data| images::open(data, &network, Preparation::default())).transpose()?;
     let widths = task.target.widths(&network, task.round_to)?;
-    let amounts = Amounts::new(task.effort, &network);
+    let amounts = Amounts::new(task.effort, task.seed, &network);
+    widths.apply(Settings::new(widths.all, amounts.steps), task.round_to).check(SourceKind::Standard)?;
     let (teacher, source) = job.noise(teacher, &network, &amounts)?;
     let settings = job.settings(&widths, source, &amounts, &open_pack(&teacher)?);
     let blocks = job.blocks(&teacher, source, &settings)?;
-    let solved = recompose(&teacher, &[blocks])?;
+    let solved = recompose(&teacher, &[blocks])?.folded()?;
     let noise = open_pack(&teacher)?.noise_images()?;
     let sample = noise.as_ref().map_or(Sample::Octaves, Sample::Calibrated);
     let solved = Judged::new(&network, solved, sample)?;
@@ -121,7 +123,7 @@ impl Stages<'_> {
         Ok(())
     }
 
-    /// The teacher's pack.
+    /// The teacher's pack. The model is read each time: weights may be in files beside it.
     fn teacher(&mut self) -> Result<PathBuf> {
         let Compression { model, import: options, .. } = self.task;
         if ending(model) == "ndp" {
@@ -131,9 +133,9 @@ impl Stages<'_> {
             );
             return Ok(model.clone());
         }
-        let bytes = std::fs::read(model).with_context(|| format!("cannot open {}", model.display()))?;
-        let path = self.work.file("teacher", &(work::digest(&bytes), format!("{options:?}")))?;
-        self.stage("import", &path, |_| import(model, options)?.write_pack(&path, Encoding::F32))?;
+        let network = import(model, options)?;
+        let path = self.work.file("teacher", &work::digest(&network)?)?;
+        self.stage("import", &path, |_| network.write_pack(&path, Encoding::F32))?;
         Ok(path)
     }
 
@@ -155,8 +157,11 @@ impl Stages<'_> {
     /// The teacher's pack with calibrated noise, or the pack as it is where noise cannot be calibrated.
     fn noise(&mut self, teacher: PathBuf, network: &Network, amounts: &Amounts) -> Result<(PathBuf, SourceKind)> {
         let pack = open_pack(&teacher)?;
-        if pack.calibrated().is_some() {
-            eprintln!("calibrate: {} holds noise images", teacher.display());
+        if let Some(Calibrated { images, .. }) = pack.calibrated() {
+            eprintln!("calibrate: {} holds {images} noise images", teacher.display());
+            if (*images as usize) < amounts.images {
+                log::warn!("this effort would make {}: `distill calibrate` adds some", amounts.images);
+            }
             return Ok((teacher, SourceKind::Calibrated));
         }
         let calibration = usual_calibration(network, effort::CALIBRATION_STEPS, self.task.seed);
@@ -196,10 +201,16 @@ impl Stages<'_> {
             Ok(Some(evaluate(network, images, usize::MAX, &Device::Cpu)?.accuracy))
         };
         let sizes = |network: &Network, path: &Path| -> Result<Sizes> {
+            let (parameters, bytes) = (
+                network.parameters(),
+                path.metadata().with_context(|| format!("cannot read {}", path.display()))?.len(),
+            );
+            // A file of less than a byte for each has its weights beside it.
+            let is_outside = bytes < parameters as u64;
             Ok(Sizes {
-                parameters: network.parameters(),
+                parameters,
                 macs: network.macs(),
-                bytes: path.metadata().with_context(|| format!("cannot read {}", path.display()))?.len(),
+                bytes: if is_outside { (parameters * size_of::<f32>()) as u64 } else { bytes },
                 milliseconds: milliseconds(network),
                 accuracy: accuracy(network)?,
             })

@@ -152,8 +152,19 @@ fn a_useless_student_is_not_a_quiet_success() {
     weights[1].data.iter_mut().enumerate().for_each(|(class, bias)| *bias = class as f32);
     *head = head.with_weights(weights).unwrap();
     let warning = compared(&teacher, &network(blocks)).warning().unwrap();
-    assert!(warning.contains("chance") || warning.contains("one class"), "{warning}");
+    assert!(warning.contains("no closer to its teacher's than zero"), "{warning}");
     assert_eq!(compared(&teacher, &teacher).warning(), None);
+    // Percent of the same class, percent by chance, error of the output.
+    let check = |[agreement, chance, output_error]: [f64; 3], expected: Option<&str>| {
+        let (agreement, chance) = (Some(agreement), Some(chance));
+        let warning = Comparison { agreement, chance, output_error, ..compared(&teacher, &teacher) }.warning();
+        let fits = warning.as_ref().map_or(expected.is_none(), |text| expected.is_some_and(|part| text.contains(part)));
+        assert!(fits, "{agreement:?} {chance:?}: {warning:?}");
+    };
+    check([60.0, 13.0, 0.5], None);
+    check([18.0, 13.0, 0.9], Some("by chance"));
+    check([95.0, 80.0, 0.5], Some("one class"));
+    check([95.0, 80.0, 1.5], Some("no closer"));
 }
 
 #[test]

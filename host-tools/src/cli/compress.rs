@@ -87,7 +87,7 @@ pub fn compress_model(json: bool, args: &CompressArgs, heap: &CountingAllocator<
         },
         heap,
     )?;
-    if let Some(warning) = compressed.comparison.warning() {
+    if let Some(warning) = compressed.warning() {
         log::warn!("{warning}");
     }
     print(json, &compressed, || compressed.table())

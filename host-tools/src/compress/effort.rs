@@ -44,8 +44,8 @@ pub struct Amounts {
 }
 
 impl Amounts {
-    /// The amounts for a network.
-    pub fn new(effort: Effort, network: &Network) -> Self {
+    /// The amounts for a network; the fine-tune has this seed.
+    pub fn new(effort: Effort, seed: u64, network: &Network) -> Self {
         let (images, steps, tuned) = match effort {
             Effort::Quick => (512, 0, 0),
             Effort::Usual => (3072, 600, 2000),
@@ -58,7 +58,7 @@ impl Amounts {
         let tunings = BATCHES.map(|batch| (affordable(tuned * BATCHES[0] / batch), batch));
         let tuning = tunings.into_iter().find(|(steps, _)| enough(steps)).map(|(steps, batch)| {
             let usual = Tuning::new(steps);
-            Tuning { training: Training { batch, ..usual.training }, ..usual }
+            Tuning { training: Training { batch, ..usual.training }, seed, ..usual }
         });
         Self {
             images: affordable(images).max(LEAST_IMAGES),

@@ -33,7 +33,7 @@ pub struct Sizes {
     pub parameters: usize,
     /// Multiply-accumulates for one image.
     pub macs: u64,
-    /// Size of its file.
+    /// Size of its file, and of the weights beside it.
     pub bytes: u64,
     /// Median time of a forward pass of one image.
     pub milliseconds: f64,
@@ -53,6 +53,14 @@ pub struct Stage {
 }
 
 impl Compressed {
+    /// What is wrong with the student; `None` if nothing is.
+    pub fn warning(&self) -> Option<String> {
+        let same = self.student.parameters >= self.teacher.parameters;
+        let nothing =
+            "nothing became smaller: `distill inspect MODEL --width 0.5` says which blocks can, and why others stay";
+        same.then(|| nothing.to_owned()).or_else(|| self.comparison.warning())
+    }
+
     /// The table that a person reads.
     pub fn table(&self) -> String {
         let Self { teacher, student, comparison, .. } = self;

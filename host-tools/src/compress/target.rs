@@ -97,7 +97,8 @@ impl Target {
         };
         let most = amount.of(size(&network.folded()?));
         let of = |widths: &Widths| -> Result<u64> {
-            Ok(size(&network.student(&widths.apply(Settings::new(widths.all, 0), round_to))?))
+            // As it is written in the end.
+            Ok(size(&network.student(&widths.apply(Settings::new(widths.all, 0), round_to))?.folded()?))
         };
         let uniform = |step: u32| -> Result<Widths> {
             Ok(Widths { all: Width::new(step as f32 / STEPS as f32)?, some: Vec::new() })

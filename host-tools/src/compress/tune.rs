@@ -87,7 +87,7 @@ impl Tuner<'_> {
     ) -> Result<Judged> {
         let tuning = Tuning { training, ..self.tuning };
         let noise = open_pack(self.teacher)?.noise_checksum();
-        let path = stages.work.file("tuned", &(work::digest_network(student)?, noise, tuning))?;
+        let path = stages.work.file("tuned", &(work::digest(student)?, noise, tuning))?;
         stages.stage(stage, &path, |_| {
             let (tuned, _) = finetune_on_noise(self.teacher, student, NoiseSource::Calibrated, &tuning)?;
             tuned.write_pack(&path, Encoding::F32)

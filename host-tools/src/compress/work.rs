@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use distill_device::open_pack;
+use distill_device::{VERSION, open_pack};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -27,8 +27,8 @@ impl Work {
 
     /// The file of a stage that `settings` determine, in this version of the program.
     pub fn file(&self, stage: &str, settings: &impl Serialize) -> Result<PathBuf> {
-        let settings = serde_json::to_vec(&(env!("CARGO_PKG_VERSION"), settings))?;
-        Ok(self.0.join(format!("{stage}-{}.ndp", &digest(&settings)[..KEY])))
+        let settings = serde_json::to_vec(&(VERSION, settings))?;
+        Ok(self.0.join(format!("{stage}-{}.ndp", &hexadecimal(&Sha256::digest(settings))[..KEY])))
     }
 
     /// Whether a stage's file is there. A damaged one is removed, to be made again.
@@ -47,17 +47,20 @@ impl Work {
     }
 }
 
-/// SHA-256 in hexadecimal.
-pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+/// SHA-256 of a network's manifest, operators and weights, in hexadecimal.
+pub fn digest(network: &Network) -> Result<String> {
+    let mut sha = Sha256::new();
+    sha.update(serde_json::to_vec(&network.manifest)?);
+    for block in &network.blocks {
+        sha.update(serde_json::to_vec(&(block.name(), block.role(), block.nodes(), block.parts()))?);
+        for weight in block.weights() {
+            sha.update(&weight.name);
+            weight.data.iter().for_each(|value| sha.update(value.to_le_bytes()));
+        }
+    }
+    Ok(hexadecimal(&sha.finalize()))
 }
 
-/// The same of a network's weights, in order.
-pub fn digest_network(network: &Network) -> Result<String> {
-    let mut sha = Sha256::new();
-    for weight in network.blocks.iter().flat_map(|block| block.weights()) {
-        sha.update(weight.name.as_bytes());
-        weight.data.iter().for_each(|value| sha.update(value.to_le_bytes()));
-    }
-    Ok(sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -25,6 +25,9 @@ const LEAST_KAPPA: f64 = 0.1;
 /// Above this chance agreement, the teacher sees one class in most images.
 const ONE_CLASS: f64 = 60.0;
 
+const CALIBRATED: &str = "calibrated noise";
+const PICTURES: &str = "pictures";
+
 /// The images on which two networks are compared.
 #[derive(Clone, Copy)]
 pub enum Sample<'a> {
@@ -50,9 +53,9 @@ impl Sample<'_> {
 
     fn name(&self) -> &'static str {
         match self {
-            Self::Calibrated(_) | Self::HeldOut(_) => "calibrated noise",
+            Self::Calibrated(_) | Self::HeldOut(_) => CALIBRATED,
             Self::Octaves => "1/f noise",
-            Self::Pictures(..) => "pictures",
+            Self::Pictures(..) => PICTURES,
         }
     }
 
@@ -267,27 +270,27 @@ impl Comparison {
 
     /// What is wrong with the student, or with the comparison; `None` if nothing is.
     pub fn warning(&self) -> Option<String> {
-        if let (Some(agreement), Some(chance)) = (self.agreement, self.chance) {
-            if chance > ONE_CLASS {
-                return (self.output_error > 0.0).then(|| {
-                    format!(
-                        "the teacher gives most of these images one class, so agreement says little: compare on pictures \
-                         (`distill compare --images FOLDER`){}",
-                        if self.of == "1/f noise" { ", or make better noise (`distill calibrate`)" } else { "" }
-                    )
-                });
-            }
-            if agreement - chance < LEAST_KAPPA * (100.0 - chance) {
-                return Some(
-                    "the student agrees with its teacher hardly more often than by chance, so it is useless as it is: keep \
-                     more channels (--width), distil it from calibrated noise, or fine-tune it"
-                        .to_owned(),
-                );
-            }
+        if self.output_error >= 1.0 {
+            return Some(
+                "the student's output is no closer to its teacher's than zero would be: keep more channels (--width), or distil \
+                 it from calibrated noise"
+                    .to_owned(),
+            );
         }
-        (self.output_error >= 1.0).then(|| {
-            "the student's output is no closer to its teacher's than zero would be: keep more channels (--width), or distil it \
-             from calibrated noise"
+        let (agreement, chance) = (self.agreement?, self.chance?);
+        if self.output_error > 0.0 && chance > ONE_CLASS {
+            let mend = match self.of {
+                PICTURES => "take more varied ones",
+                CALIBRATED => "compare on pictures (`distill compare --images FOLDER`)",
+                _ => {
+                    "compare on pictures (`distill compare --images FOLDER`), or make better noise (`distill calibrate`)"
+                }
+            };
+            return Some(format!("the teacher gives most of these images one class, so agreement says little: {mend}"));
+        }
+        (chance <= ONE_CLASS && agreement - chance < LEAST_KAPPA * (100.0 - chance)).then(|| {
+            "the student agrees with its teacher hardly more often than by chance, so it is probably useless: keep more channels \
+             (--width), distil it from calibrated noise, or fine-tune it"
                 .to_owned()
         })
     }

@@ -78,9 +78,8 @@ impl SizeTable {
                 false => None,
             };
             let [teacher, student] = [0, 1].map(|of| sizes[of][place]);
-            // What does not change takes as long, whatever a clock says.
-            let milliseconds = if student.bytes == teacher.bytes { teacher.milliseconds } else { student.milliseconds };
-            let student = Size { milliseconds, ..student };
+            // What does not change is as large and takes as long, whatever folded norms and a clock say.
+            let student = if student.bytes == teacher.bytes { teacher } else { student };
             blocks.push(SizeLine { index, name: block.name().to_owned(), teacher, student, unchanged });
         }
         let sum = |size: fn(&SizeLine) -> Size| blocks.iter().map(size).fold(Size::default(), Size::plus);

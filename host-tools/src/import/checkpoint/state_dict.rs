@@ -110,7 +110,10 @@ impl Search<'_> {
         let Some(made) = pickle.made(value) else { return Ok(()) };
         for (key, value) in pickle.named(value) {
             match file.tensor(value) {
-                Some(tensor) => drop(tensors.insert(key.to_owned(), tensor)),
+                Some(tensor) => {
+                    self.count()?;
+                    tensors.insert(key.to_owned(), tensor);
+                }
                 None => self.visit(value, &below(key), level + 1)?,
             }
         }
@@ -118,6 +121,13 @@ impl Search<'_> {
             self.found.push(Found { path: path.to_owned(), tensors });
         }
         self.visit(made.state, path, level + 1)
+    }
+
+    /// Objects may share a dictionary, so a small file can name its tensors many times.
+    fn count(&mut self) -> Result<()> {
+        self.visits += 1;
+        ensure!(self.visits <= MOST_VISITS, "it has more than {MOST_VISITS} modules and tensors");
+        Ok(())
     }
 
     /// A pickled `torch.nn.Module` keeps its tensors and modules in dictionaries of these names.
@@ -141,9 +151,10 @@ impl Search<'_> {
         ensure!(level <= MOST_LEVELS && prefix.len() <= LONGEST_NAME, "its modules contain each other too deeply");
         for kind in ["_parameters", "_buffers"] {
             let Some(dictionary) = self.attribute(value, kind) else { continue };
-            for (name, value) in self.file.pickle.named(dictionary) {
-                self.visits += 1;
-                if let Some(tensor) = self.file.tensor(value) {
+            let file = self.file;
+            for (name, value) in file.pickle.named(dictionary) {
+                self.count()?;
+                if let Some(tensor) = file.tensor(value) {
                     tensors.insert(format!("{prefix}{name}"), tensor);
                 }
             }
@@ -151,8 +162,7 @@ impl Search<'_> {
         let Some(modules) = self.attribute(value, "_modules") else { return Ok(()) };
         let file = self.file;
         for (name, module) in file.pickle.named(modules) {
-            self.visits += 1;
-            ensure!(self.visits <= MOST_VISITS, "it has more than {MOST_VISITS} modules and tensors");
+            self.count()?;
             self.module(module, &format!("{prefix}{name}."), tensors, level + 1)?;
         }
         Ok(())

@@ -10,6 +10,8 @@ use super::{Made, Object, Pickle, Value};
 const MOST_OBJECTS: usize = 1 << 20;
 /// Bytes of a text; a longer one is no name.
 const LONGEST_TEXT: usize = 1 << 10;
+/// Bytes of the name of a class and of its module.
+const LONGEST_GLOBAL: usize = 128;
 
 /// Runs the program that `bytes` begin with; also returns what follows it.
 pub fn run(bytes: &[u8]) -> Result<(Pickle, &[u8])> {
@@ -75,6 +77,8 @@ impl<'a> Machine<'a> {
             }
             0x93 => {
                 let (name, module) = (self.pop_text()?, self.pop_text()?);
+                // Both may be recalled by a few bytes, and are copied.
+                ensure!(name.len() + module.len() <= LONGEST_GLOBAL, "the name of a class is too long");
                 self.push(Object::Global(format!("{module}.{name}").into()));
             }
             // Tuples, lists, sets, dictionaries.
