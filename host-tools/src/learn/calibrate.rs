@@ -21,8 +21,8 @@ const BATCH_BYTES: usize = 2 << 30;
 /// See [`Distance::is_high`].
 const HIGH: f32 = 0.25;
 
-const FAR: &str = "the images are still far from what they are pulled towards: take more --steps; if the network scales \
-                   pixels from 0 to 255 itself, import it again with \
+const FAR: &str = "the images are still far from what they are pulled towards: `distill calibrate` with more --steps brings them \
+                   nearer; if the network scales pixels from 0 to 255 itself, it needs \
                    `--normalise 0,0,0/0.0039216,0.0039216,0.0039216`";
 
 /// Default number of images.
