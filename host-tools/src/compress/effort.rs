@@ -8,11 +8,11 @@ use crate::network::Network;
 /// How long a compression may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Effort {
-    /// A minute or two: few noise images, solved blocks
+    /// Few noise images, solved blocks
     Quick,
-    /// Some minutes: more noise images, gradient steps, a fine-tune
+    /// Six times the noise images, gradient steps, a fine-tune
     Usual,
-    /// As long as it pays, about an hour
+    /// Four times as many images again, and steps of the fine-tune
     Best,
 }
 
