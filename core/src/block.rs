@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     block::op::Op,
     heap::held,
+    kernels::plane::Lanes,
     tensor::{Shape, Weight, element_count},
 };
 
@@ -83,6 +84,10 @@ impl Block {
         weights: Vec<Weight>,
     ) -> Result<Self, BlockError> {
         let name = name.into();
+        let names = nodes.iter().map(|node| &node.name).chain(weights.iter().map(|weight| &weight.name));
+        if let Some(name) = core::iter::once(&name).chain(names).find(|name| !is_printable(name)) {
+            return Err(BlockError::Name { name: name.clone() });
+        }
         if nodes.is_empty() {
             return Err(BlockError::Empty { block: name });
         }
@@ -203,6 +208,16 @@ impl Block {
         self.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm(_)))
     }
 
+    /// Least bytes of values for a forward pass of one group of images: of the node that reads and makes most.
+    pub fn pass_bytes(&self) -> u64 {
+        let values = |node: usize| {
+            let read: usize = self.inputs_of(node).into_iter().map(Shape::elements).sum();
+            (read + self.shape(node + 1).elements()) as u64
+        };
+        let most = (0..self.nodes.len()).map(values).max().unwrap_or(0);
+        most * size_of::<Lanes>() as u64
+    }
+
     /// Heap bytes: weights, names and shapes.
     pub fn heap_bytes(&self) -> usize {
         self.graph_bytes() + self.weights.iter().map(|weight| held(&weight.data)).sum::<usize>()
@@ -240,6 +255,11 @@ impl Block {
         let block = Self::new(self.name, self.role, self.input, self.nodes, self.weights)?;
         Ok(Self { parts: self.parts, ..block })
     }
+}
+
+/// Whether a name can be shown on a terminal.
+pub(crate) fn is_printable(name: &str) -> bool {
+    !name.chars().any(char::is_control)
 }
 
 impl Node {

@@ -100,6 +100,12 @@ impl Manifest {
             && self.std.iter().all(|std| std.is_finite() && *std > 0.0)
     }
 
+    /// Every name, which may come from a file.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let ends = self.interface.iter().flat_map(|ends| [&ends.input, &ends.output]);
+        [&self.architecture, &self.source].into_iter().chain(&self.classes).chain(ends).map(String::as_str)
+    }
+
     /// The normalisation of pixels for the network.
     pub fn pixels(&self) -> Pixels {
         Pixels::new(self.mean.clone(), self.std.clone())

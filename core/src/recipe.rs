@@ -32,6 +32,13 @@ pub struct Recipe {
     pub training: Training,
 }
 
+impl Recipe {
+    /// The same without gradient steps.
+    pub(crate) fn without_steps(&self) -> Self {
+        Self { training: Training { steps: 0, ..self.training }, ..*self }
+    }
+}
+
 /// How to choose the channels that a student keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Selection {
@@ -170,11 +177,6 @@ impl Training {
     pub const fn adam(steps: usize, batch: usize) -> Self {
         let (update, schedule) = (Update::Adam, Schedule::Cosine);
         Self { steps, batch, update, schedule, rate: update.default_rate(), weight_decay: 0.0, stop: false }
-    }
-
-    /// Whether further steps would change nothing: the student reproduces its teacher exactly.
-    pub(crate) fn is_over(&self, loss: f32) -> bool {
-        loss == 0.0 && self.weight_decay == 0.0
     }
 }
 

@@ -13,7 +13,10 @@ mod settings;
 use alloc::{boxed::Box, string::String, vec::Vec};
 use core::fmt;
 
-use self::{advance::advance, distill::measure};
+use self::{
+    advance::advance,
+    distill::{measure, undoes_steps},
+};
 pub use self::{
     distill::{Distillation, Distilled, distill},
     plan::{BlockPlan, CachePlan, Plan, PlanError, plan},
@@ -85,11 +88,13 @@ pub enum RunError<R, W> {
     Source(ScratchError),
     /// The storage of the cached activations.
     Cache(ScratchError),
-    /// A student's weights or outputs became infinite or NaN.
+    /// The outputs of a teacher's block or of its student are infinite or NaN.
     Diverged {
         /// The block's name.
         block: String,
     },
+    /// A student is no closer to its teacher's block than an output of zeros would be.
+    Useless(DistillError),
     /// A transformation of a block failed.
     Block(BlockError),
 }
@@ -101,6 +106,7 @@ impl<R, W> From<DistillError> for RunError<R, W> {
     fn from(error: DistillError) -> Self {
         match error {
             DistillError::Diverged { block } => Self::Diverged { block },
+            useless @ (DistillError::Useless { .. } | DistillError::Worse { .. }) => Self::Useless(useless),
             DistillError::Block(error) => Self::Block(error),
             DistillError::Inputs(error) => Self::Cache(error),
         }
@@ -167,7 +173,18 @@ pub fn run<R: ReadAt, W: WriteAt>(
                 let how = Distillation { recipe: &recipe, ahead: &ahead.blocks, engine: &engine };
                 let mut inputs = inputs;
                 let step = |step, loss| observe(Event::Stepped { step, loss });
-                let distilled = distill(block, how, &mut inputs, step)?;
+                let distilled = match distill(block, how, &mut inputs, step) {
+                    Err(error) if undoes_steps(&error, &recipe) => {
+                        let how = Distillation { recipe: &recipe.without_steps(), ahead: &[], ..how };
+                        distill(
+                            teacher.block(planned.position).map_err(RunError::Teacher)?,
+                            how,
+                            &mut inputs,
+                            |_, _| {},
+                        )?
+                    }
+                    distilled => distilled?,
+                };
                 writer.add(planned.position, &distilled.block, Encoding::F32).map_err(RunError::Student)?;
                 writer.checkpoint().map_err(RunError::Student)?;
                 distilled
@@ -276,8 +293,9 @@ impl<R: fmt::Display, W: fmt::Display> fmt::Display for RunError<R, W> {
             Self::Cache(error) => write!(f, "cannot use the cache of activations: {error}"),
             Self::Source(error) => write!(f, "cannot fill the cache with inputs: {error}"),
             Self::Diverged { block } => {
-                write!(f, "training of block {block} diverged: use a lower learning rate, or check the teacher")
+                write!(f, "the outputs of block {block} or of its student are not finite: check the teacher")
             }
+            Self::Useless(error) => write!(f, "{error}"),
             Self::Block(error) => write!(f, "{error}"),
         }
     }

@@ -57,6 +57,7 @@ where
         match self {
             Self::Plan(error) => error.advice(),
             Self::Student(PackError::OtherJob) => Some("use the same ones, or start again without --resume"),
+            Self::Useless(_) => Some("keep more of it (a larger --width), and leave the solve on"),
             _ => None,
         }
     }

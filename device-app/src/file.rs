@@ -1,6 +1,7 @@
 //! Packs in files: reads them by offset, and replaces a file only by a complete one.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -8,7 +9,6 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use distill_core::{Pack, ReadAt, WriteAt};
-use tempfile::NamedTempFile;
 
 use crate::advice::Advised;
 
@@ -91,27 +91,15 @@ impl UnfinishedFile {
     /// The folder does not exist or is not writable, `target` is not a file, or another run is writing it.
     pub fn open(target: &Path, resume: bool) -> Result<Self> {
         let path = Self::path(target)?;
-        let context = || format!("cannot write {}", path.display());
-        loop {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-            let file = file.with_context(context)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => bail!("another run is writing {}", path.display()),
-                Err(TryLockError::Error(error)) => log::debug!("{}: no lock: {error}", path.display()),
-            }
-            // Another run may have renamed the file between the two calls: it is then a complete student.
-            if is_at(&file, &path).with_context(context)? {
-                let begun = file.metadata().with_context(context)?.len() == 0;
-                if !resume && !begun {
-                    log::warn!(
-                        "{} is left from an earlier run and will be replaced; --resume would continue it",
-                        path.display()
-                    );
-                }
-                return Ok(Self { file: DiskFile(file), resume, begun, path, target: target.to_owned() });
-            }
+        let file = open_alone(&path)?;
+        let begun = file.metadata().with_context(|| format!("cannot write {}", path.display()))?.len() == 0;
+        if !resume && !begun {
+            log::warn!(
+                "{} is left from an earlier run and will be replaced; --resume would continue it",
+                path.display()
+            );
         }
+        Ok(Self { file: DiskFile(file), resume, begun, path, target: target.to_owned() })
     }
 
     /// Removes the file, unless it holds something of an earlier run.
@@ -127,12 +115,7 @@ impl UnfinishedFile {
     /// # Errors
     /// The storage's own. The target is then either unchanged or complete.
     pub fn commit(mut self) -> Result<()> {
-        let mut place = || -> io::Result<()> {
-            self.file.sync()?;
-            std::fs::rename(&self.path, &self.target)?;
-            sync_folder(folder_of(&self.target))
-        };
-        place().with_context(|| format!("cannot write {}", self.target.display()))
+        replace(&mut self.file, &self.path, &self.target)
     }
 }
 
@@ -163,13 +146,61 @@ impl WriteAt for UnfinishedFile {
     }
 }
 
+/// Makes a file durable under its final name: sync, rename, sync the folder.
+fn replace(file: &mut DiskFile, path: &Path, target: &Path) -> Result<()> {
+    if target.is_symlink() {
+        log::warn!("{} was a link: it becomes the file itself, and what it led to stays as it was", target.display());
+    }
+    let mut place = || -> io::Result<()> {
+        file.sync()?;
+        std::fs::rename(path, target)?;
+        sync_folder(folder_of(target))
+    };
+    place().with_context(|| format!("cannot write {}", target.display()))
+}
+
+/// Opens a file that no other run may write meanwhile; makes it, durably, if it is not there.
+///
+/// # Errors
+/// The folder does not exist or is not writable, another run has the file open, or it is a link: what a link leads to is not
+/// ours.
+fn open_alone(path: &Path) -> Result<File> {
+    let context = || format!("cannot write {}", path.display());
+    loop {
+        let is_link = path.symlink_metadata().is_ok_and(|there| !there.is_file());
+        ensure!(
+            !is_link,
+            "cannot write {}: a link or a folder is in its place, which must be removed first",
+            path.display()
+        );
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.with_context(context)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!("another run is writing {}", path.display()),
+            Err(TryLockError::Error(error)) => log::debug!("{}: no lock: {error}", path.display()),
+        }
+        // Another run may have renamed the file between the two calls: it is then complete.
+        if is_only_at(&file, path).with_context(context)? {
+            sync_folder(folder_of(path)).with_context(context)?;
+            return Ok(file);
+        }
+    }
+}
+
 /// Whether `path` names this open file.
+///
+/// # Errors
+/// The file has other names, too.
 #[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+fn is_only_at(file: &File, path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
-    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    match std::fs::metadata(path) {
-        Ok(there) => Ok(identity(there) == identity(file.metadata()?)),
+    let identity = |metadata: &std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let opened = file.metadata()?;
+    match path.symlink_metadata() {
+        Ok(there) if identity(&there) != identity(&opened) => Ok(false),
+        Ok(_) if opened.nlink() > 1 => Err(io::Error::other("it is a link to another file")),
+        Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
@@ -177,55 +208,53 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 
 /// On other systems an open file is not renamed.
 #[cfg(not(unix))]
-fn is_at(_: &File, _: &Path) -> io::Result<bool> {
+fn is_only_at(_: &File, _: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A file being written beside its final place. It is deleted if dropped without [`commit`](Self::commit).
+/// A file being written beside its final place, as `.NAME.new`. It is deleted if dropped without [`commit`](Self::commit);
+/// what a killed run leaves, the next one for the same place writes over.
 #[derive(Debug)]
 pub struct NewFile {
-    temporary: NamedTempFile,
+    file: DiskFile,
+    path: PathBuf,
     target: PathBuf,
 }
 
 impl NewFile {
-    /// Starts a temporary file in the folder of `target`.
+    /// Starts the file, empty.
     ///
     /// # Errors
-    /// The folder does not exist or is not writable, or `target` is not a file.
+    /// The folder of `target` does not exist or is not writable, `target` is not a file, or another run is writing it.
     pub fn create(target: &Path) -> Result<Self> {
-        let name = file_name(target)?.to_string_lossy();
-        let temporary = temporary_in(folder_of(target), &format!(".{name}."))
-            .with_context(|| format!("cannot write {}: no new file can be made in its folder", target.display()))?;
-        Ok(Self { temporary, target: target.to_owned() })
+        let mut name = OsString::from(".");
+        name.push(file_name(target)?);
+        name.push(".new");
+        let path = target.with_file_name(name);
+        let context = || format!("cannot write {}", target.display());
+        let file = open_alone(&path).with_context(context)?;
+        let new = Self { file: DiskFile(file), path, target: target.to_owned() };
+        new.file.0.set_len(0).with_context(context)?;
+        Ok(new)
     }
 
     /// Makes the file durable under its final name: sync, rename, sync the folder.
     ///
     /// # Errors
     /// The storage's own. The target is then either unchanged or complete.
-    pub fn commit(self) -> Result<()> {
-        let Self { temporary, target } = self;
-        let place = || -> io::Result<()> {
-            temporary.as_file().sync_all()?;
-            temporary.persist(&target)?;
-            sync_folder(folder_of(&target))
-        };
-        place().with_context(|| format!("cannot write {}", target.display()))
+    pub fn commit(mut self) -> Result<()> {
+        replace(&mut self.file, &self.path, &self.target)
     }
 }
 
-/// Creates a temporary file with ordinary permissions (tempfile's default allows only its owner).
-#[cfg(unix)]
-fn temporary_in(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
-    use std::os::unix::fs::PermissionsExt;
-    let permissions = std::fs::Permissions::from_mode(0o666);
-    tempfile::Builder::new().prefix(prefix).permissions(permissions).tempfile_in(folder)
-}
-
-#[cfg(not(unix))]
-fn temporary_in(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(prefix).tempfile_in(folder)
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        // After the rename it is another run's, if it is there at all.
+        if is_only_at(&self.file.0, &self.path).unwrap_or(false) {
+            // Nothing is left to do about a file that cannot be removed.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 #[cfg(unix)]
@@ -242,10 +271,11 @@ fn sync_folder(_: &Path) -> io::Result<()> {
 /// Refuses to overwrite an input: with a student in its place, the teacher would be lost.
 ///
 /// # Errors
-/// `output` is the same file as one of `inputs`.
+/// `output` is the same file as one of `inputs`, or a file in one that is a folder.
 pub fn check_distinct<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     let Ok(existing) = output.canonicalize() else { return Ok(()) };
-    let same = inputs.into_iter().any(|input| input.canonicalize().is_ok_and(|input| input == existing));
+    let holds = |input: PathBuf| input == existing || existing.is_file() && existing.starts_with(input);
+    let same = inputs.into_iter().any(|input| input.canonicalize().is_ok_and(holds));
     ensure!(!same, "cannot write {}: it would replace the file it is made from", output.display());
     Ok(())
 }
@@ -281,7 +311,7 @@ pub fn check_pack_name(output: &Path) -> Result<()> {
 /// As [`NewFile`].
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = NewFile::create(path)?;
-    file.temporary.write_all(bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_at(0, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     file.commit()
 }
 
@@ -289,33 +319,32 @@ impl ReadAt for NewFile {
     type Error = io::Error;
 
     fn length(&mut self) -> io::Result<u64> {
-        self.temporary.as_file().metadata().map(|metadata| metadata.len())
+        self.file.length()
     }
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.temporary.seek(SeekFrom::Start(offset))?;
-        self.temporary.read_exact(buffer)
+        self.file.read_at(offset, buffer)
     }
 }
 
 impl WriteAt for NewFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.temporary.seek(SeekFrom::Start(offset))?;
-        self.temporary.write_all(bytes)
+        self.file.write_at(offset, bytes)
     }
 
     fn clear(&mut self) -> io::Result<()> {
-        self.temporary.as_file().set_len(0)
+        self.file.clear()
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.temporary.as_file().sync_all()
+        self.file.sync()
     }
 }
 
 /// The name of `target`, which must be a file or not exist.
-fn file_name(target: &Path) -> Result<&std::ffi::OsStr> {
-    let name = target.file_name().filter(|_| target.is_file() || !target.exists());
+fn file_name(target: &Path) -> Result<&OsStr> {
+    let is_folder = target.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let name = target.file_name().filter(|_| !is_folder && (target.is_file() || !target.exists()));
     name.with_context(|| format!("cannot write {}: it is not a file", target.display()))
 }
 
@@ -332,12 +361,46 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let (path, target) = (folder.path().join("a.part"), folder.path().join("a"));
         let file = File::create(&path)?;
-        assert!(is_at(&file, &path)?);
+        assert!(is_only_at(&file, &path)?);
         std::fs::rename(&path, &target)?;
-        assert!(!is_at(&file, &path)?, "nothing is there");
+        assert!(!is_only_at(&file, &path)?, "nothing is there");
         File::create(&path)?;
-        assert!(!is_at(&file, &path)?, "another file is there");
-        assert!(is_at(&file, &target)?);
+        assert!(!is_only_at(&file, &path)?, "another file is there");
+        assert!(is_only_at(&file, &target)?);
+        Ok(())
+    }
+
+    #[test]
+    fn links_in_the_way_are_not_followed() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (target, victim) = (folder.path().join("a"), folder.path().join("victim"));
+        std::fs::write(&victim, "precious")?;
+        for name in ["a.part", ".a.new"] {
+            let way = folder.path().join(name);
+            for link in [std::os::unix::fs::symlink, |from, to| std::fs::hard_link(from, to)] {
+                link(&victim, &way)?;
+                let refused = if name == "a.part" {
+                    UnfinishedFile::open(&target, false).map(drop)
+                } else {
+                    NewFile::create(&target).map(drop)
+                };
+                assert!(refused.is_err(), "{name}");
+                assert_eq!(std::fs::read_to_string(&victim)?, "precious");
+                std::fs::remove_file(&way)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_killed_run_leaves_is_written_over() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let target = folder.path().join("a");
+        std::fs::write(folder.path().join(".a.new"), "a longer text from a run that was killed")?;
+        write_file(&target, b"new")?;
+        let names: Vec<_> =
+            std::fs::read_dir(folder.path())?.map(|entry| entry.map(|e| e.file_name())).collect::<Result<_, _>>()?;
+        assert_eq!((names, std::fs::read(&target)?), (vec!["a".into()], b"new".to_vec()));
         Ok(())
     }
 }

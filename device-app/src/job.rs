@@ -4,14 +4,15 @@ use std::{alloc::System, path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use distill_core::{
-    BlockPlan, BlockReport, Budget, CalibratedNoise, CountingAllocator, Device, Event, Pack, ReadAt, Run, Settings,
-    Source, SourceKind, WhiteNoise, run,
+    BlockPlan, BlockReport, Budget, CalibratedNoise, CountingAllocator, Device, Event, Pack, PlanError, ReadAt, Run,
+    RunError, Settings, Source, SourceKind, WhiteNoise, run,
 };
 use serde::Serialize;
 
 use crate::{
     advice::Advised,
     file::{UnfinishedFile, check_distinct, open_pack, scratch_file},
+    memory::{available_memory, check_memory},
     terminal::Progress,
     unchanged::check_changes,
 };
@@ -97,7 +98,10 @@ pub fn run_job(
     check_distinct(job.student, [job.teacher])?;
     check_distinct(&UnfinishedFile::path(job.student)?, [job.teacher])?;
     let (mut teacher, mut source) = (open_pack(job.teacher)?, open_source(job.source, job.teacher)?);
-    let budget = Budget { used: program_bytes(&teacher), ..settings.budget };
+    // Without a budget, the machine's memory is one.
+    let is_given = settings.budget.bytes != Budget::UNLIMITED.bytes;
+    let left = available_memory().filter(|_| !is_given && matches!(device, Device::Cpu));
+    let budget = Budget { used: program_bytes(&teacher), bytes: left.unwrap_or(settings.budget.bytes) };
     let settings = &Settings { budget, ..settings.clone() };
     check_changes(&mut teacher, settings).with_context(|| format!("cannot distil {}", job.teacher.display()))?;
     let mut part = UnfinishedFile::open(job.student, job.resume)?;
@@ -120,12 +124,19 @@ pub fn run_job(
     };
     let run_of = Run { teacher: &mut teacher, source: &mut *source, scratch: Some(scratch), settings, device };
     let done = run(run_of, &mut part, observe).map(|_| ());
-    match (&done, blocks.is_empty()) {
-        (Ok(()), _) => part.commit()?,
-        (Err(_), true) => part.discard()?,
-        (Err(_), false) => {}
-    }
-    done.map_err(Advised::advised).with_context(|| {
+    let done = done.map_err(|error| match error {
+        RunError::Plan(PlanError::Budget { smallest, ref block, .. }) if !is_given => {
+            check_memory(&format!("block {block}"), smallest).err().unwrap_or_else(|| error.into())
+        }
+        error => error.advised(),
+    });
+    // What failed first is what is told, whatever comes of the file.
+    let kept = match (&done, blocks.is_empty()) {
+        (Ok(()), _) => part.commit(),
+        (Err(_), true) => part.discard().map_err(Into::into),
+        (Err(_), false) => Ok(()),
+    };
+    done.with_context(|| {
         let (teacher, student) = (job.teacher.display(), job.student.display());
         match blocks.len() {
             0 => format!("cannot distil {teacher} into {student}"),
@@ -136,6 +147,7 @@ pub fn run_job(
             }
         }
     })?;
+    kept?;
     let peak_bytes = watch.run_peak.max(heap.peak_bytes());
     let planned_bytes = planned.then_some(planned_bytes);
     Ok(Outcome { blocks, seconds: start.elapsed().as_secs_f64(), peak_bytes, planned_bytes })

@@ -4,6 +4,7 @@ mod advice;
 mod command;
 mod file;
 mod job;
+mod memory;
 mod options;
 mod terminal;
 mod unchanged;
@@ -16,7 +17,8 @@ pub use file::{
     write_file,
 };
 pub use job::{BlockOutcome, Job, Outcome, open_source, program_bytes, run_job};
-pub use options::{ChosenSource, DeviceName, RunOptions, WorkOptions};
+pub use memory::{available_memory, check_memory};
+pub use options::{ChosenSource, DeviceName, RunOptions, WorkOptions, read_widths};
 pub use terminal::{Progress, columns, exit_code, parse, print, start_log, write_out};
 pub use unchanged::{NOTHING_TO_DISTIL, UnchangedBlocks, check_changes};
 pub use version::VERSION;

@@ -312,7 +312,10 @@ impl ActivationName {
 }
 
 /// Reads a file of widths by block.
-fn read_widths(path: &Path) -> Result<Vec<(String, Width)>> {
+///
+/// # Errors
+/// The file, its JSON, or a number out of range.
+pub fn read_widths(path: &Path) -> Result<Vec<(String, Width)>> {
     let context = || format!("cannot read the widths in {}", path.display());
     let bytes = std::fs::read(path).with_context(context)?;
     let widths: BTreeMap<String, f32> = serde_json::from_slice(&bytes).with_context(context)?;

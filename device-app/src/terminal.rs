@@ -1,40 +1,118 @@
 //! Terminal output of both programs: logs and errors on stderr, one result on stdout.
 
 use std::{
+    borrow::Cow,
     env,
-    io::{ErrorKind, Write, stdout},
-    process::ExitCode,
-    sync::mpsc::{self, RecvTimeoutError, Sender},
+    io::{self, ErrorKind, Write, stderr, stdout},
+    path::Path,
+    process::{ExitCode, exit},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{ArgMatches, Id, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+
+use crate::file::check_distinct;
 
 /// Where there is no bar, how often long work says that it goes on.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
-/// Parses the arguments. Wrong usage ends the program with exit code 2; with `--json` stdout gets an object, too.
+/// Identifiers of arguments that name a file to write.
+const OUTPUTS: [&str; 3] = ["output", "predictions", "draw"];
+/// Of those that name a folder in which a command writes files of its own.
+const FOLDERS: [&str; 2] = ["work", "dir"];
+
+/// Parses the arguments, and refuses to write over what any of them names. Wrong usage ends the program with exit code 2, an
+/// output in an input's place with 1; with `--json` stdout gets an object, too.
 pub fn parse<C: Parser>() -> C {
-    C::try_parse().unwrap_or_else(|error| {
+    let json = env::args_os().any(|argument| argument == "--json");
+    let matches = C::command().try_get_matches();
+    let parsed = matches.and_then(|matches| Ok((C::from_arg_matches(&matches)?, matches)));
+    let (command, matches) = parsed.unwrap_or_else(|error| {
         // Help and the version are no errors, and go to stdout themselves.
-        if error.use_stderr() && env::args_os().any(|argument| argument == "--json") {
+        if error.use_stderr() && json {
             let text = error.render().to_string();
             let said = text.split("\n\n").next().unwrap_or(&text).trim_start_matches("error: ");
             let sentence = said.split_whitespace().collect::<Vec<_>>().join(" ");
             let _ = print(true, &Failure { error: sentence, causes: Vec::new() }, String::new);
         }
-        error.exit()
-    })
+        error.format(&mut C::command()).exit()
+    });
+    if let Err(error) = check_outputs(&matches) {
+        exit_code(json, Err(error));
+        exit(1);
+    }
+    command
+}
+
+/// Checks that no output is in the place of a file that another argument names, or inside a folder of images.
+fn check_outputs(matches: &ArgMatches) -> Result<()> {
+    if let Some((_, matches)) = matches.subcommand() {
+        return check_outputs(matches);
+    }
+    let paths = |id: &str| matches.try_get_raw(id).ok().flatten().into_iter().flatten().map(Path::new);
+    let names: Vec<&str> = matches.ids().map(Id::as_str).collect();
+    for output in OUTPUTS.into_iter().filter(|output| names.contains(output)) {
+        for input in names.iter().filter(|&name| *name != output && !FOLDERS.contains(name)) {
+            paths(output).try_for_each(|output| check_distinct(output, paths(input)))?;
+        }
+    }
+    Ok(())
 }
 
 /// Starts logging to stderr: warnings, with `-v` information, with `-vv` details.
 pub fn start_log(verbose: u8) {
     let level = ["warn", "info", "debug"][usize::from(verbose).min(2)];
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+    let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level));
+    builder.target(env_logger::Target::Pipe(Box::new(Log))).init();
+}
+
+/// The log's way to stderr: around a progress bar, and without what steers terminals.
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(record);
+        beside_bar(|| stderr().write_all(printable(&text).as_bytes()))?;
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
+    }
+}
+
+/// Text with every control character but line feeds and tabs replaced: names from files may hold any.
+fn printable(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    match text.contains(steers) {
+        true => Cow::Owned(text.replace(steers, "\u{fffd}")),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// The bar on the terminal, if there is one.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+fn bar_on_terminal() -> MutexGuard<'static, Option<ProgressBar>> {
+    // Printing goes on even if a thread has panicked.
+    BAR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes to stderr while no bar is in the way.
+fn beside_bar<T>(write: impl FnOnce() -> T) -> T {
+    let bar = bar_on_terminal().clone();
+    match bar {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
 }
 
 /// Prints one JSON object, or text for people.
@@ -42,7 +120,7 @@ pub fn start_log(verbose: u8) {
 /// # Errors
 /// The terminal's, except for a closed pipe (`| head`).
 pub fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-    write_out(if json { serde_json::to_string(value)? } else { text() } + "\n")
+    write_out(if json { serde_json::to_string(value)? } else { printable(&text()).into_owned() } + "\n")
 }
 
 /// Writes text to stdout.
@@ -69,7 +147,8 @@ struct Failure {
 /// Returns exit code 0, or prints the error with its causes and returns 1.
 pub fn exit_code(json: bool, result: Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
-    eprintln!("error: {error:#}");
+    // One sentence is one line, whatever names are in it.
+    eprintln!("error: {}", printable(&format!("{error:#}")).replace('\n', " "));
     if json {
         let causes = error.chain().skip(1).map(ToString::to_string).collect();
         // Nothing is left to do about a failure to print the failure.
@@ -106,20 +185,22 @@ impl Progress {
         let lines = bar.is_hidden().then(|| Lines::start(work, bar.clone()));
         if lines.is_none() {
             bar.enable_steady_tick(Duration::from_millis(200));
+            *bar_on_terminal() = Some(bar.clone());
         }
         Ok(Self { bar, lines })
     }
 
     /// Names what is being done now, for `{msg}` in the template.
     pub fn name(&self, part: String) {
-        self.bar.set_message(part);
+        self.bar.set_message(printable(&part).into_owned());
     }
 
     /// Prints a line above the bar.
     pub fn say(&self, line: &str) {
+        let line = printable(line);
         match self.lines {
             Some(_) => eprintln!("{line}"),
-            None => self.bar.println(line),
+            None => self.bar.println(&*line),
         }
     }
 
@@ -131,6 +212,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
+        *bar_on_terminal() = None;
         self.bar.finish_and_clear();
     }
 }
@@ -178,6 +260,12 @@ fn line(work: &str, done: u64, total: Option<u64>, elapsed: Duration, part: &str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_cannot_steer_the_terminal() {
+        assert_eq!(printable("a\x1b[31m\r\u{9b}2J\n"), "a\u{fffd}[31m\u{fffd}\u{fffd}2J\n");
+        assert!(matches!(printable("layer1.0: ‖S − T‖"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn lines_tell_how_far_the_work_is() {

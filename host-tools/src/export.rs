@@ -37,7 +37,7 @@ pub fn export(network: &Network, path: &Path) -> Result<f32> {
             (bytes, again)
         }
         "onnx" => {
-            let bytes = onnx::encode(network)?;
+            let bytes = onnx::encode(network);
             let again = onnx_network(&bytes, Path::new("."), &ImportOptions::default(), &name)?;
             (bytes, Some(again))
         }

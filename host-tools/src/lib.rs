@@ -6,6 +6,8 @@ pub mod network;
 
 pub mod images;
 
+pub mod onnx;
+
 pub mod import;
 
 pub mod export;

@@ -7,7 +7,7 @@ use distill_core::{
     Block, BlockError, Contents, Encoding, Manifest, PackError, PackWriter, Recipe, Role, Settings, Shape,
     fold_batch_norms,
 };
-use distill_device::{NewFile, open_pack};
+use distill_device::{NewFile, check_memory, open_pack};
 
 /// A network whose blocks fit one after another.
 #[derive(Clone, Debug)]
@@ -22,7 +22,8 @@ impl Network {
     /// A network of these blocks.
     ///
     /// # Errors
-    /// No blocks, a block that does not take what the one before it gives, or a normalisation that does not fit.
+    /// No blocks, a block that does not take what the one before it gives, values that this machine has no memory for, or a
+    /// normalisation that does not fit.
     pub fn new(manifest: Manifest, blocks: Vec<Block>) -> Result<Self> {
         ensure!(!blocks.is_empty(), "a network needs at least one block");
         for pair in blocks.windows(2) {
@@ -34,6 +35,8 @@ impl Network {
                 pair[1].name()
             );
         }
+        let largest = blocks.iter().map(Block::pass_bytes).max().unwrap_or(0);
+        check_memory("a forward pass of this network", largest)?;
         let channels = blocks[0].input().channels;
         ensure!(
             manifest.mean.len() == channels && manifest.std.len() == channels,

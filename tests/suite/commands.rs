@@ -337,6 +337,53 @@ fn a_teacher_in_the_place_of_the_unfinished_student_stays() {
 }
 
 #[test]
+fn no_output_takes_an_inputs_place() {
+    let desk = Desk::new();
+    fs::write(desk.path("widths.json"), r#"{"layer1.0": 0.5}"#).unwrap();
+    fs::create_dir(desk.path("pictures")).unwrap();
+    fs::write(desk.path("pictures/0001_a.png"), "a picture").unwrap();
+    for line in [
+        "distill run teacher.ndp --widths widths.json -o widths.json",
+        "distill-device run teacher.ndp --widths widths.json -o widths.json",
+        "distill evaluate teacher.ndp --data pictures --predictions pictures/0001_a.png",
+        "distill evaluate teacher.ndp --data builtin --teacher widths.json --predictions ./widths.json",
+        "distill inspect teacher.ndp --draw teacher.ndp",
+    ] {
+        let before =
+            ["widths.json", "pictures/0001_a.png", "teacher.ndp"].map(|name| fs::read(desk.path(name)).unwrap());
+        let error = desk.failure(line, 1);
+        assert!(error.contains("would replace the file it is made from"), "{line}: {error}");
+        let after =
+            ["widths.json", "pictures/0001_a.png", "teacher.ndp"].map(|name| fs::read(desk.path(name)).unwrap());
+        assert!(before == after, "{line}");
+    }
+    let error = desk.failure("distill-device run teacher.ndp -o student.ndp/", 1);
+    assert!(error.contains("it is not a file"), "{error}");
+}
+
+#[test]
+fn links_in_the_way_lead_to_no_loss() {
+    let desk = Desk::new();
+    fs::write(desk.path("precious"), "what must stay").unwrap();
+    let link = |name: &str| std::os::unix::fs::symlink(desk.path("precious"), desk.path(name)).unwrap();
+    link("student.ndp.part");
+    let line = "distill-device run teacher.ndp -o student.ndp --noise standard --images 16 --blocks 0";
+    let error = desk.failure(line, 1);
+    assert!(error.contains("a link or a folder is in its place"), "{error}");
+    fs::remove_file(desk.path("student.ndp.part")).unwrap();
+    // A link as the output is replaced, and that is said.
+    link("student.ndp");
+    let output = desk.run(line);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("student.ndp was a link"), "{output:?}");
+    assert!(!desk.path("student.ndp").is_symlink());
+    assert_eq!(fs::read_to_string(desk.path("precious")).unwrap(), "what must stay");
+    // What a killed command leaves is gone with the next.
+    fs::write(desk.path(".student.onnx.new"), "half a model").unwrap();
+    desk.json("distill recompose teacher.ndp student.ndp -o student.onnx");
+    assert!(!desk.path(".student.onnx.new").exists());
+}
+
+#[test]
 fn shells_and_manuals_know_every_command() {
     let desk = Desk::new();
     assert_eq!(desk.json("distill man --dir man")["folder"], "man");

@@ -10,9 +10,9 @@ use distill_host::{
     export::{export, recompose},
     import::{ImportOptions, Split, import},
     network::Network,
+    onnx::decode,
     quickstart::builtin_teacher,
 };
-use rten_onnx::onnx::ModelProto;
 use tempfile::TempDir;
 
 use crate::graphs::random_block;
@@ -89,7 +89,7 @@ fn names_in_an_onnx_file_are_unique() {
     let interface = Some(Interface { input: input.clone(), output: output.clone(), rank: 2, probabilities: None });
     let network = Network::new(Manifest { interface, ..manifest() }, blocks).unwrap();
     export(&network, &path).unwrap();
-    let graph = ModelProto::parse_buf(&fs::read(&path).unwrap()).unwrap().graph.unwrap();
+    let graph = decode(&fs::read(&path).unwrap()).unwrap().graph.unwrap();
     let ends = [&graph.input[0], &graph.output[0]].map(|end| end.name.clone().unwrap());
     assert_eq!(ends, [input.clone(), output]);
     let results = graph.node.iter().flat_map(|node| node.output.clone());

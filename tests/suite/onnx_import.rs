@@ -8,7 +8,9 @@ use distill_host::{
     export::export,
     import::{ImportOptions, Split, import},
     network::Network,
+    onnx::{DataLocation, DataType, GraphProto, ModelProto, StringStringEntryProto, TensorProto},
 };
+use prost::Message;
 use serde_json::Value;
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/onnx");
 
@@ -80,6 +82,46 @@ fn difference(network: &Network, golden: &Golden) -> f32 {
     assert_eq!(found.len(), expected.len());
     let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, |most: f32, value| most.max(value.abs()));
     largest(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / largest(&mut expected.iter().copied())
+}
+
+/// A model whose constant is in another file, as `case-external.onnx`, with that file's place taken by what `place` makes.
+fn with_external(place: impl FnOnce(&Path, &Path)) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let (fixtures, inner) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/onnx"), folder.path().join("model"));
+    fs::create_dir(&inner).unwrap();
+    fs::copy(fixtures.join("case-external.onnx"), inner.join("model.onnx")).unwrap();
+    place(&fixtures.join("case-external.data"), &inner.join("case-external.data"));
+    import(&inner.join("model.onnx"), &ImportOptions::default()).map(drop).map_err(|error| format!("{error:#}"))
+}
+
+#[test]
+fn constants_come_from_the_models_own_folder_only() {
+    with_external(|data, here| assert!(fs::copy(data, here).is_ok())).unwrap();
+    let error = with_external(|data, here| std::os::unix::fs::symlink(data, here).unwrap()).unwrap_err();
+    assert!(error.contains("is a link to") && error.contains("outside the model's folder"), "{error}");
+    let error = with_external(|_, here| std::os::unix::fs::symlink("/dev/zero", here).unwrap()).unwrap_err();
+    assert!(error.contains("outside the model's folder"), "{error}");
+}
+
+#[test]
+fn a_file_is_not_read_once_for_every_constant_that_names_it() {
+    // Sixteen constants of the same megabyte.
+    let entry = |key: &str, value: &str| StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) };
+    let constant = |index: usize| TensorProto {
+        name: Some(format!("w.{index}")),
+        dims: vec![1 << 18],
+        data_type: Some(DataType::Float.into()),
+        data_location: Some(DataLocation::External.into()),
+        external_data: vec![entry("location", "shared.data")],
+        ..TensorProto::default()
+    };
+    let graph = GraphProto { initializer: (0..16).map(constant).collect(), ..GraphProto::default() };
+    let model = ModelProto { ir_version: Some(8), graph: Some(graph), ..ModelProto::default() };
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("shared.data"), vec![0; 1 << 20]).unwrap();
+    fs::write(folder.path().join("model.onnx"), model.encode_to_vec()).unwrap();
+    let error = import(&folder.path().join("model.onnx"), &ImportOptions::default()).unwrap_err();
+    assert!(format!("{error:#}").contains("are those of more than 4 constants"), "{error:#}");
 }
 
 #[test]

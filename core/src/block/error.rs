@@ -12,6 +12,11 @@ pub const MAX_NODES: usize = 64;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum BlockError {
+    /// The name of a block, a node or a weight has control characters, which would reach a terminal.
+    Name {
+        /// The name.
+        name: String,
+    },
     /// More nodes than [`MAX_NODES`].
     TooManyNodes {
         /// The block.
@@ -86,6 +91,7 @@ pub enum BlockError {
 impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Name { name } => write!(f, "the name {name:?} has control characters"),
             Self::TooManyNodes { block } => write!(f, "block {block} has more than {MAX_NODES} operators"),
             Self::Empty { block } => write!(f, "block {block} has no operators"),
             Self::DanglingReference { node } => {

@@ -14,6 +14,22 @@ pub enum DistillError {
         /// The block's name.
         block: String,
     },
+    /// Gradient steps took the student further from its teacher than it was before them.
+    Worse {
+        /// The block's name.
+        block: String,
+        /// Relative error on held-out inputs before the steps.
+        before: f64,
+        /// And after them.
+        after: f64,
+    },
+    /// The student is no closer to its teacher's block than an output of zeros would be.
+    Useless {
+        /// The block's name.
+        block: String,
+        /// Its relative error on held-out inputs, at least 1.
+        relative_error: f64,
+    },
     /// A transformation of a block failed.
     Block(BlockError),
     /// The storage of the cached inputs failed.
@@ -36,7 +52,19 @@ impl fmt::Display for DistillError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Diverged { block } => {
-                write!(f, "training of block {block} diverged: its values are no longer finite")
+                write!(f, "block {block} diverged: values are not finite")
+            }
+            Self::Worse { block, before, after } => {
+                write!(
+                    f,
+                    "training took the student of block {block} from a relative error of {before:.3} to {after:.3}"
+                )
+            }
+            Self::Useless { block, relative_error } => {
+                write!(
+                    f,
+                    "the student of block {block} is no closer to it than zeros would be (relative error {relative_error:.3})"
+                )
             }
             Self::Block(error) => write!(f, "{error}"),
             Self::Inputs(error) => write!(f, "cannot use the cache of activations: {error}"),

@@ -7,7 +7,7 @@ use half::f16;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    block::{Block, Role, op::Op},
+    block::{Block, Role, is_printable, op::Op},
     inputs::NoiseImages,
     pack::{
         CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS,
@@ -48,7 +48,8 @@ impl<R: ReadAt> Pack<R> {
     /// Reads and checks header, index and manifest.
     ///
     /// # Errors
-    /// [`PackError`] if the file is not a pack, of another version, truncated or damaged.
+    /// [`PackError`] if the file is not a pack, of another version, truncated or damaged, or has noise images of another shape
+    /// than its network's input.
     pub fn open(mut storage: R) -> Result<Self, PackError<R::Error>> {
         let found = storage.length().map_err(PackError::Storage)?;
         let mut header = [0; HEADER_BYTES as usize];
@@ -87,6 +88,9 @@ impl<R: ReadAt> Pack<R> {
                 return Err(PackError::Malformed { section: section as u32 });
             }
         }
+        if let Some(section) = first_overlap(index_end, &entries) {
+            return Err(PackError::Malformed { section: section as u32 });
+        }
         let (manifest, manifest_crc) = read_manifest(&mut storage, &entries[0], version)?;
         let mut noise = None;
         if header[7] > 0 || header[6] > 1 {
@@ -97,7 +101,12 @@ impl<R: ReadAt> Pack<R> {
             let entry = entries.pop().filter(|_| section > 0).ok_or(PackError::Malformed { section })?;
             noise = Some((read_calibrated(&mut storage, &entry, section, &manifest)?, entry));
         }
-        Ok(Self { storage, manifest, entries, noise, manifest_crc })
+        let mut pack = Self { storage, manifest, entries, noise, manifest_crc };
+        let shape = pack.calibrated().map(|calibrated| calibrated.shape);
+        if shape.is_some() && (pack.blocks() == 0 || Some(pack.outline(0)?.input) != shape) {
+            return Err(PackError::Malformed { section: pack.noise_section() });
+        }
+        Ok(pack)
     }
 
     /// The manifest.
@@ -133,7 +142,7 @@ impl<R: ReadAt> Pack<R> {
     /// Reads the calibrated noise images; `None` if the pack holds none.
     ///
     /// # Errors
-    /// [`PackError`] if the section is damaged, or the images do not have the network's input shape.
+    /// [`PackError`] if the section is damaged.
     pub fn noise_images(&mut self) -> Result<Option<NoiseImages>, PackError<R::Error>> {
         let Some((Calibrated { shape, .. }, entry)) = self.noise else { return Ok(None) };
         let mut pixels = Vec::new();
@@ -146,9 +155,6 @@ impl<R: ReadAt> Pack<R> {
     /// Passes every noise image's index and pixels to `show`, with one image at a time in memory.
     pub(crate) fn each_noise_image(&mut self, mut show: impl FnMut(usize, &[u8])) -> Result<(), PackError<R::Error>> {
         let Some((Calibrated { images, shape, .. }, entry)) = self.noise else { return Ok(()) };
-        if self.blocks() == 0 || self.outline(0)?.input != shape {
-            return Err(PackError::Malformed { section: self.noise_section() });
-        }
         let (mut image, mut hasher) = (vec![0; shape.elements()], Hasher::new());
         let mut offset = entry.offset + u64::from(entry.metadata_length);
         for index in 0..images as usize {
@@ -196,6 +202,17 @@ impl<R: ReadAt> Pack<R> {
     fn metadata(&mut self, section: usize) -> Result<Metadata, PackError<R::Error>> {
         read_metadata(&mut self.storage, &self.entries[section], section as u32)
     }
+}
+
+/// The first section that shares bytes with the index or with one before it: what is read must not exceed the file.
+fn first_overlap(index_end: u64, entries: &[Entry]) -> Option<usize> {
+    let span = |entry: &Entry| (entry.offset, entry.end().unwrap_or(u64::MAX));
+    let shares = |place: usize| {
+        let (start, end) = span(&entries[place]);
+        let before = |other: &Entry| span(other).0 < end && start < span(other).1;
+        start < index_end || entries[..place].iter().any(before)
+    };
+    (0..entries.len()).find(|&place| shares(place))
 }
 
 /// Reads the metadata of noise images, and checks that the images fill their section.
@@ -284,6 +301,9 @@ fn read_manifest<R: ReadAt>(
     bytes.extend([OLDEST, WITHOUT_INTERFACE].iter().filter(|&&last| version <= last).map(|_| 0));
     let malformed = PackError::Malformed { section: 0 };
     let Ok((manifest, [])) = postcard::take_from_bytes::<Manifest>(&bytes) else { return Err(malformed) };
+    if !manifest.names().all(is_printable) {
+        return Err(malformed);
+    }
     let Ok(interface) = postcard::to_allocvec(&manifest.interface) else { return Err(malformed) };
     let known = bytes.len() - interface.len() - usize::from(manifest.made_from.is_none());
     Ok((manifest, crc32fast::hash(&bytes[..known])))

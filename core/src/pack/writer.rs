@@ -68,6 +68,10 @@ impl<W: WriteAt> PackWriter<W> {
         let same = header[4..6] == VERSION.to_le_bytes() && u32_at(&header, 24) == job;
         if known && same && u32_at(&header, 8) == writer.sections() {
             writer.find_entries(length, positions)?;
+            // Bytes after the last section would stay, and the pack be refused.
+            if writer.entries.len() as u32 == writer.sections() && length > writer.end {
+                writer = Self::empty(writer.storage, positions.len(), false, job)?;
+            }
         } else if known && crc32fast::hash(&header[..28]) == u32_at(&header, 28) {
             return Err(PackError::OtherJob);
         }
@@ -234,6 +238,10 @@ impl<W: WriteAt> PackWriter<W> {
         let added = self.entries.len() as u32;
         if added != self.sections() {
             return Err(PackError::SectionCount { expected: self.sections() - 1, found: added - 1 });
+        }
+        let found = self.storage.length().map_err(PackError::Storage)?;
+        if found > self.end {
+            return Err(PackError::Length { expected: self.end, found });
         }
         self.storage.sync().map_err(PackError::Storage)?;
         let mut index = Vec::with_capacity(self.entries.len() * ENTRY_BYTES as usize);

@@ -63,6 +63,9 @@ pub fn distill(
 }
 
 /// Distils a folded neighbourhood; returns it on the device, with its student.
+///
+/// # Errors
+/// [`DistillError::Worse`], and [`DistillError::Diverged`], if gradient steps were of no use: without them there is a student.
 fn neighbourhood(
     folded: Block,
     how: Distillation<'_>,
@@ -73,9 +76,34 @@ fn neighbourhood(
     let student = closed_form(&folded, inputs, recipe, engine)?;
     let target = DeviceBlock::new(&folded, &engine.device);
     drop(folded);
+    if recipe.training.steps == 0 {
+        return Ok((target, student));
+    }
+    let error = |student: &Block, inputs: &mut Inputs<'_>| -> Result<f64, DistillError> {
+        Ok(difference(&target, &DeviceBlock::new(student, &engine.device), inputs, engine)?.relative_error())
+    };
+    let before = error(&student, inputs)?;
+    // A student that is its teacher already has nothing to learn.
+    if before == 0.0 && recipe.training.weight_decay == 0.0 {
+        return Ok((target, student));
+    }
     let training = BlockTraining { teacher: &target, ahead, training: &recipe.training, engine };
     let student = train(student, training, inputs, progress)?;
-    Ok((target, student))
+    let after = error(&student, inputs)?;
+    match after <= before {
+        true => Ok((target, student)),
+        false => Err(DistillError::Worse { block: student.name().into(), before, after }),
+    }
+}
+
+/// Whether gradient steps are to be left out after this error, which is then said: without them there is a student, and it is
+/// made again so that no run needs memory for a copy.
+pub fn undoes_steps(error: &DistillError, recipe: &Recipe) -> bool {
+    let is_of_training = matches!(error, DistillError::Worse { .. } | DistillError::Diverged { .. });
+    if is_of_training && recipe.training.steps > 0 {
+        log::warn!("{error}: kept the student without gradient steps; a lower learning rate may help");
+    }
+    is_of_training && recipe.training.steps > 0
 }
 
 /// Distils the neighbourhoods inside a block.
@@ -97,7 +125,15 @@ fn parts(
         let before = teacher.as_ref().map(|teacher| Before { student: own.as_ref().unwrap_or(teacher), teacher });
         let mut inputs = inputs.of_inner(number, alone.input(), before, how.engine);
         if how.recipe.student(&alone)? != alone {
-            let (_, learned) = neighbourhood(alone, Distillation { ahead: &[], ..how }, &mut inputs, &mut *progress)?;
+            let inner = Distillation { ahead: &[], ..how };
+            let learned = neighbourhood(alone, inner, &mut inputs, &mut *progress);
+            let (_, learned) = match learned {
+                Err(error) if undoes_steps(&error, how.recipe) => {
+                    let inner = Distillation { recipe: &how.recipe.without_steps(), ..inner };
+                    neighbourhood(folded.part(part)?, inner, &mut inputs, |_, _| {})?
+                }
+                learned => learned?,
+            };
             student = student.with_part(place, &learned)?;
         }
     }
@@ -115,31 +151,32 @@ pub fn measure(
     engine: &Engine,
 ) -> Result<Distilled, DistillError> {
     let block = DeviceBlock::new(&student, &engine.device);
-    let (difference, elements) = difference(teacher, &block, inputs, engine)?;
-    let (relative_error, loss) = (difference.relative_error(), difference.error / elements.max(1) as f64);
-    if relative_error.is_finite() {
-        return Ok(Distilled { block: student, relative_error, loss });
+    let difference = difference(teacher, &block, inputs, engine)?;
+    let (relative_error, loss) = (difference.relative_error(), difference.mean_squared_error());
+    let name = || student.name().into();
+    match relative_error {
+        useful if useful < 1.0 => Ok(Distilled { block: student, relative_error, loss }),
+        error if error.is_finite() => Err(DistillError::Useless { block: name(), relative_error }),
+        _ => Err(DistillError::Diverged { block: name() }),
     }
-    Err(DistillError::Diverged { block: student.name().into() })
 }
 
-/// The difference between the student's and the teacher's outputs on held-out inputs, and the number of values.
+/// The difference between the student's and the teacher's outputs on held-out inputs.
 fn difference(
     teacher: &DeviceBlock,
     student: &DeviceBlock,
     inputs: &mut Inputs<'_>,
     engine: &Engine,
-) -> Result<(Difference, usize), ScratchError> {
-    let (mut difference, mut elements) = (Difference::default(), 0);
+) -> Result<Difference, ScratchError> {
+    let mut difference = Difference::default();
     let [mut input, mut theirs, mut target, mut output] = engine.batches();
     let (mut batches, mut workspace) = (inputs.pass(Purpose::Measure, MEASURED_INPUTS), engine.workspace());
     while batches.next_into(engine.portions.solving, &mut input)? {
         teacher.forward_into(batches.teachers(&input, &mut theirs)?, &mut target, &mut workspace);
         student.forward_into(&input, &mut output, &mut workspace);
         output.add_difference(&target, &mut difference);
-        elements += target.len() * target.shape().elements();
     }
-    Ok((difference, elements))
+    Ok(difference)
 }
 
 /// Heap bytes of [`distill`], or of [`measure`] for a finished block, for each of these portions, without the cache.

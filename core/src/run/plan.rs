@@ -151,6 +151,8 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
     if !matches!(device, Device::Cpu) && budget != u64::MAX {
         return Err(PlanError::BudgetOfDevice);
     }
+    // No allocation can be larger, which counts on 32 bits.
+    let budget = budget.min(isize::MAX as u64);
     let held_out = settings.held_out();
     if let Some(images) = source.images().filter(|&images| images <= held_out) {
         return Err(PlanError::TooFewImages { images, held_out });

@@ -12,7 +12,8 @@ use crate::student::ChannelClasses;
 
 /// Selects again among the classes of `value`'s channels: as many per group as `keeps` keeps, but those whose removal
 /// costs most. The rows of `inverse` and `solution` are the features of the value's channels, channel by channel, then
-/// the bias. Returns `None` if a factor is not positive definite (too few inputs) or no class is left to remove.
+/// the bias. Returns `None` if a factor is not positive definite (too few inputs), no cost is finite, or no class is left to
+/// remove.
 pub fn eliminate(
     classes: &ChannelClasses,
     value: usize,
@@ -46,6 +47,7 @@ pub fn eliminate(
         };
         let costs = candidates.iter().enumerate().filter(|(_, candidate)| may_go(candidate));
         let costs = costs.filter_map(|(index, candidate)| Some((index, candidate.cost(&inverse, &solution)?)));
+        let costs = costs.filter(|(_, cost)| cost.is_finite());
         let (cheapest, _) = costs.min_by(|(_, a), (_, b)| a.total_cmp(b))?;
         let Candidate { class, group, features } = candidates.swap_remove(cheapest);
         chosen[class] = false;

@@ -91,7 +91,8 @@ impl Sums {
             error
         };
         let errors = Ridge::STRENGTHS.map(|strength| (strength, error(strength)));
-        errors.into_iter().min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(Ridge::STRENGTH, |(strength, _)| strength)
+        let finite = errors.into_iter().filter(|(_, error)| error.is_finite());
+        finite.min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(Ridge::STRENGTH, |(strength, _)| strength)
     }
 
     /// The regression with ridge λ towards kernel and bias `W₀`.

@@ -59,6 +59,10 @@ pub fn project(
     let mut slope = gradient(&here, &free, goal, inputs, count, engine)?;
     let mut memory = Memory::default();
     for iteration in 0..recipe.projections {
+        if !slope.iter().all(|slope| slope.is_finite()) {
+            log::warn!("{}: the gradient of a projection is not finite; kept the solve before it", here.name());
+            break;
+        }
         let values: Vec<f64> = flat(&here, &free);
         let mut direction = memory.direction(&slope);
         if memory.0.is_empty() {

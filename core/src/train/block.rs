@@ -73,7 +73,8 @@ pub fn train(
         trainer.update();
         let loss = (trainer.distance(0) / elements.max(1) as f64) as f32;
         progress(step, loss);
-        if training.is_over(loss) || stop.as_mut().is_some_and(|stop| stop.stops(step, &trainer)) {
+        // Once a loss is not finite, neither are the weights.
+        if !loss.is_finite() || stop.as_mut().is_some_and(|stop| stop.stops(step, &trainer)) {
             break;
         }
     }

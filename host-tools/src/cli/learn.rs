@@ -22,8 +22,9 @@ use super::{compare::glance, files::check_output};
 pub struct CalibrateArgs {
     /// Teacher pack. With batch norms, images are pulled towards their statistics, otherwise towards classes
     teacher: PathBuf,
-    /// Pack to write: the teacher with the images. Images of the same calibration that it already holds are kept
-    #[arg(short, long, value_name = "FILE")]
+    /// Pack to write: the teacher with the images, in its own place if you like. Images of the same calibration that it
+    /// already holds are kept
+    #[arg(short, long, id = "updated", value_name = "FILE")]
     output: PathBuf,
     /// Number of images, rounded up to whole batches
     #[arg(long, default_value_t = CALIBRATED_IMAGES, value_name = "N")]
@@ -138,16 +139,20 @@ pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
     let start = Instant::now();
     let (network, loss) = finetune_on_noise(teacher, &student, args.noise, &tuning)?;
     let seconds = start.elapsed().as_secs_f64();
-    export(&network, output)?;
     let after = glance(teacher, &whole, &network)?;
-    if after.output_error > before.output_error && after.agreement <= before.agreement {
+    let kept = after.output_error <= before.output_error || after.agreement > before.agreement;
+    if !kept {
         log::warn!(
-            "the fine-tune took the student away from its teacher: try a lower --rate, or keep the student as it was"
+            "the fine-tune took the student away from its teacher: {} is the student as it was; a lower --rate may help",
+            output.display()
         );
     }
+    let network = if kept { network } else { student.folded()? };
+    export(&network, output)?;
     let parameters = network.parameters();
     let summary = json!({
-        "file": output, "parameters": parameters, "loss": loss, "seconds": seconds, "before": before, "after": after,
+        "file": output, "parameters": parameters, "loss": loss, "seconds": seconds, "kept": kept, "before": before,
+        "after": after,
     });
     print(json, &summary, || match loss {
         Some(loss) => format!(

@@ -3,55 +3,30 @@
 //! The file takes normalised images `[N, C, H, W]` and gives what the teacher's file gave, under its names, a Softmax at the end
 //! included; `N` is dynamic. The mean and the standard deviation are in the model's metadata.
 
-use std::{cell::RefCell, collections::HashSet};
+use std::collections::HashSet;
 
-use anyhow::Result;
 use distill_core::{
     Block, Interface, Probabilities, Shape, Weight,
     onnx::{Argument, Attribute},
 };
-use rten_onnx::onnx::{
-    AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
-};
+use prost::Message;
 
 use super::{interface, output_shape};
 use crate::{
     import::onnx::{CLASSES, MADE_FROM, MEAN, STD},
     network::Network,
+    onnx::{
+        AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+        StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
+    },
 };
 
 const OPSET: i64 = 18;
 const IR_VERSION: i64 = 8;
 
 /// The bytes of a network's file.
-pub fn encode(network: &Network) -> Result<Vec<u8>> {
-    let mut bytes = graph_name(&network.manifest.architecture);
-    bytes.extend(model(network).write_buf()?);
-    Ok(bytes)
-}
-
-/// A model with nothing but its graph's name, which the schema requires and `rten-onnx` does not write. Protobuf merges it
-/// with the model that follows.
-fn graph_name(name: &str) -> Vec<u8> {
-    const GRAPH: u8 = (7 << 3) | 2;
-    const NAME: u8 = (2 << 3) | 2;
-    let mut graph = vec![NAME];
-    push_length(&mut graph, name.len());
-    graph.extend_from_slice(name.as_bytes());
-    let mut model = vec![GRAPH];
-    push_length(&mut model, graph.len());
-    model.extend(graph);
-    model
-}
-
-/// A length in protobuf's encoding: seven bits a byte, lowest first.
-fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
-    while length >= 0x80 {
-        bytes.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    bytes.push(length as u8);
+pub fn encode(network: &Network) -> Vec<u8> {
+    model(network).encode_to_vec()
 }
 
 /// The network as an ONNX model.
@@ -73,10 +48,10 @@ fn model(network: &Network) -> ModelProto {
         producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         graph: Some(GraphProto {
             node: graph.operators,
+            name: Some(network.manifest.architecture.clone()),
             initializer: graph.initializers,
             input: vec![input],
             output: vec![value_info(&ends.output, &extents)],
-            value_info: Vec::new(),
         }),
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
         metadata_props: vec![
@@ -135,11 +110,11 @@ impl GraphBuilder {
                     Argument::Step(step) => results[*step].clone(),
                     Argument::Ints(part, list) => {
                         let raw = list.iter().flat_map(|value| value.to_le_bytes()).collect();
-                        self.constant(format!("{name}.{part}"), vec![list.len() as i64], DataType::INT64, raw)
+                        self.constant(format!("{name}.{part}"), vec![list.len() as i64], DataType::Int64, raw)
                     }
                     Argument::Float(part, value) => {
                         let raw = value.to_le_bytes().to_vec();
-                        self.constant(format!("{name}.{part}"), Vec::new(), DataType::FLOAT, raw)
+                        self.constant(format!("{name}.{part}"), Vec::new(), DataType::Float, raw)
                     }
                 });
                 let arguments = arguments.collect();
@@ -171,7 +146,7 @@ impl GraphBuilder {
             3 => {
                 let (row, extents) = (self.values.take("output.row".to_owned()), [0, channels as i64, -1]);
                 let raw = extents.into_iter().flat_map(i64::to_le_bytes).collect();
-                let extents = self.constant("output.shape".to_owned(), vec![3], DataType::INT64, raw);
+                let extents = self.constant("output.shape".to_owned(), vec![3], DataType::Int64, raw);
                 self.operator("output".to_owned(), "Reshape", vec![last, extents], &row, &[]);
                 last = row;
                 vec![channels, height * width]
@@ -220,9 +195,9 @@ impl GraphBuilder {
 fn tensor(name: &str, dims: Vec<i64>, data_type: DataType, raw: Vec<u8>) -> TensorProto {
     TensorProto {
         dims,
-        data_type: Some(data_type),
+        data_type: Some(data_type.into()),
         name: Some(name.to_owned()),
-        raw_data: Some(RefCell::new(raw)),
+        raw_data: Some(raw),
         ..TensorProto::default()
     }
 }
@@ -230,29 +205,30 @@ fn tensor(name: &str, dims: Vec<i64>, data_type: DataType, raw: Vec<u8>) -> Tens
 fn float_tensor(weight: &Weight, name: &str) -> TensorProto {
     let dims = weight.dims.iter().map(|&d| i64::from(d)).collect();
     let raw = weight.data.iter().flat_map(|value| value.to_le_bytes()).collect();
-    tensor(name, dims, DataType::FLOAT, raw)
+    tensor(name, dims, DataType::Float, raw)
 }
 
 fn attribute(name: &str, value: &Attribute) -> AttributeProto {
     let mut attribute = AttributeProto { name: Some(name.to_owned()), ..AttributeProto::default() };
-    attribute.r#type = Some(match value {
+    let kind = match value {
         Attribute::Int(value) => {
             attribute.i = Some(*value);
-            AttributeType::INT
+            AttributeType::Int
         }
         Attribute::Ints(values) => {
             attribute.ints = values.clone();
-            AttributeType::INTS
+            AttributeType::Ints
         }
         Attribute::Float(value) => {
             attribute.f = Some(*value);
-            AttributeType::FLOAT
+            AttributeType::Float
         }
         Attribute::Text(value) => {
-            attribute.s = Some(value.clone());
-            AttributeType::STRING
+            attribute.s = Some(value.clone().into_bytes());
+            AttributeType::String
         }
-    });
+    };
+    attribute.r#type = Some(kind.into());
     attribute
 }
 
@@ -261,7 +237,6 @@ fn value_info(name: &str, extents: &[usize]) -> ValueInfoProto {
     let batch = Dimension { dim_param: Some("N".to_owned()), dim_value: None };
     let fixed = extents.iter().map(|&extent| Dimension { dim_value: Some(extent as i64), dim_param: None });
     let shape = TensorShapeProto { dim: std::iter::once(batch).chain(fixed).collect() };
-    let tensor = TypeProtoTensor { elem_type: Some(DataType::FLOAT), shape: Some(shape) };
-    let r#type = TypeProto { tensor_type: Some(tensor), ..TypeProto::default() };
-    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(r#type) }
+    let tensor = TypeProtoTensor { elem_type: Some(DataType::Float.into()), shape: Some(shape) };
+    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
 }

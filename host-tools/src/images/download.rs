@@ -4,7 +4,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{Read, Write},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,6 +14,9 @@ use ureq::{Agent, Body, http::StatusCode};
 /// More than any file we download, so that a server cannot fill the disk.
 const MAX_BYTES: u64 = 1 << 28;
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A server that sends less in a minute than this is cut off.
+const LEAST_BYTES_A_MINUTE: u64 = 1 << 20;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// A download into a file, which requests only what the file does not have yet.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ impl<'a> Download<'a> {
     /// Downloads the rest of the file.
     ///
     /// # Errors
-    /// The server stops sending, or the file cannot be written. What has arrived is kept.
+    /// The server stops sending or is too slow, or the file cannot be written. What has arrived is kept.
     pub fn receive(self) -> Result<()> {
         let Self { url, file, start, body: Some(body) } = self else { return Ok(()) };
         let cannot_write = || format!("cannot write {}", file.display());
@@ -69,6 +72,7 @@ impl<'a> Download<'a> {
         let mut body = body.into_with_config().limit(MAX_BYTES).reader();
         let mut chunk = vec![0; 1 << 16];
         let mut done = start;
+        let (mut minute, mut before) = (Instant::now(), done);
         loop {
             let length = body.read(&mut chunk).with_context(broke_off)?;
             if length == 0 {
@@ -77,6 +81,13 @@ impl<'a> Download<'a> {
             output.write_all(&chunk[..length]).with_context(cannot_write)?;
             done += length as u64;
             progress.set(done);
+            if minute.elapsed() >= MINUTE {
+                ensure!(
+                    done - before >= LEAST_BYTES_A_MINUTE,
+                    "{url} sends too slowly: run the command again later to resume"
+                );
+                (minute, before) = (Instant::now(), done);
+            }
         }
         output.sync_all().with_context(cannot_write)?;
         ensure!(total.is_none_or(|total| total == done), broke_off());

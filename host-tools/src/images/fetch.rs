@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use directories::ProjectDirs;
-use distill_device::{Progress, write_file};
+use distill_core::WriteAt;
+use distill_device::{NewFile, Progress, write_file};
 use flate2::read::GzDecoder;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -66,16 +67,23 @@ pub fn fetch_cifar10(folder: &Path, from: Option<&str>) -> Result<Fetched> {
         return Ok(fetched(None));
     }
     fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    // Also keeps others from fetching into the folder at the same time.
+    let mut stored = NewFile::create(&folder.join(SUMS))?;
     let Source { name, archive, is_temporary } = obtain(folder, from)?;
     let remove = || fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()));
     let unpack = match recognise(&archive) {
         Ok(unpack) => unpack,
         // Kept, it would be refused again.
-        Err(error) if is_temporary => return Err(remove().err().unwrap_or(error)),
+        Err(error) if is_temporary => {
+            remove().unwrap_or_else(|failed| log::warn!("{failed:#}"));
+            return Err(error);
+        }
         Err(error) => return Err(error),
     };
     unpack(&archive, folder).with_context(|| format!("cannot unpack {}", archive.display()))?;
-    write_file(&folder.join(SUMS), sums(folder)?.as_bytes())?;
+    let cannot_write = || format!("cannot write {SUMS} in {}", folder.display());
+    stored.write_at(0, sums(folder)?.as_bytes()).with_context(cannot_write)?;
+    stored.commit()?;
     if is_temporary {
         remove()?;
     }

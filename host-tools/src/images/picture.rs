@@ -9,8 +9,10 @@ use zune_jpeg::{
     zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
 };
 
-/// Most pixels that are decoded, so that a few hostile bytes cannot fill the memory.
-const MAX_PIXELS: usize = 64 << 20;
+/// Pixels that any file may have,
+const FREE_PIXELS: usize = 4 << 20;
+/// and for each of its bytes: a photograph has less than ten. A few hostile bytes must not fill the memory.
+const PIXELS_PER_BYTE: usize = 64;
 
 const JPEG: &[u8] = b"\xff\xd8\xff";
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
@@ -101,7 +103,7 @@ impl Picture {
         let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
         decoder.decode_headers().map_err(one_line)?;
         let (width, height) = decoder.dimensions().context("it has no size")?;
-        check_size(width, height)?;
+        check_size(width, height, file)?;
         Self::new([width, height], colour, decoder.decode().map_err(one_line)?, |rgb: [u8; 3]| {
             [rgb[0], rgb[1], rgb[2], u8::MAX]
         })
@@ -111,7 +113,7 @@ impl Picture {
         let mut decoder = png::Decoder::new(Cursor::new(file));
         decoder.set_transformations(Transformations::normalize_to_color8());
         let mut reader = decoder.read_info()?;
-        check_size(reader.info().width as usize, reader.info().height as usize)?;
+        check_size(reader.info().width as usize, reader.info().height as usize, file)?;
         let mut samples = vec![0; reader.output_buffer_size().context("it is too large")?];
         let frame = reader.next_frame(&mut samples)?;
         samples.truncate(frame.buffer_size());
@@ -147,11 +149,13 @@ fn one_line(error: impl Display) -> anyhow::Error {
     anyhow!("{}", error.to_string().trim_end())
 }
 
-fn check_size(width: usize, height: usize) -> Result<()> {
+fn check_size(width: usize, height: usize, file: &[u8]) -> Result<()> {
     ensure!(width > 0 && height > 0, "it has no pixels");
+    let most = FREE_PIXELS.max(file.len().saturating_mul(PIXELS_PER_BYTE));
     ensure!(
-        width.checked_mul(height).is_some_and(|pixels| pixels <= MAX_PIXELS),
-        "it has {width}x{height} pixels; at most {MAX_PIXELS} are decoded"
+        width.checked_mul(height).is_some_and(|pixels| pixels <= most),
+        "it says that it has {width}x{height} pixels, in {} bytes: more than {most} are not decoded",
+        file.len()
     );
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail, ensure};
 use distill_core::MAGIC;
 
 /// A kind of file that `import` reads.
@@ -64,6 +64,8 @@ impl Format {
             let is_saved_model = path.join("saved_model.pb").exists();
             bail!("it is {}", if is_saved_model { TENSORFLOW } else { "a folder: give the file of the network in it" });
         }
+        // Others may never end.
+        ensure!(std::fs::metadata(path)?.is_file(), "it is not a regular file");
         let bytes = std::fs::read(path)?;
         let format = Self::of(&bytes).or_else(|error| {
             // An .onnx without its version, or a damaged one: its reader says more.

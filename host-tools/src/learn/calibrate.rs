@@ -16,7 +16,7 @@ use crate::network::{Network, ending};
 const MAX_STEPS: usize = 1 << 20;
 
 /// Most bytes for the activations of a batch of the default size.
-const BATCH_BYTES: usize = 2 << 30;
+const BATCH_BYTES: usize = 4 << 30;
 
 /// See [`Distance::is_high`].
 const HIGH: f32 = 0.25;
@@ -161,6 +161,7 @@ pub fn calibrate(teacher: &Path, output: &Path, calibration: &Calibration, count
             progress.set((index * steps + step) as u64);
             step += 1;
         });
+        ensure!(after.is_finite(), "the network's values on batch {} are not finite: check the model", index + 1);
         progress.say(&format!("batch {}: {}", index + 1, Distance::new(&calibration.pull, Some(before), after)));
         before_all = Some(before_all.unwrap_or(0.0) + before / (batches - first) as f32);
         let mut all = made.take().unwrap_or_else(|| Made { images: images.emptied(), left: 0.0 });

@@ -1,7 +1,8 @@
 //! What an ONNX node says of itself besides its inputs and outputs.
 
 use distill_core::onnx::Attribute;
-use rten_onnx::onnx::{AttributeProto, AttributeType, NodeProto};
+
+use crate::onnx::{AttributeProto, AttributeType, NodeProto};
 
 /// The operator, such as `Conv`.
 pub fn kind(node: &NodeProto) -> &str {
@@ -31,11 +32,13 @@ pub fn ints(node: &NodeProto, name: &str) -> Option<Vec<i64>> {
 /// The value of an attribute; `None` for a type that no supported operator has.
 pub fn attribute_value(attribute: &AttributeProto) -> Option<Attribute> {
     // Protobuf may omit a value of 0.
-    match attribute.r#type? {
-        AttributeType::INT => Some(Attribute::Int(attribute.i.unwrap_or(0))),
-        AttributeType::FLOAT => Some(Attribute::Float(attribute.f.unwrap_or(0.0))),
-        AttributeType::INTS => Some(Attribute::Ints(attribute.ints.clone())),
-        AttributeType::STRING => Some(Attribute::Text(attribute.s.clone().unwrap_or_default())),
+    match AttributeType::try_from(attribute.r#type?).ok()? {
+        AttributeType::Int => Some(Attribute::Int(attribute.i.unwrap_or(0))),
+        AttributeType::Float => Some(Attribute::Float(attribute.f.unwrap_or(0.0))),
+        AttributeType::Ints => Some(Attribute::Ints(attribute.ints.clone())),
+        AttributeType::String => {
+            Some(Attribute::Text(String::from_utf8_lossy(attribute.s.as_deref().unwrap_or_default()).into_owned()))
+        }
         _ => None,
     }
 }

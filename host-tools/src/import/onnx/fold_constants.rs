@@ -2,13 +2,13 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use distill_core::onnx::{Numbers, Tensor};
-use rten_onnx::onnx::NodeProto;
 
 use super::{
     arithmetic::{self, Arithmetic, FLOAT, INT64, cast, combine, filled_like, map, select},
     attributes::{int, ints, kind},
     constants::{elements, length, strides, to_ints},
 };
+use crate::onnx::NodeProto;
 
 /// An operator whose inputs are constants.
 pub struct ConstantOperator<'a> {
@@ -25,6 +25,8 @@ impl ConstantOperator<'_> {
     pub fn evaluate(&self) -> Result<Option<Tensor>> {
         let Self { node, limit, .. } = *self;
         let axis = int(node, "axis").unwrap_or(0);
+        // Most results are as large as the first input; the others are held against the limit by their own sizes, too.
+        ensure!(self.optional(0).is_none_or(|first| length(&first.values) <= limit), "a constant grows too large");
         let result = match kind(node) {
             "Identity" | "CastLike" => Tensor { name: None, ..self.input(0)?.clone() },
             "Cast" => cast(self.input(0)?, int(node, "to").unwrap_or(FLOAT)),

@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use distill_core::{Interface, Probabilities, Shape};
-use rten_onnx::onnx::{GraphProto, NodeProto, ValueInfoProto};
 
 use super::{
     attributes::{int, kind},
@@ -10,7 +9,10 @@ use super::{
     read::Reader,
     value::Value,
 };
-use crate::import::graph::Graph;
+use crate::{
+    import::graph::Graph,
+    onnx::{GraphProto, NodeProto, ValueInfoProto},
+};
 
 /// The images of a file.
 pub struct Images<'a> {

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use distill_core::{Op, Weight};
-use rten_onnx::onnx::NodeProto;
 
 use super::attributes::kind;
+use crate::onnx::NodeProto;
 
 /// The names given so far, each with the number of times it was asked for again.
 #[derive(Default)]

@@ -11,19 +11,21 @@ use distill_core::{
     Interface, Op, Shape, SourceKind,
     onnx::{Attribute, Input, OnnxNode, Tensor},
 };
-use rten_onnx::onnx::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 
 use super::{
     CLASSES, MADE_FROM, MEAN, STD,
     arithmetic::FLOATING_POINT,
     attributes::{attribute, attribute_value, kind},
-    constants::{constant, length, tensor, to_ints},
+    constants::{Outside, constant, length, tensor, to_ints},
     fold_constants::{ConstantOperator, shape},
     interface::Images,
     names::{self, Names},
     value::Value,
 };
-use crate::import::{Normalisation, graph::Graph};
+use crate::{
+    import::{Normalisation, graph::Graph},
+    onnx::{GraphProto, NodeProto, ValueInfoProto, decode},
+};
 
 /// Elements that computed constants may have beyond the size of what is read: a shape has a few.
 const SHAPE_ELEMENTS: usize = 1 << 20;
@@ -54,7 +56,7 @@ pub struct OnnxModel {
 /// Not an ONNX file, a network with more than one input or output, or an operator that is not supported: its kind, its
 /// name and what it follows.
 pub fn read(bytes: &[u8], folder: &Path, input: Option<Shape>) -> Result<OnnxModel> {
-    let model = ModelProto::parse_buf(bytes).map_err(|error| anyhow!("it is not an ONNX file: {error}"))?;
+    let model = decode(bytes)?;
     let graph = model.graph.as_ref().context("the ONNX file has no graph")?;
     let mut reader = Reader::new(graph, folder, input, bytes.len())?;
     let is_onnx = |domain: &Option<String>| matches!(domain.as_deref().unwrap_or_default(), "" | "ai.onnx");
@@ -77,7 +79,7 @@ pub fn read(bytes: &[u8], folder: &Path, input: Option<Shape>) -> Result<OnnxMod
 /// A graph of ours that grows node by node.
 pub struct Reader<'a> {
     pub(super) graph: Graph,
-    folder: &'a Path,
+    outside: Outside<'a>,
     /// Name of the images.
     pub(super) input: &'a str,
     /// Images in a batch.
@@ -93,9 +95,9 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(graph: &'a GraphProto, folder: &'a Path, given: Option<Shape>, file_bytes: usize) -> Result<Self> {
-        let mut constants = HashMap::new();
+        let (mut outside, mut constants) = (Outside::new(folder), HashMap::new());
         for initializer in &graph.initializer {
-            constants.insert(initializer.name.as_deref().unwrap_or_default(), tensor(initializer, folder)?);
+            constants.insert(initializer.name.as_deref().unwrap_or_default(), tensor(initializer, &mut outside)?);
         }
         // Old files list their weights among the inputs.
         let name = |info: &'a ValueInfoProto| info.name.as_deref().unwrap_or_default();
@@ -106,7 +108,7 @@ impl<'a> Reader<'a> {
         let read: usize = constants.values().map(|constant| length(&constant.values)).sum();
         Ok(Self {
             graph: Graph::new(shape),
-            folder,
+            outside,
             input,
             batch,
             opset: 1,
@@ -163,7 +165,7 @@ impl<'a> Reader<'a> {
     fn as_constant(&mut self, node: &'a NodeProto) -> Result<Option<Tensor>> {
         let is_constant = |name: &String| name.is_empty() || self.constants.contains_key(name.as_str());
         match kind(node) {
-            "Constant" => return constant(node, self.folder).map(Some),
+            "Constant" => return constant(node, &mut self.outside).map(Some),
             "Shape" => {
                 let dims = self.value(node, 0).map(|value| &value.dims);
                 let dims = dims.or_else(|| self.constant(node, 0).map(|constant| &constant.dims));
@@ -174,8 +176,8 @@ impl<'a> Reader<'a> {
             _ if node.input.iter().all(is_constant) => {}
             _ => return Ok(None),
         }
-        let fill = node.attribute.iter().find_map(|attribute| attribute.t.as_ref());
-        let fill = fill.map(|fill| tensor(fill, self.folder)).transpose()?;
+        let fill = node.attribute.iter().find_map(|attribute| attribute.t.as_deref());
+        let fill = fill.map(|fill| tensor(fill, &mut self.outside)).transpose()?;
         let inputs: Vec<Option<&Tensor>> = node.input.iter().map(|name| self.constants.get(name.as_str())).collect();
         let operator = ConstantOperator { node, inputs: &inputs, fill, limit: self.room };
         let result = operator.evaluate()?.context("it is not supported over constants")?;

@@ -5,7 +5,6 @@ use distill_core::{
     Op, Shape, Slice,
     onnx::{Attribute, Numbers, Tensor},
 };
-use rten_onnx::onnx::NodeProto;
 
 use super::{
     attributes::{attribute, int, ints, kind},
@@ -14,6 +13,7 @@ use super::{
     read::Reader,
     value::Value,
 };
+use crate::onnx::NodeProto;
 
 impl<'a> Reader<'a> {
     /// The same elements in other dimensions.
