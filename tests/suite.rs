@@ -9,6 +9,8 @@ mod naive;
 mod blocks;
 #[path = "suite/calibrated.rs"]
 mod calibrated;
+#[path = "suite/calibration.rs"]
+mod calibration;
 #[path = "suite/checkpoints.rs"]
 mod checkpoints;
 #[path = "suite/commands.rs"]
@@ -35,6 +37,8 @@ mod import;
 mod inputs;
 #[path = "suite/json.rs"]
 mod json;
+#[path = "suite/kept_files.rs"]
+mod kept_files;
 #[path = "suite/kernels.rs"]
 mod kernels;
 #[path = "suite/network.rs"]
@@ -57,6 +61,8 @@ mod solve;
 mod training;
 #[path = "suite/transforms.rs"]
 mod transforms;
+#[path = "suite/whole_students.rs"]
+mod whole_students;
 #[cfg(feature = "burn")]
 #[path = "suite/with_burn.rs"]
 mod with_burn;

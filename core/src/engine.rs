@@ -37,7 +37,7 @@ pub use self::{
     goals::{Classes, Goal, Goals, one_hot},
     optimizer::Optimizer,
     portions::{MICRO_BATCH, Portions},
-    trainer::{Learners, Trainer},
+    trainer::{Learners, Trainer, TrainerState},
 };
 
 /// A device, and the portions in which it processes work to fit in memory.

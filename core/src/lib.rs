@@ -62,4 +62,4 @@ pub use student::{
     Unchanged, fold_batch_norms, inner_channels, inner_nodes, replace_activations, shrink, without_layers,
 };
 pub use tensor::{Dims, MAX_ELEMENTS, MAX_EXTENT, Shape, Weight};
-pub use train::{BlockTraining, Calibrator, Lessons, Tuning, finetune, learn, train};
+pub use train::{BlockTraining, Calibrator, Course, Lessons, Snapshot, Step, Tuning, finetune, learn, train};

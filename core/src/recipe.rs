@@ -120,7 +120,7 @@ pub(crate) const ADAM_BETA_2: f32 = 0.999;
 pub(crate) const ADAM_EPSILON: f32 = 1e-8;
 
 /// The update rule of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Update {
     /// Adam (Kingma & Ba 2015) with β₁ 0.9, β₂ 0.999, ε 1e-8.
     Adam,

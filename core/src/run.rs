@@ -54,6 +54,11 @@ pub struct Run<'a, R> {
 pub enum Event<'a> {
     /// The plan is ready; the run starts next.
     Planned(&'a Plan),
+    /// An earlier run of the same had finished some neighbourhoods.
+    Resumed {
+        /// How many.
+        blocks: usize,
+    },
     /// The distillation of a neighbourhood starts.
     Started {
         /// Its number.
@@ -149,6 +154,9 @@ pub fn run<R: ReadAt, W: WriteAt>(
         let manifest = Manifest { contents, made_from, ..teacher.manifest().clone() };
         PackWriter::resume(student, &manifest, &positions, job).map_err(RunError::Student)?
     };
+    if writer.blocks() > 0 {
+        observe(Event::Resumed { blocks: writer.blocks() });
+    }
     let mut reports: Vec<BlockReport> = Vec::with_capacity(positions.len());
     let mut cache = start_cache(teacher, source, scratch, settings, &plan)?;
     for (place, planned) in plan.blocks.iter().enumerate() {

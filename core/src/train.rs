@@ -8,5 +8,5 @@ mod finetune;
 pub use self::{
     block::{BlockTraining, TrainBytes, train},
     calibrate::Calibrator,
-    finetune::{Lessons, Tuning, finetune, learn},
+    finetune::{Course, Lessons, Snapshot, Step, Tuning, finetune, learn},
 };

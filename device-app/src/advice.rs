@@ -41,7 +41,7 @@ impl<R: Error + Send + Sync + 'static> Advised for PlanError<R> {
 impl<E: Error + Send + Sync + 'static> Advised for PackError<E> {
     fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::Unfinished => Some("`distill run` continues it with --resume"),
+            Self::Unfinished => Some("the same `distill run` resumes it"),
             Self::NotAPack => Some("`distill import` makes packs of models"),
             _ => None,
         }
@@ -56,7 +56,7 @@ where
     fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Plan(error) => error.advice(),
-            Self::Student(PackError::OtherJob) => Some("use the same ones, or start again without --resume"),
+            Self::Student(PackError::OtherJob) => Some("use the same ones, or start over with --fresh"),
             Self::Useless(_) => Some("keep more of it (a larger --width), and leave the solve on"),
             _ => None,
         }

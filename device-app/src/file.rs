@@ -66,8 +66,8 @@ impl WriteAt for DiskFile {
 #[derive(Debug)]
 pub struct UnfinishedFile {
     file: DiskFile,
-    /// Whether to resume an earlier run. If not, its file stays, unread, until this run starts to write.
-    resume: bool,
+    /// Whether to start over. The file of an earlier run then stays, unread, until this one starts to write.
+    fresh: bool,
     /// Whether the file holds nothing of an earlier run.
     begun: bool,
     path: PathBuf,
@@ -85,21 +85,15 @@ impl UnfinishedFile {
         Ok(target.with_file_name(name))
     }
 
-    /// Opens the `.part` file beside `target`: that of an earlier run to `resume`, or an empty one.
+    /// Opens the `.part` file beside `target`: that of an earlier run, or an empty one. A `fresh` run will replace it.
     ///
     /// # Errors
     /// The folder does not exist or is not writable, `target` is not a file, or another run is writing it.
-    pub fn open(target: &Path, resume: bool) -> Result<Self> {
+    pub fn open(target: &Path, fresh: bool) -> Result<Self> {
         let path = Self::path(target)?;
         let file = open_alone(&path)?;
         let begun = file.metadata().with_context(|| format!("cannot write {}", path.display()))?.len() == 0;
-        if !resume && !begun {
-            log::warn!(
-                "{} is left from an earlier run and will be replaced; --resume would continue it",
-                path.display()
-            );
-        }
-        Ok(Self { file: DiskFile(file), resume, begun, path, target: target.to_owned() })
+        Ok(Self { file: DiskFile(file), fresh, begun, path, target: target.to_owned() })
     }
 
     /// Removes the file, unless it holds something of an earlier run.
@@ -123,7 +117,7 @@ impl ReadAt for UnfinishedFile {
     type Error = io::Error;
 
     fn length(&mut self) -> io::Result<u64> {
-        if self.resume || self.begun { self.file.length() } else { Ok(0) }
+        if self.begun || !self.fresh { self.file.length() } else { Ok(0) }
     }
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::{
     advice::Advised,
     file::{UnfinishedFile, check_distinct, open_pack, scratch_file},
+    interrupt::Resumable,
     memory::{available_memory, check_memory},
     terminal::Progress,
     unchanged::check_changes,
@@ -37,8 +38,8 @@ pub struct Job<'a> {
     pub student: &'a Path,
     /// Source of the inputs.
     pub source: SourceKind,
-    /// Whether to resume an interrupted run from its file beside the student.
-    pub resume: bool,
+    /// Whether to start over, instead of resuming an interrupted run from its file beside the student.
+    pub fresh: bool,
 }
 
 /// Opens the source of inputs for a teacher pack.
@@ -104,7 +105,11 @@ pub fn run_job(
     let budget = Budget { used: program_bytes(&teacher), bytes: left.unwrap_or(settings.budget.bytes) };
     let settings = &Settings { budget, ..settings.clone() };
     check_changes(&mut teacher, settings).with_context(|| format!("cannot distil {}", job.teacher.display()))?;
-    let mut part = UnfinishedFile::open(job.student, job.resume)?;
+    let mut part = UnfinishedFile::open(job.student, job.fresh)?;
+    let _resumable = Resumable::new(format!(
+        "finished blocks are in {}; the same command resumes after them",
+        UnfinishedFile::path(job.student)?.display()
+    ));
     let scratch = Box::new(scratch_file(job.student)?);
     let (mut blocks, mut planned_bytes) = (Vec::new(), 0);
     let planned = matches!(device, Device::Cpu);
@@ -117,6 +122,7 @@ pub fn run_job(
             watch.progress = Progress::new("distilling", Some(count * units), "{msg}").ok();
             blocks.reserve_exact(plan.blocks.len());
         }
+        Event::Resumed { blocks } => eprintln!("resuming: {blocks} blocks were done before (--fresh starts over)"),
         Event::Started { index, name, .. } => watch.begin(index, name, heap),
         Event::Stepped { loss, .. } => watch.step(loss),
         Event::Finished(report, planned) => blocks.push(watch.end(report, planned, settings, heap)),
@@ -142,7 +148,7 @@ pub fn run_job(
             0 => format!("cannot distil {teacher} into {student}"),
             done => {
                 format!(
-                    "cannot distil {teacher} into {student} ({done} blocks are done: --resume continues after them)"
+                    "cannot distil {teacher} into {student} ({done} blocks are done: the same command resumes after them)"
                 )
             }
         }

@@ -3,6 +3,7 @@
 mod advice;
 mod command;
 mod file;
+mod interrupt;
 mod job;
 mod memory;
 mod options;
@@ -16,6 +17,7 @@ pub use file::{
     DiskFile, NewFile, UnfinishedFile, check_distinct, check_pack_name, check_writable, open_pack, scratch_file,
     write_file,
 };
+pub use interrupt::{Resumable, end_at_interrupt};
 pub use job::{BlockOutcome, Job, Outcome, open_source, program_bytes, run_job};
 pub use memory::{available_memory, check_memory};
 pub use options::{ChosenSource, DeviceName, RunOptions, WorkOptions, read_widths};

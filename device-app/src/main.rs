@@ -4,7 +4,7 @@ use std::{alloc::System, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use distill_core::CountingAllocator;
-use distill_device::{RunOptions, VERSION, exit_code, parse, run_command, start_log};
+use distill_device::{RunOptions, VERSION, end_at_interrupt, exit_code, parse, run_command, start_log};
 
 #[global_allocator]
 static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
@@ -33,5 +33,6 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { command: Command::Run(options), json, verbose } = parse();
     start_log(verbose);
+    end_at_interrupt();
     exit_code(json, run_command(json, &options, &HEAP))
 }

@@ -29,8 +29,11 @@ pub struct RunOptions {
     /// Compute device
     #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
     pub device: DeviceName,
-    /// Resume an interrupted run from the finished blocks in FILE.part
-    #[arg(long)]
+    /// Start over, even if an earlier run of the same was cut off; without it, its blocks are kept
+    #[arg(long, conflicts_with = "resume")]
+    pub fresh: bool,
+    /// Resume a run that was cut off, which is what happens anyway
+    #[arg(long, hide = true)]
     pub resume: bool,
 }
 

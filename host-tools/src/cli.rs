@@ -14,7 +14,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use distill_core::{CountingAllocator, Device};
-use distill_device::{RunOptions, VERSION, exit_code, parse, print, run_command, start_log};
+use distill_device::{RunOptions, VERSION, end_at_interrupt, exit_code, parse, print, run_command, start_log};
 use distill_host::quickstart::quickstart;
 
 use self::{
@@ -115,6 +115,7 @@ enum Command {
 pub fn run(heap: &CountingAllocator<System>) -> ExitCode {
     let Cli { command, json, verbose } = parse();
     start_log(verbose);
+    end_at_interrupt();
     exit_code(json, execute(command, json, heap))
 }
 

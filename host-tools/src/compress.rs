@@ -21,7 +21,7 @@ use bytesize::ByteSize;
 use distill_core::{
     Aim, Budget, Calibrated, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings, SourceKind,
 };
-use distill_device::{Job, NOTHING_TO_DISTIL, NewFile, check_distinct, open_pack, run_job};
+use distill_device::{Job, NOTHING_TO_DISTIL, NewFile, Resumable, check_distinct, open_pack, run_job};
 
 use self::{
     effort::Amounts,
@@ -117,6 +117,10 @@ impl Stages<'_> {
             eprintln!("{name}: found in {}", path.display());
         } else {
             eprintln!("{name} …");
+            let _resumable = Resumable::new(format!(
+                "finished stages are in {}; the same command resumes after them",
+                self.task.work.display()
+            ));
             make(self)?;
         }
         self.stages.push(Stage { name, found, seconds: start.elapsed().as_secs_f64() });
@@ -134,7 +138,7 @@ impl Stages<'_> {
             return Ok(model.clone());
         }
         let network = import(model, options)?;
-        let path = self.work.file("teacher", &work::digest(&network)?)?;
+        let path = self.work.file("teacher", &network.digest()?)?;
         self.stage("import", &path, |_| network.write_pack(&path, Encoding::F32))?;
         Ok(path)
     }
@@ -182,7 +186,7 @@ impl Stages<'_> {
         let pack = open_pack(teacher)?;
         let path = self.work.file("blocks", &(pack.fingerprint(), pack.noise_checksum(), source, settings))?;
         self.stage("distil", &path, |stages| {
-            let job = Job { teacher, student: &path, source, resume: true };
+            let job = Job { teacher, student: &path, source, fresh: false };
             run_job(job, settings, &Device::Cpu, stages.heap).map(|_| ())
         })?;
         Ok(path)

@@ -4,9 +4,9 @@
 
 pub mod network;
 
-pub mod images;
-
 pub mod onnx;
+
+pub mod images;
 
 pub mod import;
 

@@ -8,6 +8,7 @@ use distill_core::{
     fold_batch_norms,
 };
 use distill_device::{NewFile, check_memory, open_pack};
+use sha2::{Digest, Sha256};
 
 /// A network whose blocks fit one after another.
 #[derive(Clone, Debug)]
@@ -134,6 +135,23 @@ impl Network {
             }
         }
         Ok(student)
+    }
+
+    /// SHA-256 of its manifest, operators and weights.
+    ///
+    /// # Errors
+    /// None for a network that exists.
+    pub fn digest(&self) -> Result<[u8; 32]> {
+        let mut sha = Sha256::new();
+        sha.update(serde_json::to_vec(&self.manifest)?);
+        for block in &self.blocks {
+            sha.update(serde_json::to_vec(&(block.name(), block.role(), block.nodes(), block.parts()))?);
+            for weight in block.weights() {
+                sha.update(&weight.name);
+                weight.data.iter().for_each(|value| sha.update(value.to_le_bytes()));
+            }
+        }
+        Ok(sha.finalize().into())
     }
 
     /// The same function with every batch norm folded into the convolution before it.

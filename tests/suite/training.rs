@@ -1,8 +1,9 @@
 //! Gradient steps: update rules against hand-computed sequences, gradients against finite differences.
 
 use distill_core::{
-    Batch, Block, BlockBuilder, BlockTraining, Device, DeviceBlock, Engine, Inputs, InputsFrom, Lessons, Op, Optimizer,
-    Purpose, Role, Schedule, Shape, Stream, Training, Tuning, Update, Width, fold_batch_norms, learn, shrink, train,
+    Batch, Block, BlockBuilder, BlockTraining, Calibration, Calibrator, Course, Device, DeviceBlock, Engine, Inputs,
+    InputsFrom, Lessons, NoiseImages, Op, Optimizer, Purpose, Role, Schedule, Shape, Stream, Training, Tuning, Update,
+    Width, fold_batch_norms, learn, shrink, train,
 };
 
 use crate::{
@@ -265,10 +266,43 @@ fn a_batch_in_parts_fine_tunes_to_the_same_bits() {
             let tuning = Tuning { training, ..Tuning::new(3) };
             check_parts(&format!("{what}, batch {batch}"), &student, |engine| {
                 let mut losses = Vec::new();
-                let progress = |loss| losses.push(loss);
-                let tuned = learn(&teacher, student.clone(), Lessons::White, &tuning, engine, progress).unwrap();
+                let course = Course { teacher: &teacher, lessons: Lessons::White, tuning: &tuning, engine };
+                let tuned = learn(course, student.clone(), None, |step| losses.push(step.loss)).unwrap();
                 (tuned, losses)
             });
+        }
+    }
+}
+
+#[test]
+fn a_training_resumed_between_any_two_steps_ends_in_the_same_bits() {
+    let teacher = distill_tests::teacher();
+    let half = |block: &Block| shrink(block, Width::new(0.5).unwrap()).unwrap();
+    let student: Vec<Block> = teacher.iter().map(half).collect();
+    let (pixels, mut images) = (distill_tests::manifest().pixels(), None::<NoiseImages>);
+    let calibration = Calibration { batch: 16, ..Calibration::new(1, 0) };
+    for batch in 0..2 {
+        let made = Calibrator::new(&teacher).batch(batch, &calibration, &pixels, |_| {});
+        match &mut images {
+            Some(images) => images.append(made),
+            None => images = Some(made),
+        }
+    }
+    let images = images.unwrap();
+    // Epochs of 29 images end inside batches of 16.
+    let calibrated = Lessons::Images { images: &images, pixels: &pixels, seen: 29 };
+    for (lessons, update) in [(Lessons::White, Update::MOMENTUM), (calibrated, Update::Adam)] {
+        let training = Training { batch: 16, update, ..Tuning::new(6).training };
+        let (tuning, engine) = (Tuning { training, ..Tuning::new(6) }, Engine::default());
+        let course = Course { teacher: &teacher, lessons, tuning: &tuning, engine: &engine };
+        let mut left = Vec::new();
+        let whole = learn(course, student.clone(), None, |step| left.push(step.snapshot().unwrap())).unwrap();
+        for (index, snapshot) in left.into_iter().enumerate() {
+            assert_eq!(snapshot.steps(), index + 1);
+            let mut steps = Vec::new();
+            let resumed = learn(course, student.clone(), Some(snapshot), |step| steps.push(step.number)).unwrap();
+            assert_eq!(bits(&resumed), bits(&whole), "resumed after step {}", index + 1);
+            assert_eq!(steps, (index + 2..=6).collect::<Vec<_>>());
         }
     }
 }

@@ -4,10 +4,12 @@
 
 use alloc::{vec, vec::Vec};
 
+use serde::{Deserialize, Serialize};
+
 use crate::recipe::{ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON, Update};
 
 /// An update rule and its state, one entry per tensor.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Optimizer {
     update: Update,
     weight_decay: f32,
@@ -28,6 +30,17 @@ impl Optimizer {
     pub fn heap_bytes(update: Update, tensors: usize, parameters: usize) -> usize {
         let copies = if update == Update::Adam { 2 } else { 1 };
         copies * (tensors * size_of::<Vec<f32>>() + parameters * size_of::<f32>())
+    }
+
+    /// Whether this is the state of the same rule for tensors of the same sizes, and finite.
+    pub fn continues(&self, start: &Self) -> bool {
+        let sizes = |tensors: &[Vec<f32>]| tensors.iter().map(Vec::len).collect::<Vec<_>>();
+        let finite = self.first.iter().chain(&self.second).flatten().all(|value| value.is_finite());
+        (self.update, self.weight_decay) == (start.update, start.weight_decay)
+            && sizes(&self.first) == sizes(&start.first)
+            && sizes(&self.second) == sizes(&start.second)
+            && self.steps >= 0
+            && finite
     }
 
     /// Updates every tensor, in the order of the sizes. Tensors declared with size 0 stay unchanged.

@@ -2,12 +2,14 @@
 
 use alloc::{borrow::Cow, boxed::Box, string::ToString, vec::Vec};
 
+use serde::{Deserialize, Serialize};
+
 #[cfg(feature = "burn")]
 use super::{batch::OTHER_DEVICE, burn::BurnTrainer};
 use crate::{
     block::{Block, Statistics},
     engine::{
-        Batch, Device, DistillError, Engine, Goals, batch,
+        Batch, Device, DistillError, Engine, Goals, Optimizer, batch,
         cpu::{CpuTrainer, Workspace},
     },
     recipe::Training,
@@ -30,6 +32,15 @@ enum Backend {
     Cpu(Box<CpuTrainer>),
     #[cfg(feature = "burn")]
     Burn(Box<BurnTrainer>),
+}
+
+/// What a trainer holds between two steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// Steps taken.
+    pub(crate) step: u32,
+    weights: Vec<Vec<f32>>,
+    optimizer: Optimizer,
 }
 
 /// Which blocks are trained.
@@ -95,6 +106,33 @@ impl Trainer {
         let rate = schedule.rate(rate, self.step, steps);
         on_backend!(&mut self.backend, on => on.update(rate));
         self.step += 1;
+    }
+
+    /// What it holds now, between two steps; `None` on Burn's devices, whose optimisers are not read back.
+    pub(crate) fn state(&self) -> Option<TrainerState> {
+        match &self.backend {
+            Backend::Cpu(on) => {
+                let (weights, optimizer) = on.state();
+                let (weights, optimizer) = (weights.to_vec(), optimizer.clone());
+                Some(TrainerState { step: self.step as u32, weights, optimizer })
+            }
+            #[cfg(feature = "burn")]
+            Backend::Burn(_) => None,
+        }
+    }
+
+    /// Continues from what a trainer of the same blocks and settings held; returns whether it is that.
+    pub(crate) fn restore(&mut self, state: TrainerState) -> bool {
+        let TrainerState { step, weights, optimizer } = state;
+        let fits = match &mut self.backend {
+            Backend::Cpu(on) => step as usize <= self.training.steps && on.restore(weights, optimizer),
+            #[cfg(feature = "burn")]
+            Backend::Burn(_) => false,
+        };
+        if fits {
+            self.step = step as usize;
+        }
+        fits
     }
 
     /// The squared distance of a block's output from its goal over the last batch, before its step.

@@ -11,6 +11,8 @@ use rand_xoshiro::{
     rand_core::{Rng, SeedableRng},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::tensor::Shape;
 
 /// Images per batch that share current batch statistics: enough for stable estimates.
@@ -39,7 +41,7 @@ pub enum Purpose {
 }
 
 /// A stream of random numbers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stream(Xoshiro256PlusPlus);
 
 impl Stream {

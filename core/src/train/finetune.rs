@@ -5,11 +5,11 @@
 
 use alloc::{vec, vec::Vec};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{Block, Statistics},
-    engine::{Batch, Classes, DeviceBlock, DistillError, Engine, Goal, Goals, Learners, Trainer},
+    engine::{Batch, Classes, DeviceBlock, DistillError, Engine, Goal, Goals, Learners, Trainer, TrainerState},
     inputs::{NoiseImages, Pixels, Purpose, Stream, Variant, shuffle},
     recipe::Training,
     student::fold_batch_norms,
@@ -56,47 +56,104 @@ pub enum Lessons<'a> {
     },
 }
 
-/// Trains `student`, with batch norms folded where possible; both networks have output shape `[classes, 1, 1]`.
-/// `progress` receives the mean cross-entropy before each step. A student equal to its teacher is not trained.
+/// How a student is trained: by which teacher, on which images, and on which device.
+#[derive(Clone, Copy, Debug)]
+pub struct Course<'a> {
+    /// The teacher's blocks; its output has shape `[classes, 1, 1]`, as the student's.
+    pub teacher: &'a [Block],
+    /// The images.
+    pub lessons: Lessons<'a>,
+    /// Steps, loss and seed.
+    pub tuning: &'a Tuning,
+    /// The compute engine.
+    pub engine: &'a Engine,
+}
+
+/// A training between two steps. With the same course and student, it continues from there to the same bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    trainer: TrainerState,
+    stream: Stream,
+    /// The rest of an epoch's order.
+    order: Vec<u32>,
+}
+
+impl Snapshot {
+    /// Steps taken before it.
+    pub fn steps(&self) -> usize {
+        self.trainer.step as usize
+    }
+}
+
+/// A step that was taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Its number, from 1.
+    pub number: usize,
+    /// Mean cross-entropy before it.
+    pub loss: f32,
+    trainer: &'a Trainer,
+    lessons: &'a Drawn<'a>,
+}
+
+impl Step<'_> {
+    /// The training after this step; `None` on Burn's devices.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let Drawn { stream, order, .. } = self.lessons;
+        let order = order.iter().map(|&image| image as u32).collect();
+        Some(Snapshot { trainer: self.trainer.state()?, stream: stream.clone(), order })
+    }
+}
+
+/// Trains `student`, with batch norms folded where possible, from the start or from a snapshot. `progress` receives every step.
+/// A student equal to its teacher is not trained.
 ///
 /// # Errors
 /// [`DistillError`] if a block cannot be folded, or if training diverged.
 pub fn finetune(
-    teacher: &[Block],
+    course: Course<'_>,
     student: &[Block],
-    lessons: Lessons<'_>,
-    tuning: &Tuning,
-    progress: impl FnMut(f32),
+    from: Option<Snapshot>,
+    progress: impl FnMut(Step<'_>),
 ) -> Result<Vec<Block>, DistillError> {
     let folded = |blocks: &[Block]| blocks.iter().map(fold_batch_norms).collect::<Result<Vec<_>, _>>();
     let student = folded(student)?;
-    if student == folded(teacher)? {
+    if student == folded(course.teacher)? {
         log::info!("the student equals the teacher: nothing to train");
         return Ok(student);
     }
-    learn(teacher, student, lessons, tuning, &Engine::default(), progress)
+    learn(course, student, from, progress)
 }
 
-/// Trains `student` on an engine, without folding its batch norms; they use the statistics of each batch.
+/// Trains `student` without folding its batch norms; they use the statistics of each batch.
 ///
 /// # Errors
 /// As [`finetune`].
 pub fn learn(
-    teacher: &[Block],
+    course: Course<'_>,
     student: Vec<Block>,
-    lessons: Lessons<'_>,
-    tuning: &Tuning,
-    engine: &Engine,
-    mut progress: impl FnMut(f32),
+    from: Option<Snapshot>,
+    mut progress: impl FnMut(Step<'_>),
 ) -> Result<Vec<Block>, DistillError> {
+    let Course { teacher, lessons, tuning, engine } = course;
     let on_device = |block: &Block| Ok(DeviceBlock::new(&fold_batch_norms(block)?, &engine.device));
     let teacher: Vec<DeviceBlock> = teacher.iter().map(on_device).collect::<Result<_, DistillError>>()?;
     let mut lessons = Drawn::new(lessons, tuning.seed, student.first().map_or(Shape::new(1, 1, 1), Block::input));
     let learners = Learners { count: student.len(), statistics: Statistics::Current };
     let mut trainer = Trainer::new(student, learners, &tuning.training, engine);
+    let mut done = 0;
+    if let Some(Snapshot { trainer: state, stream, order }) = from {
+        let steps = state.step as usize;
+        if lessons.restore(stream, order) && trainer.restore(state) {
+            done = steps;
+        } else {
+            log::warn!("what an earlier training left is not of this one: starting over");
+            lessons = Drawn::new(lessons.lessons, tuning.seed, lessons.shape);
+        }
+    }
     let [mut images] = engine.batches();
     let mut goals: Vec<Goal> = teacher.iter().map(|_| Goal::new(&engine.device)).collect();
-    for _ in 0..tuning.training.steps {
+    for number in done + 1..=tuning.training.steps {
         lessons.next_into(tuning.training.batch, &mut images);
         for (index, block) in teacher.iter().enumerate() {
             let (done, rest) = goals.split_at_mut(index);
@@ -111,7 +168,7 @@ pub fn learn(
         let outputs = if tuning.features > 0.0 { features } else { &[] };
         trainer.step(&images, Goals { outputs, classes: Some(classes) });
         let loss = trainer.cross_entropy();
-        progress(loss);
+        progress(Step { number, loss, trainer: &trainer, lessons: &lessons });
         if !loss.is_finite() {
             // The weights are not finite either.
             break;
@@ -133,6 +190,7 @@ fn softmax(logits: &Batch, temperature: f32) -> Vec<f32> {
 }
 
 /// Draws batches of lessons.
+#[derive(Debug)]
 struct Drawn<'a> {
     lessons: Lessons<'a>,
     stream: Stream,
@@ -146,6 +204,19 @@ impl<'a> Drawn<'a> {
     fn new(lessons: Lessons<'a>, seed: u64, shape: Shape) -> Self {
         let stream = Stream::new(seed, Purpose::Train, usize::MAX);
         Self { lessons, stream, shape, order: Vec::new(), values: Vec::new() }
+    }
+
+    /// Continues from the rest of an epoch; returns whether it is one of these lessons'.
+    fn restore(&mut self, stream: Stream, order: Vec<u32>) -> bool {
+        let seen = match self.lessons {
+            Lessons::White => 0,
+            Lessons::Images { seen, .. } => seen,
+        };
+        let fits = order.len() <= seen && order.iter().all(|&image| (image as usize) < seen);
+        if fits {
+            (self.stream, self.order) = (stream, order.into_iter().map(|image| image as usize).collect());
+        }
+        fits
     }
 
     fn next_into(&mut self, count: usize, images: &mut Batch) {

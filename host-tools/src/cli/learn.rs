@@ -9,8 +9,8 @@ use distill_device::{check_pack_name, print};
 use distill_host::{
     export::export,
     learn::{
-        Baseline, BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate,
-        finetune_on_noise, read_student, usual_calibration,
+        Baseline, BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, FineTune, Keep, NoiseSource, Preset, baseline,
+        calibrate, finetune_on_noise, read_student, usual_calibration,
     },
     network::Network,
 };
@@ -126,6 +126,9 @@ pub struct FinetuneArgs {
     /// Seed of all random numbers
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
+    /// Start over, even if an earlier run of the same was cut off
+    #[arg(long)]
+    fresh: bool,
 }
 
 pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
@@ -137,7 +140,9 @@ pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
     let whole = Network::read_pack(teacher)?;
     let before = glance(teacher, &whole, &student)?;
     let start = Instant::now();
-    let (network, loss) = finetune_on_noise(teacher, &student, args.noise, &tuning)?;
+    let task = FineTune { teacher, student: &student, source: args.noise, tuning: &tuning };
+    let keep = Keep { output, fresh: args.fresh };
+    let (network, loss) = finetune_on_noise(task, keep)?;
     let seconds = start.elapsed().as_secs_f64();
     let after = glance(teacher, &whole, &network)?;
     let kept = after.output_error <= before.output_error || after.agreement > before.agreement;
@@ -149,6 +154,7 @@ pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
     }
     let network = if kept { network } else { student.folded()? };
     export(&network, output)?;
+    keep.clear()?;
     let parameters = network.parameters();
     let summary = json!({
         "file": output, "parameters": parameters, "loss": loss, "seconds": seconds, "kept": kept, "before": before,
@@ -185,6 +191,9 @@ pub struct BaselineArgs {
     /// Seed of all random numbers
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
+    /// Start over, even if an earlier run of the same was cut off
+    #[arg(long)]
+    fresh: bool,
 }
 
 pub fn baseline_student(json: bool, args: &BaselineArgs) -> Result<()> {
@@ -192,8 +201,10 @@ pub fn baseline_student(json: bool, args: &BaselineArgs) -> Result<()> {
     check_output(&args.output, [&args.teacher].into_iter())?;
     let start = Instant::now();
     let options = BaselineOptions { method, preset, width: Width::new(width)?, seed };
-    let network = baseline(&args.teacher, options)?;
+    let keep = Keep { output: &args.output, fresh: args.fresh };
+    let network = baseline(&args.teacher, options, keep)?;
     export(&network, &args.output)?;
+    keep.clear()?;
     let (parameters, seconds) = (network.parameters(), start.elapsed().as_secs_f64());
     let summary = json!({"file": args.output, "parameters": parameters, "seconds": seconds});
     print(json, &summary, || format!("{parameters} parameters, {seconds:.0} s: {}", args.output.display()))

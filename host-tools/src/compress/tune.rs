@@ -8,9 +8,9 @@ use anyhow::Result;
 use distill_core::{Encoding, Training, Tuning};
 use distill_device::open_pack;
 
-use super::{Stages, work};
+use super::Stages;
 use crate::{
-    learn::{NoiseSource, finetune_on_noise},
+    learn::{FineTune, Keep, NoiseSource, finetune_on_noise},
     measure::{Comparison, Sample, compare},
     network::Network,
 };
@@ -73,10 +73,14 @@ impl Tuner<'_> {
     fn fine_tune(&self, student: &Network, rate: f32, stages: &mut Stages<'_>) -> Result<Judged> {
         let tuning = Tuning { training: Training { rate, ..self.tuning.training }, ..self.tuning };
         let noise = open_pack(self.teacher)?.noise_checksum();
-        let path = stages.work.file("tuned", &(work::digest(student)?, noise, tuning))?;
+        let path = stages.work.file("tuned", &(student.digest()?, noise, tuning))?;
         stages.stage("fine-tune", &path, |_| {
-            let (tuned, _) = finetune_on_noise(self.teacher, student, NoiseSource::Calibrated, &tuning)?;
-            tuned.write_pack(&path, Encoding::F32)
+            let source = NoiseSource::Calibrated;
+            let task = FineTune { teacher: self.teacher, student, source, tuning: &tuning };
+            let keep = Keep { output: &path, fresh: false };
+            let (tuned, _) = finetune_on_noise(task, keep)?;
+            tuned.write_pack(&path, Encoding::F32)?;
+            keep.clear()
         })?;
         Judged::new(self.network, Network::read_pack(&path)?, self.sample)
     }

@@ -10,7 +10,7 @@ use distill_device::{VERSION, open_pack};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::network::{Network, read_blocks};
+use crate::network::read_blocks;
 
 /// Characters of a name that tell its stage's settings apart.
 const KEY: usize = 16;
@@ -45,20 +45,6 @@ impl Work {
         fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
         Ok(false)
     }
-}
-
-/// SHA-256 of a network's manifest, operators and weights, in hexadecimal.
-pub fn digest(network: &Network) -> Result<String> {
-    let mut sha = Sha256::new();
-    sha.update(serde_json::to_vec(&network.manifest)?);
-    for block in &network.blocks {
-        sha.update(serde_json::to_vec(&(block.name(), block.role(), block.nodes(), block.parts()))?);
-        for weight in block.weights() {
-            sha.update(&weight.name);
-            weight.data.iter().for_each(|value| sha.update(value.to_le_bytes()));
-        }
-    }
-    Ok(hexadecimal(&sha.finalize()))
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

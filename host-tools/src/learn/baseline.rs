@@ -6,12 +6,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use distill_core::{
-    Block, Calibration, Calibrator, Engine, Lessons, Manifest, NoiseImages, Op, Pull, Purpose, Schedule, SourceKind,
-    Start, Stream, Training, Tuning, Update, Width, learn, shrink,
+    Block, Calibration, Calibrator, Course, Engine, Lessons, Manifest, NoiseImages, Op, Pull, Purpose, Schedule,
+    SourceKind, Start, Stream, Training, Tuning, Update, Width, learn, shrink,
 };
 use distill_device::Progress;
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint::{Checkpoint, Keep};
 use crate::network::Network;
 
 /// A baseline from the literature.
@@ -79,12 +80,16 @@ impl Preset {
 /// A student of the teacher in `path`, trained by a baseline.
 ///
 /// # Errors
-/// The teacher's pack, a teacher that does not classify, or whose last layer is not linear ([`Baseline::Zskd`]), or training
-/// that diverges.
-pub fn baseline(path: &Path, options: BaselineOptions) -> Result<Network> {
+/// The teacher's pack, a teacher that does not classify, or whose last layer is not linear ([`Baseline::Zskd`]), training
+/// that diverges, or something else in the place of its state.
+pub fn baseline(path: &Path, options: BaselineOptions, keep: Keep<'_>) -> Result<Network> {
     let BaselineOptions { method, preset, width, seed } = options;
     let teacher = Network::read_pack(path)?;
     teacher.check_classifies()?;
+    let tuning = Tuning { seed, ..preset.tuning(method) };
+    let settings = ("baseline", teacher.digest()?, preset.impressions(seed), width, method == Baseline::Zskd, tuning);
+    let mut checkpoint = Checkpoint::new(keep, &settings)?;
+    let from = checkpoint.resume()?;
     let images = match method {
         Baseline::GnKd => None,
         Baseline::Zskd => {
@@ -99,12 +104,14 @@ pub fn baseline(path: &Path, options: BaselineOptions) -> Result<Network> {
         seen: images.len(),
     });
     let student = untaught(&teacher.blocks, width, seed)?;
-    let tuning = Tuning { seed, ..preset.tuning(method) };
-    let mut progress = Progress::new("training", Some(tuning.training.steps as u64), "{pos}/{len} steps")?;
-    let mut step = 0;
-    let blocks = learn(&teacher.blocks, student, lessons, &tuning, &Engine::default(), |_| {
-        step += 1;
-        progress.set(step);
+    let steps = tuning.training.steps;
+    let mut progress = Progress::new("training", Some(steps as u64), "{pos}/{len} steps")?;
+    let course = Course { teacher: &teacher.blocks, lessons, tuning: &tuning, engine: &Engine::default() };
+    let blocks = learn(course, student, from, |step| {
+        progress.set(step.number as u64);
+        if step.number < steps {
+            checkpoint.keep(step);
+        }
     });
     let source = if images.is_some() { SourceKind::Calibrated } else { SourceKind::Standard };
     let made_from = teacher.manifest.made_from.max(Some(source));

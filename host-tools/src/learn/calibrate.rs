@@ -7,7 +7,7 @@ use distill_core::{
     Aim, Calibrated, Calibration, Calibrator, MAX_INPUTS, MEASURED_INPUTS, NoiseImages, Pack, PackError, PackWriter,
     Pull, ReadAt, Start,
 };
-use distill_device::{NewFile, Progress, UnfinishedFile, open_pack};
+use distill_device::{NewFile, Progress, Resumable, UnfinishedFile, open_pack};
 use serde::Serialize;
 
 use crate::network::{Network, ending};
@@ -149,6 +149,8 @@ pub fn calibrate(teacher: &Path, output: &Path, calibration: &Calibration, count
     let images = |made: &Option<Made>| made.as_ref().map_or(0, |made| made.images.len());
     let (in_part, was_begun) = (images(&begun) > images(&complete), begun.is_some());
     let mut made = if in_part { begun } else { complete };
+    let line = format!("finished batches are in {}; the same command resumes after them", part.display());
+    let _resumable = Resumable::new(line);
     let (pixels, mut calibrator) = (network.manifest.pixels(), Calibrator::new(&network.blocks));
     let (batches, first) = (count.div_ceil(batch), images(&made) / batch);
     let mut progress = Progress::new("calibrating", Some((batches * steps) as u64), "{pos}/{len} steps")?;

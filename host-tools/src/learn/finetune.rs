@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::ValueEnum;
 use distill_core::{
-    Block, Contents, DistillError, Lessons, MAX_INPUTS, MEASURED_INPUTS, Manifest, NoiseImages, SourceKind, Tuning,
-    finetune,
+    Block, Contents, Course, DistillError, Engine, Lessons, MAX_INPUTS, MEASURED_INPUTS, Manifest, NoiseImages,
+    SourceKind, Tuning, finetune,
 };
 use distill_device::{Progress, open_pack};
 
+use super::checkpoint::{Checkpoint, Keep};
 use crate::{export::recompose, network::Network};
 
 /// Steps between two log messages.
-const LOG_INTERVAL: u64 = 100;
+const LOG_INTERVAL: usize = 100;
 
 /// Where the images of a fine-tune come from: never from a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,17 +42,26 @@ pub fn read_student(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
     }
 }
 
-/// `student` fine-tuned on noise, and the mean cross-entropy of the last step; `None` if there was nothing to train.
+/// A student to fine-tune, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct FineTune<'a> {
+    /// The teacher's pack.
+    pub teacher: &'a Path,
+    /// The student.
+    pub student: &'a Network,
+    /// Where the images come from.
+    pub source: NoiseSource,
+    /// Steps, loss and seed.
+    pub tuning: &'a Tuning,
+}
+
+/// The student fine-tuned on noise, and the mean cross-entropy of the last step; `None` if there was nothing to train.
 ///
 /// # Errors
-/// A number out of range, a teacher that does not classify or has no noise images, a student of other shapes, or training
-/// that diverges.
-pub fn finetune_on_noise(
-    teacher: &Path,
-    student: &Network,
-    source: NoiseSource,
-    tuning: &Tuning,
-) -> Result<(Network, Option<f32>)> {
+/// A number out of range, a teacher that does not classify or has no noise images, a student of other shapes, training that
+/// diverges, or something else in the place of its state.
+pub fn finetune_on_noise(task: FineTune<'_>, keep: Keep<'_>) -> Result<(Network, Option<f32>)> {
+    let FineTune { teacher, student, source, tuning } = task;
     check(tuning)?;
     let network = Network::read_pack(teacher)?;
     network.check_classifies()?;
@@ -60,20 +70,28 @@ pub fn finetune_on_noise(
         NoiseSource::Standard => None,
         NoiseSource::Calibrated => Some(noise_images(teacher)?),
     };
+    let noise = images.is_some().then(|| open_pack(teacher).map(|pack| pack.noise_checksum())).transpose()?;
+    let settings = ("finetune", network.digest()?, student.digest()?, noise, tuning);
+    let mut checkpoint = Checkpoint::new(keep, &settings)?;
     let pixels = network.manifest.pixels();
     let lessons = images.as_ref().map_or(Lessons::White, |images| Lessons::Images {
         images,
         pixels: &pixels,
         seen: images.len() - MEASURED_INPUTS,
     });
-    let mut progress = Progress::new("fine-tuning", Some(tuning.training.steps as u64), "{pos}/{len} steps")?;
-    let (mut step, mut last) = (0, None);
-    let blocks = finetune(&network.blocks, &student.blocks, lessons, tuning, |loss| {
-        if step % LOG_INTERVAL == 0 {
-            log::info!("step {step}: cross-entropy {loss:.6}");
+    let steps = tuning.training.steps;
+    let mut progress = Progress::new("fine-tuning", Some(steps as u64), "{pos}/{len} steps")?;
+    let mut last = None;
+    let course = Course { teacher: &network.blocks, lessons, tuning, engine: &Engine::default() };
+    let blocks = finetune(course, &student.blocks, checkpoint.resume()?, |step| {
+        if step.number % LOG_INTERVAL == 1 {
+            log::info!("step {}: cross-entropy {:.6}", step.number, step.loss);
         }
-        (step, last) = (step + 1, Some(loss));
-        progress.set(step);
+        last = Some(step.loss);
+        progress.set(step.number as u64);
+        if step.number < steps {
+            checkpoint.keep(step);
+        }
     });
     let blocks = blocks.map_err(|error| match error {
         DistillError::Diverged { .. } => anyhow!("{error}: try a lower --rate"),

@@ -72,6 +72,23 @@ impl CpuTrainer {
         self.optimizer.step(self.weights.iter_mut().zip(&self.gradients), rate);
     }
 
+    /// Weights and optimiser state, which are all that lasts from one step to the next.
+    pub fn state(&self) -> (&[Vec<f32>], &Optimizer) {
+        (&self.weights, &self.optimizer)
+    }
+
+    /// Continues from a state of the same training; returns whether it is one.
+    pub fn restore(&mut self, weights: Vec<Vec<f32>>, optimizer: Optimizer) -> bool {
+        let fits = weights.len() == self.weights.len()
+            && weights.iter().zip(&self.weights).all(|(weight, start)| weight.len() == start.len())
+            && weights.iter().flatten().all(|value| value.is_finite())
+            && optimizer.continues(&self.optimizer);
+        if fits {
+            (self.weights, self.optimizer) = (weights, optimizer);
+        }
+        fits
+    }
+
     pub fn distance(&self, block: usize) -> f64 {
         self.passes.distances()[block]
     }

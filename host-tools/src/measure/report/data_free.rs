@@ -21,8 +21,8 @@ use crate::{
     export::recompose,
     images::{self, LabelledImages, Preparation},
     learn::{
-        BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, NoiseSource, Preset, baseline, calibrate,
-        finetune_on_noise, usual_calibration,
+        BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, FineTune, Keep, NoiseSource, Preset, baseline,
+        calibrate, finetune_on_noise, usual_calibration,
     },
     measure::{Sample, compare, evaluate},
     network::Network,
@@ -98,9 +98,10 @@ pub fn data_free(options: &DataFreeOptions, heap: &CountingAllocator<System>) ->
             let evaluation = evaluate(&student, test, limit, &Device::Cpu)?;
             let is_ours = method.baseline().is_none();
             let interface_error = is_ours.then(|| maker.interface_error(&teacher, &student)).transpose()?;
-            let (accuracy, parameters, width) = (evaluation.accuracy, evaluation.parameters, width.k());
-            report.cells.push(Cell { method, width, seed, accuracy, interface_error, parameters, seconds });
+            let (accuracy, parameters, k) = (evaluation.accuracy, evaluation.parameters, width.k());
+            report.cells.push(Cell { method, width: k, seed, accuracy, interface_error, parameters, seconds });
             report.write(folder)?;
+            Keep { output: &maker.pack(method, width), fresh: false }.clear()?;
         }
     }
     report.write(folder)?;
@@ -283,18 +284,22 @@ impl Maker<'_> {
             self.make(Method::Distilled, width)?;
         }
         let start = Instant::now();
+        let output = self.pack(method, width);
+        let keep = Keep { output: &output, fresh: false };
         let student = match (method, method.baseline()) {
             (_, Some(method)) => {
                 let preset = self.options.baselines.unwrap_or(Preset::Short);
-                baseline(&self.options.teacher, BaselineOptions { method, preset, width, seed })?
+                baseline(&self.options.teacher, BaselineOptions { method, preset, width, seed }, keep)?
             }
             (Method::FineTuned, _) => {
                 let (student, tuning) = (recompose(&calibrated, &[distilled])?, self.recipes.tuning(seed));
-                finetune_on_noise(&calibrated, &student, NoiseSource::Calibrated, &tuning)?.0
+                let source = NoiseSource::Calibrated;
+                let task = FineTune { teacher: &calibrated, student: &student, source, tuning: &tuning };
+                finetune_on_noise(task, keep)?.0
             }
             _ => {
                 let student = self.pack(method, width);
-                let job = Job { teacher: &calibrated, student: &student, source: method.source(), resume: false };
+                let job = Job { teacher: &calibrated, student: &student, source: method.source(), fresh: true };
                 run_job(job, &self.recipes.settings(method, width, seed), &Device::Cpu, self.heap)?;
                 recompose(&calibrated, &[student])?
             }
