@@ -264,13 +264,13 @@ fn a_student_no_better_than_zeros_is_an_error() {
 #[test]
 fn a_block_whose_outputs_are_almost_zero_does_not_diverge() {
     let mut blocks = teacher();
-    for index in 1..4 {
-        let weights = blocks[index].weights().iter().map(|weight| {
+    for block in &mut blocks[1..4] {
+        let weights = block.weights().iter().map(|weight| {
             let gives = weight.name.contains("bn2.weight") || weight.name.contains("bn2.bias");
             let data = weight.data.iter().map(|value| if gives { 1e-30 * value } else { *value }).collect();
             Weight { data, ..weight.clone() }
         });
-        blocks[index] = blocks[index].with_weights(weights.collect()).unwrap();
+        *block = block.with_weights(weights.collect()).unwrap();
     }
     // Without the shortcut, what is left is zeros.
     let alone = distill_core::Part { from: 0, to: 5 };
