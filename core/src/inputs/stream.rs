@@ -11,8 +11,6 @@ use rand_xoshiro::{
     rand_core::{Rng, SeedableRng},
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::tensor::Shape;
 
 /// Images per batch that share current batch statistics: enough for stable estimates.
@@ -41,7 +39,8 @@ pub enum Purpose {
 }
 
 /// A stream of random numbers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "std", derive(serde::Serialize, serde::Deserialize))]
 pub struct Stream(Xoshiro256PlusPlus);
 
 impl Stream {

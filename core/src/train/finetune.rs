@@ -5,7 +5,7 @@
 
 use alloc::{vec, vec::Vec};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     block::{Block, Statistics},
@@ -70,7 +70,8 @@ pub struct Course<'a> {
 }
 
 /// A training between two steps. With the same course and student, it continues from there to the same bytes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "std", derive(Serialize, serde::Deserialize))]
 pub struct Snapshot {
     trainer: TrainerState,
     stream: Stream,
