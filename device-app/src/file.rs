@@ -91,8 +91,9 @@ impl UnfinishedFile {
     /// The folder does not exist or is not writable, `target` is not a file, or another run is writing it.
     pub fn open(target: &Path, fresh: bool) -> Result<Self> {
         let path = Self::path(target)?;
-        let file = open_alone(&path)?;
-        let begun = file.metadata().with_context(|| format!("cannot write {}", path.display()))?.len() == 0;
+        let context = || format!("cannot write {}", target.display());
+        let file = open_alone(&path).with_context(context)?;
+        let begun = file.metadata().with_context(context)?.len() == 0;
         Ok(Self { file: DiskFile(file), fresh, begun, path, target: target.to_owned() })
     }
 
@@ -159,24 +160,19 @@ fn replace(file: &mut DiskFile, path: &Path, target: &Path) -> Result<()> {
 /// The folder does not exist or is not writable, another run has the file open, or it is a link: what a link leads to is not
 /// ours.
 fn open_alone(path: &Path) -> Result<File> {
-    let context = || format!("cannot write {}", path.display());
     loop {
         let is_link = path.symlink_metadata().is_ok_and(|there| !there.is_file());
-        ensure!(
-            !is_link,
-            "cannot write {}: a link or a folder is in its place, which must be removed first",
-            path.display()
-        );
+        ensure!(!is_link, "a link or a folder is in the place of {}, which must be removed first", path.display());
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let file = file.with_context(context)?;
+        let file = file.context("no new file can be made in its folder")?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!("another run is writing {}", path.display()),
             Err(TryLockError::Error(error)) => log::debug!("{}: no lock: {error}", path.display()),
         }
         // Another run may have renamed the file between the two calls: it is then complete.
-        if is_only_at(&file, path).with_context(context)? {
-            sync_folder(folder_of(path)).with_context(context)?;
+        if is_only_at(&file, path).with_context(|| path.display().to_string())? {
+            sync_folder(folder_of(path))?;
             return Ok(file);
         }
     }

@@ -63,7 +63,7 @@ enum Command {
     Import(ImportArgs),
     /// Show the blocks of a network
     #[command(
-        after_help = "Examples:\n  distill inspect teacher.ndp\n  distill inspect teacher.ndp --width 0.75 --round-to 8\n  distill inspect teacher.ndp --budget 8MiB --width 0.5 --steps 150\n  distill inspect teacher.ndp --draw teacher.svg"
+        after_help = "Examples:\n  distill inspect teacher.ndp\n  distill inspect teacher.ndp --width 0.75 --round-to 8\n  distill inspect teacher.ndp --budget 10MiB --width 0.5 --steps 150\n  distill inspect teacher.ndp --draw teacher.svg"
     )]
     Inspect(Box<InspectArgs>),
     /// Add noise images that match the teacher's batch-norm statistics to its pack, for --noise calibrated; no data is used

@@ -21,7 +21,7 @@ use bytesize::ByteSize;
 use distill_core::{
     Aim, Budget, Calibrated, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings, SourceKind,
 };
-use distill_device::{Job, NOTHING_TO_DISTIL, NewFile, Resumable, check_distinct, open_pack, run_job};
+use distill_device::{Job, NOTHING_TO_DISTIL, NewFile, Resumable, check_changes, check_distinct, open_pack, run_job};
 
 use self::{
     effort::Amounts,
@@ -84,7 +84,10 @@ pub fn compress(task: &Compression, heap: &CountingAllocator<System>) -> Result<
     let images = task.data.as_deref().map(|data| images::open(data, &network, Preparation::default())).transpose()?;
     let widths = task.target.widths(&network, task.round_to)?;
     let amounts = Amounts::new(task.effort, task.seed, &network);
-    widths.apply(Settings::new(widths.all, amounts.steps), task.round_to).check(SourceKind::Standard)?;
+    let shapes = widths.apply(Settings::new(widths.all, amounts.steps), task.round_to);
+    shapes.check(SourceKind::Standard)?;
+    check_changes(&mut open_pack(&teacher)?, &shapes)
+        .with_context(|| format!("cannot compress {}", task.model.display()))?;
     let (teacher, source) = job.noise(teacher, &network, &amounts)?;
     let settings = job.settings(&widths, source, &amounts, &open_pack(&teacher)?);
     let blocks = job.blocks(&teacher, source, &settings)?;
@@ -97,7 +100,7 @@ pub fn compress(task: &Compression, heap: &CountingAllocator<System>) -> Result<
         None => (solved, None),
     };
     export::export(&judged.student, &task.output)?;
-    job.report(&network, judged, rate, images.as_deref())
+    job.report(&network, judged, rate, images.as_deref(), teacher)
 }
 
 /// The stages so far.
@@ -199,6 +202,7 @@ impl Stages<'_> {
         Judged { student, comparison }: Judged,
         rate: Option<f32>,
         images: Option<&dyn LabelledImages>,
+        pack: PathBuf,
     ) -> Result<Compressed> {
         let accuracy = |network: &Network| -> Result<Option<f64>> {
             let Some(images) = images else { return Ok(None) };
@@ -223,6 +227,7 @@ impl Stages<'_> {
             teacher: sizes(&network.folded()?, &self.task.model)?,
             student: sizes(&student, &self.task.output)?,
             file: self.task.output.clone(),
+            pack,
             work: self.task.work.clone(),
             fine_tuned_at: rate,
             comparison,

@@ -55,11 +55,19 @@ impl Network {
     /// The file, or a pack of students.
     pub fn read_pack(path: &Path) -> Result<Self> {
         let context = || format!("cannot read {}", path.display());
-        if open_pack(path)?.manifest().contents != Contents::Network {
-            return Err(PackError::<std::io::Error>::WrongContents).with_context(context);
-        }
         let (manifest, blocks) = read_blocks(path)?;
-        Self::new(manifest, blocks).with_context(context)
+        Self::whole(manifest, blocks).with_context(context)
+    }
+
+    /// A network of a pack's blocks.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); or the blocks are students.
+    pub fn whole(manifest: Manifest, blocks: Vec<Block>) -> Result<Self> {
+        if manifest.contents != Contents::Network {
+            return Err(PackError::<std::io::Error>::WrongContents.into());
+        }
+        Self::new(manifest, blocks)
     }
 
     /// Writes the network as a pack. If that fails, an existing file is unchanged.

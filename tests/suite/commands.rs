@@ -479,6 +479,16 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 #[test]
+fn weights_beside_a_model_are_found_from_its_own_folder() {
+    let desk = Desk::new();
+    for name in ["case-external.onnx", "case-external.data"] {
+        fs::copy(fixture(&format!("onnx/{name}")), desk.path(name)).unwrap();
+    }
+    desk.json("distill inspect case-external.onnx");
+    desk.json("distill inspect ./case-external.onnx");
+}
+
+#[test]
 fn a_file_without_batch_norms_says_how_to_export_them() {
     let desk = Desk::new();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/onnx");

@@ -39,14 +39,16 @@ pub fn compare_files(json: bool, args: &CompareArgs) -> Result<()> {
             let images = images::open_unlabelled(data, &teacher, preparation)?;
             compare(&teacher, &student, Sample::Pictures(&*images, usize::MAX))?
         }
-        None => {
-            let noise = noise_of(&args.teacher)?;
-            let sample = noise.as_ref().map_or(Sample::Octaves, Sample::Calibrated);
-            compare(&teacher, &student, sample)?
-        }
+        None => on_noise(&args.teacher, &teacher, &student)?,
     };
     warn(&comparison);
     print(json, &comparison, || blocks(&comparison) + &comparison.line())
+}
+
+/// Compares a student with the teacher whose pack is at `path`, as `compare` does without pictures.
+pub fn on_noise(path: &Path, teacher: &Network, student: &Network) -> Result<Comparison> {
+    let noise = noise_of(path)?;
+    compare(teacher, student, noise.as_ref().map_or(Sample::Octaves, Sample::Calibrated))
 }
 
 /// Compares a student with the teacher whose pack is at `path`, on the few images that are quickest.

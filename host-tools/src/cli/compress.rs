@@ -90,6 +90,5 @@ pub fn compress_model(json: bool, args: &CompressArgs, heap: &CountingAllocator<
     if let Some(warning) = compressed.warning() {
         log::warn!("{warning}");
     }
-    let next = format!("distill compare {} {} --images FOLDER", args.model.display(), args.output.display());
-    print(json, &compressed, || format!("{}\non pictures of your own: {next}", compressed.table()))
+    print(json, &compressed, || compressed.table())
 }

@@ -16,7 +16,10 @@ use distill_host::{
 };
 use serde_json::json;
 
-use super::{compare::glance, files::check_output};
+use super::{
+    compare::{on_noise, warn},
+    files::check_output,
+};
 
 #[derive(Args)]
 pub struct CalibrateArgs {
@@ -138,17 +141,18 @@ pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
     let training = Training { batch: args.batch, rate: args.rate, ..Tuning::new(args.steps).training };
     let tuning = Tuning { training, temperature: args.temperature, features: args.features, seed: args.seed };
     let whole = Network::read_pack(teacher)?;
-    let before = glance(teacher, &whole, &student)?;
+    let before = on_noise(teacher, &whole, &student)?;
     let start = Instant::now();
     let task = FineTune { teacher, student: &student, source: args.noise, tuning: &tuning };
     let keep = Keep { output, fresh: args.fresh };
     let (network, loss) = finetune_on_noise(task, keep)?;
     let seconds = start.elapsed().as_secs_f64();
-    let after = glance(teacher, &whole, &network)?;
-    let kept = after.output_error <= before.output_error || after.agreement > before.agreement;
+    let after = on_noise(teacher, &whole, &network)?;
+    let kept = loss.is_none() || after.follows(&before);
+    warn(if kept { &after } else { &before });
     if !kept {
         log::warn!(
-            "the fine-tune took the student away from its teacher: {} is the student as it was; a lower --rate may help",
+            "the fine-tune did not bring the student nearer to its teacher: {} is the student as it was; a lower --rate may help",
             output.display()
         );
     }
@@ -162,10 +166,11 @@ pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
     });
     print(json, &summary, || match loss {
         Some(loss) => format!(
-            "{} steps in {seconds:.0} s, last cross-entropy {loss:.4}: {}\nbefore: {}\nafter: {}",
+            "{} steps in {seconds:.0} s, last cross-entropy {loss:.4}: {}\nbefore: {}\nafter{}: {}",
             args.steps,
             output.display(),
             before.line(),
+            if kept { "" } else { ", not kept" },
             after.line()
         ),
         None => format!("nothing to train: {}", output.display()),

@@ -142,19 +142,21 @@ pub fn inspect_file(json: bool, InspectArgs { file, draw: picture, work }: &Insp
     let picture = picture.as_deref();
     let format = picture.map(Format::of).transpose()?;
     picture.map_or(Ok(()), |picture| check_distinct(picture, [file.as_path()]))?;
-    let (inspection, blocks) = if is_pack {
-        let (manifest, blocks) = read_blocks(file)?;
-        (inspect(&manifest, &blocks).with_calibrated(open_pack(file)?.calibrated().copied()), blocks)
-    } else {
-        let Network { manifest, blocks } = read_network(file)?;
-        (inspect(&manifest, &blocks), blocks)
+    let (manifest, blocks) = match is_pack {
+        true => read_blocks(file)?,
+        false => read_network(file).map(|Network { manifest, blocks }| (manifest, blocks))?,
+    };
+    let inspection = inspect(&manifest, &blocks);
+    let inspection = match is_pack {
+        true => inspection.with_calibrated(open_pack(file)?.calibrated().copied()),
+        false => inspection,
     };
     if let (Some(path), Some(format)) = (picture, format) {
         write_file(path, draw(&inspection, &blocks, format)?.as_bytes())?;
     }
     let student = match work.shapes() {
         // The students' shapes do not depend on their inputs.
-        true => Some(SizeTable::new(&read_network(file)?, &work.settings(SourceKind::Standard)?)?),
+        true => Some(SizeTable::new(&Network::whole(manifest, blocks)?, &work.settings(SourceKind::Standard)?)?),
         false => None,
     };
     print(json, &DrawnInspection { inspection: &inspection, student: student.as_ref(), picture }, || {

@@ -12,6 +12,8 @@ use crate::{measure::Comparison, show::table};
 pub struct Compressed {
     /// The student's file.
     pub file: PathBuf,
+    /// The teacher's pack, with the noise images if there are any.
+    pub pack: PathBuf,
     /// The model as it came, batch norms folded.
     pub teacher: Sizes,
     /// The student.
@@ -84,6 +86,11 @@ impl Compressed {
             Some(rate) => format!("\nfine-tuned at a rate of {rate}"),
             None => String::new(),
         };
-        format!("{table}\n{}{tuned}\n{seconds:.0} s; written: {}", comparison.line(), self.file.display())
+        format!(
+            "{table}\n{}{tuned}\n{seconds:.0} s; written: {file}\non pictures of your own: distill compare {} {file} --images FOLDER",
+            comparison.line(),
+            self.pack.display(),
+            file = self.file.display()
+        )
     }
 }

@@ -95,7 +95,11 @@ impl Target {
             Self::Parameters(amount) => (amount, |network| network.parameters() as u64, "parameters"),
             Self::Macs(amount) => (amount, Network::macs, "multiply-accumulates"),
         };
-        let most = amount.of(size(&network.folded()?));
+        let teacher = size(&network.folded()?);
+        let most = amount.of(teacher);
+        if most >= teacher {
+            bail!("the teacher has {teacher} {what}: to make it smaller, ask for fewer than that, not {amount}");
+        }
         let of = |widths: &Widths| -> Result<u64> {
             // As it is written in the end.
             Ok(size(&network.student(&widths.apply(Settings::new(widths.all, 0), round_to))?.folded()?))

@@ -29,16 +29,6 @@ impl Judged {
         let comparison = compare(teacher, &student, sample)?;
         Ok(Self { student, comparison })
     }
-
-    /// Whether this student follows the teacher more closely than another: in its class more often or, if as often, with
-    /// less error.
-    fn follows(&self, other: &Self) -> bool {
-        let [ours, theirs] = [self, other].map(|judged| &judged.comparison);
-        match (ours.agreement, theirs.agreement) {
-            (Some(a), Some(b)) if a != b => a > b,
-            _ => ours.output_error < theirs.output_error,
-        }
-    }
 }
 
 /// What the fine-tunes of a compression share.
@@ -62,7 +52,7 @@ impl Tuner<'_> {
         for rate in RATES {
             let tuned = self.fine_tune(&solved.student, rate, stages)?;
             eprintln!("fine-tune at {rate}: {}", tuned.comparison.line());
-            if tuned.follows(&solved) {
+            if tuned.comparison.follows(&solved.comparison) {
                 return Ok((tuned, Some(rate)));
             }
             eprintln!("that does not bring the student nearer to its teacher on held-out noise: it is not kept");

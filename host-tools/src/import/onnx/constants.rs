@@ -89,7 +89,8 @@ impl<'a> Outside<'a> {
         let named = self.folder.join(location);
         let place = || format!("its values are in {}", named.display());
         let path = named.canonicalize().with_context(place)?;
-        let folder = self.folder.canonicalize().with_context(place)?;
+        // The folder of a bare name is empty.
+        let folder = Path::new(".").join(self.folder).canonicalize().with_context(place)?;
         ensure!(
             path.starts_with(&folder),
             "{}, which is a link to {}, outside the model's folder: copy that file there",
