@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     block::op::Op,
     heap::held,
-    kernels::plane::Lanes,
     tensor::{Shape, Weight, element_count},
 };
 
@@ -206,16 +205,6 @@ impl Block {
     /// Whether the block contains a batch norm, whose running statistics propagated noise needs.
     pub fn has_statistics(&self) -> bool {
         self.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm(_)))
-    }
-
-    /// Least bytes of values for a forward pass of one group of images: of the node that reads and makes most.
-    pub fn pass_bytes(&self) -> u64 {
-        let values = |node: usize| {
-            let read: usize = self.inputs_of(node).into_iter().map(Shape::elements).sum();
-            (read + self.shape(node + 1).elements()) as u64
-        };
-        let most = (0..self.nodes.len()).map(values).max().unwrap_or(0);
-        most * size_of::<Lanes>() as u64
     }
 
     /// Heap bytes: weights, names and shapes.

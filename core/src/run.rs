@@ -229,11 +229,16 @@ fn measure_again<R, W>(
     load: impl FnOnce() -> Result<Block, RunError<R, W>>,
 ) -> Result<Distilled, RunError<R, W>> {
     let folded = fold_batch_norms(&block)?;
+    let ends = (block.input(), block.output());
     drop(block);
     let target = DeviceBlock::new(&folded, &engine.device);
     // Load the student only now: only one of the two blocks is in memory at a time.
     drop(folded);
-    Ok(measure(&target, load()?, &mut inputs, engine)?)
+    let student = load()?;
+    if (student.input(), student.output()) != ends {
+        return Err(RunError::Student(PackError::OtherJob));
+    }
+    Ok(measure(&target, student, &mut inputs, engine)?)
 }
 
 /// The teacher's block at `position`, without batch norms.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use distill_core::{Pack, ReadAt, WriteAt};
+use distill_core::{MAGIC, Pack, ReadAt, WriteAt};
 
 use crate::advice::Advised;
 
@@ -21,7 +21,11 @@ pub struct DiskFile(File);
 /// # Errors
 /// The file cannot be opened, or is not a complete pack of a supported version.
 pub fn open_pack(path: &Path) -> Result<Pack<DiskFile>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let shown = || format!("cannot open {}", path.display());
+    // Opening a pipe waits for whoever writes to it.
+    let is_file = path.metadata().with_context(shown)?.is_file();
+    ensure!(is_file, "cannot open {}: it is not a regular file", path.display());
+    let file = File::open(path).with_context(shown)?;
     Pack::open(DiskFile(file)).map_err(Advised::advised).with_context(|| format!("cannot read {}", path.display()))
 }
 
@@ -93,8 +97,18 @@ impl UnfinishedFile {
         let path = Self::path(target)?;
         let context = || format!("cannot write {}", target.display());
         let file = open_alone(&path).with_context(context)?;
-        let begun = file.metadata().with_context(context)?.len() == 0;
-        Ok(Self { file: DiskFile(file), fresh, begun, path, target: target.to_owned() })
+        let length = file.metadata().with_context(context)?.len();
+        let mut file = DiskFile(file);
+        let mut magic = [0; MAGIC.len() - 1];
+        let is_pack = length >= 4 && file.read_at(0, &mut magic).is_ok() && magic == MAGIC[..3];
+        ensure!(
+            fresh || length == 0 || is_pack,
+            "cannot write {}: {} is there, which no run has left: remove it, or start over with --fresh",
+            target.display(),
+            path.display()
+        );
+        let begun = length == 0;
+        Ok(Self { file, fresh, begun, path, target: target.to_owned() })
     }
 
     /// Removes the file, unless it holds something of an earlier run.
@@ -217,10 +231,7 @@ impl NewFile {
     /// # Errors
     /// The folder of `target` does not exist or is not writable, `target` is not a file, or another run is writing it.
     pub fn create(target: &Path) -> Result<Self> {
-        let mut name = OsString::from(".");
-        name.push(file_name(target)?);
-        name.push(".new");
-        let path = target.with_file_name(name);
+        let path = new_path(target)?;
         let context = || format!("cannot write {}", target.display());
         let file = open_alone(&path).with_context(context)?;
         let new = Self { file: DiskFile(file), path, target: target.to_owned() };
@@ -256,6 +267,12 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+/// Where a command writes on its way to `output`, and `output` itself.
+pub fn places(output: &Path) -> Vec<PathBuf> {
+    let beside = [UnfinishedFile::path(output), new_path(output)];
+    beside.into_iter().flatten().chain([output.to_owned()]).collect()
 }
 
 /// Refuses to overwrite an input: with a student in its place, the teacher would be lost.
@@ -329,6 +346,14 @@ impl WriteAt for NewFile {
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync()
     }
+}
+
+/// The path at which [`NewFile`] writes what becomes `target`.
+fn new_path(target: &Path) -> Result<PathBuf> {
+    let mut name = OsString::from(".");
+    name.push(file_name(target)?);
+    name.push(".new");
+    Ok(target.with_file_name(name))
 }
 
 /// The name of `target`, which must be a file or not exist.

@@ -7,6 +7,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use crate::terminal::say;
+
 /// What is kept of the work in progress; the last line counts.
 static KEPT: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -21,7 +23,7 @@ fn kept() -> MutexGuard<'static, Vec<String>> {
 pub fn end_at_interrupt() {
     let handler = || {
         let line = kept().last().cloned().unwrap_or_else(|| "nothing was written".to_owned());
-        eprintln!("\ninterrupted: {line}");
+        say(&format!("\ninterrupted: {line}"));
         exit(INTERRUPTED);
     };
     if let Err(error) = ctrlc::set_handler(handler) {

@@ -14,7 +14,7 @@ use crate::{
     file::{UnfinishedFile, check_distinct, open_pack, scratch_file},
     interrupt::Resumable,
     memory::{available_memory, check_memory},
-    terminal::Progress,
+    terminal::{Progress, say},
     unchanged::check_changes,
 };
 
@@ -122,7 +122,7 @@ pub fn run_job(
             watch.progress = Progress::new("distilling", Some(count * units), "{msg}").ok();
             blocks.reserve_exact(plan.blocks.len());
         }
-        Event::Resumed { blocks } => eprintln!("resuming: {blocks} blocks were done before (--fresh starts over)"),
+        Event::Resumed { blocks } => say(&format!("resuming: {blocks} blocks were done before (--fresh starts over)")),
         Event::Started { index, name, .. } => watch.begin(index, name, heap),
         Event::Stepped { loss, .. } => watch.step(loss),
         Event::Finished(report, planned) => blocks.push(watch.end(report, planned, settings, heap)),
@@ -225,7 +225,7 @@ impl BlockWatch {
         );
         match &self.progress {
             Some(progress) => progress.say(&line),
-            None => eprintln!("{line}"),
+            None => say(&line),
         }
         self.set(self.block_end);
         outcome

@@ -21,6 +21,6 @@ pub use interrupt::{Resumable, end_at_interrupt};
 pub use job::{BlockOutcome, Job, Outcome, open_source, program_bytes, run_job};
 pub use memory::{available_memory, check_memory};
 pub use options::{ChosenSource, DeviceName, RunOptions, WorkOptions, read_widths};
-pub use terminal::{Progress, columns, exit_code, parse, print, start_log, write_out};
+pub use terminal::{Progress, columns, exit_code, parse, print, say, start_log, write_out};
 pub use unchanged::{NOTHING_TO_DISTIL, UnchangedBlocks, check_changes};
 pub use version::VERSION;

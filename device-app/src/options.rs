@@ -13,7 +13,7 @@ use distill_core::{
     Training, Update, Width,
 };
 
-use crate::file::open_pack;
+use crate::{file::open_pack, terminal::say};
 
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]
@@ -199,7 +199,7 @@ impl ChosenSource {
     /// Says on stderr which source was taken, unless it was asked for.
     pub fn say(&self) {
         if let Some(reason) = &self.reason {
-            eprintln!("noise: {} ({reason})", self.kind);
+            say(&format!("noise: {} ({reason})", self.kind));
         }
     }
 }

@@ -19,7 +19,7 @@ use clap::{ArgMatches, Id, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::file::check_distinct;
+use crate::file::{check_distinct, places};
 
 /// Where there is no bar, how often long work says that it goes on.
 const SAID_EVERY: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ fn check_outputs(matches: &ArgMatches) -> Result<()> {
     let names: Vec<&str> = matches.ids().map(Id::as_str).collect();
     for output in OUTPUTS.into_iter().filter(|output| names.contains(output)) {
         for input in names.iter().filter(|&name| *name != output && !FOLDERS.contains(name)) {
-            paths(output).try_for_each(|output| check_distinct(output, paths(input)))?;
+            paths(output).flat_map(places).try_for_each(|place| check_distinct(&place, paths(input)))?;
         }
     }
     Ok(())
@@ -135,6 +135,14 @@ pub fn write_out(text: impl AsRef<[u8]>) -> Result<()> {
     }
 }
 
+/// Prints a line on stderr. If that is closed or full, the work goes on without.
+pub fn say(line: &str) {
+    let _ = beside_bar(|| writeln!(stderr(), "{}", printable(line)));
+}
+
+/// Most characters of an error: names from files may have any length.
+const LONGEST_ERROR: usize = 2000;
+
 /// The object that `--json` prints instead of a result.
 #[derive(Serialize)]
 struct Failure {
@@ -147,14 +155,22 @@ struct Failure {
 /// Returns exit code 0, or prints the error with its causes and returns 1.
 pub fn exit_code(json: bool, result: Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
-    // One sentence is one line, whatever names are in it.
-    eprintln!("error: {}", printable(&format!("{error:#}")).replace('\n', " "));
+    say(&format!("error: {}", sentence(&format!("{error:#}"))));
     if json {
-        let causes = error.chain().skip(1).map(ToString::to_string).collect();
+        let causes = error.chain().skip(1).map(|cause| sentence(&cause.to_string())).collect();
         // Nothing is left to do about a failure to print the failure.
-        let _ = print(true, &Failure { error: error.to_string(), causes }, String::new);
+        let _ = print(true, &Failure { error: sentence(&error.to_string()), causes }, String::new);
     }
     ExitCode::FAILURE
+}
+
+/// An error as one line of bounded length, whatever names are in it.
+fn sentence(error: &str) -> String {
+    let line = printable(error).replace('\n', " ");
+    match line.char_indices().nth(LONGEST_ERROR) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
 }
 
 /// The columns that tables should fit: those of `COLUMNS` or of the terminal; `None` if stdout is a file or a pipe.
@@ -199,7 +215,7 @@ impl Progress {
     pub fn say(&self, line: &str) {
         let line = printable(line);
         match self.lines {
-            Some(_) => eprintln!("{line}"),
+            Some(_) => say(&line),
             None => self.bar.println(&*line),
         }
     }
@@ -229,7 +245,7 @@ impl Lines {
         let (stop, stopped) = mpsc::channel();
         let thread = thread::Builder::new().spawn(move || {
             while stopped.recv_timeout(SAID_EVERY) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("{}", line(work, bar.position(), bar.length(), bar.elapsed(), &bar.message()));
+                say(&line(work, bar.position(), bar.length(), bar.elapsed(), &bar.message()));
             }
         });
         // Without a thread, the work goes on silently.

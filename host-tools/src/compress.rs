@@ -21,7 +21,9 @@ use bytesize::ByteSize;
 use distill_core::{
     Aim, Budget, Calibrated, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings, SourceKind,
 };
-use distill_device::{Job, NOTHING_TO_DISTIL, NewFile, Resumable, check_changes, check_distinct, open_pack, run_job};
+use distill_device::{
+    Job, NOTHING_TO_DISTIL, NewFile, Resumable, check_changes, check_distinct, open_pack, run_job, say,
+};
 
 use self::{
     effort::Amounts,
@@ -117,9 +119,9 @@ impl Stages<'_> {
         let start = Instant::now();
         let found = self.work.holds(path)?;
         if found {
-            eprintln!("{name}: found in {}", path.display());
+            say(&format!("{name}: found in {}", path.display()));
         } else {
-            eprintln!("{name} …");
+            say(&format!("{name} …"));
             let _resumable = Resumable::new(format!(
                 "finished stages are in {}; the same command resumes after them",
                 self.task.work.display()
@@ -165,7 +167,7 @@ impl Stages<'_> {
     fn noise(&mut self, teacher: PathBuf, network: &Network, amounts: &Amounts) -> Result<(PathBuf, SourceKind)> {
         let pack = open_pack(&teacher)?;
         if let Some(Calibrated { images, .. }) = pack.calibrated() {
-            eprintln!("calibrate: {} holds {images} noise images", teacher.display());
+            say(&format!("calibrate: {} holds {images} noise images", teacher.display()));
             if (*images as usize) < amounts.images {
                 log::warn!("this effort would make {}: `distill calibrate` adds some", amounts.images);
             }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use distill_core::{
-    Block, BlockError, Contents, Encoding, Manifest, PackError, PackWriter, Recipe, Role, Settings, Shape,
+    Block, BlockError, Contents, DeviceBlock, Encoding, Manifest, PackError, PackWriter, Recipe, Role, Settings, Shape,
     fold_batch_norms,
 };
 use distill_device::{NewFile, check_memory, open_pack};
@@ -25,7 +25,13 @@ impl Network {
     /// # Errors
     /// No blocks, a block that does not take what the one before it gives, values that this machine has no memory for, or a
     /// normalisation that does not fit.
-    pub fn new(manifest: Manifest, blocks: Vec<Block>) -> Result<Self> {
+    pub fn new(mut manifest: Manifest, blocks: Vec<Block>) -> Result<Self> {
+        // No pack holds names that would steer a terminal.
+        let Manifest { architecture, source, classes, .. } = &mut manifest;
+        [architecture, source]
+            .into_iter()
+            .chain(classes)
+            .for_each(|name| *name = name.replace(char::is_control, "\u{fffd}"));
         ensure!(!blocks.is_empty(), "a network needs at least one block");
         for pair in blocks.windows(2) {
             let (given, taken) = (pair[0].output(), pair[1].input());
@@ -36,7 +42,7 @@ impl Network {
                 pair[1].name()
             );
         }
-        let largest = blocks.iter().map(Block::pass_bytes).max().unwrap_or(0);
+        let largest = blocks.iter().map(DeviceBlock::pass_bytes).max().unwrap_or(0);
         check_memory("a forward pass of this network", largest)?;
         let channels = blocks[0].input().channels;
         ensure!(

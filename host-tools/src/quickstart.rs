@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use distill_core::{CountingAllocator, Device, Encoding, MEASURED_INPUTS, Settings, SourceKind, Width};
-use distill_device::{Job, run_job};
+use distill_device::{Job, run_job, say};
 use serde::Serialize;
 
 use crate::{
@@ -80,13 +80,13 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
     let teacher = builtin_teacher()?;
     let teacher_path = folder.join("teacher.ndp");
     teacher.write_pack(&teacher_path, Encoding::F32)?;
-    eprintln!("teacher: {}, evaluated on {all} CIFAR-10 test images", teacher.manifest.architecture);
+    say(&format!("teacher: {}, evaluated on {all} CIFAR-10 test images", teacher.manifest.architecture));
     let mut networks = vec![Line::new(1.0, &evaluate(&teacher, &images, all, device)?)];
-    eprintln!("{IMAGES} noise images are fitted to the teacher's batch norms");
+    say(&format!("{IMAGES} noise images are fitted to the teacher's batch norms"));
     calibrate(&teacher_path, &teacher_path, &usual_calibration(&teacher, CALIBRATION_STEPS, 0), IMAGES)?;
     let mut files = vec![teacher_path.clone()];
     for k in WIDTHS {
-        eprintln!("student with k = {k}: its blocks are solved on that noise");
+        say(&format!("student with k = {k}: its blocks are solved on that noise"));
         let pack = folder.join(format!("student-{k}-blocks.ndp"));
         let job = Job { teacher: &teacher_path, student: &pack, source: SourceKind::Calibrated, fresh: true };
         let mut settings = Settings::calibrated(Width::new(k)?, 0);

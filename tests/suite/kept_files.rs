@@ -61,11 +61,13 @@ fn a_run_that_was_cut_off_goes_on() {
     assert!(fs::read(desk.path("student.ndp")).unwrap() == whole);
     fs::remove_file(desk.path("student.ndp")).unwrap();
     assert_eq!(desk.files(), before);
-    // With nothing to go on with, or something else in its place, it begins.
+    // With nothing to go on with, it begins; something else in its place is not ours to replace.
     desk.json(&format!("distill-device {line} --resume"));
     assert!(fs::read(desk.path("student.ndp")).unwrap() == whole);
     fs::write(desk.path("student.ndp.part"), vec![7; 2 * whole.len()]).unwrap();
-    desk.json(&format!("distill-device {line} --resume"));
+    let error = desk.failure(&format!("distill-device {line}"), 1);
+    assert!(error.contains("which no run has left"), "{error}");
+    desk.json(&format!("distill-device {line} --fresh"));
     assert!(fs::read(desk.path("student.ndp")).unwrap() == whole);
 }
 
@@ -103,6 +105,8 @@ fn an_interruption_says_at_once_what_is_kept() {
 fn no_output_takes_an_inputs_place() {
     let desk = Desk::new();
     fs::write(desk.path("widths.json"), r#"{"layer1.0": 0.5}"#).unwrap();
+    fs::copy(desk.path("widths.json"), desk.path("s.ndp.part")).unwrap();
+    fs::copy(desk.path("widths.json"), desk.path(".s.ndp.new")).unwrap();
     fs::create_dir(desk.path("pictures")).unwrap();
     fs::write(desk.path("pictures/0001_a.png"), "a picture").unwrap();
     for line in [
@@ -111,6 +115,9 @@ fn no_output_takes_an_inputs_place() {
         "distill evaluate teacher.ndp --data pictures --predictions pictures/0001_a.png",
         "distill evaluate teacher.ndp --data builtin --teacher widths.json --predictions ./widths.json",
         "distill inspect teacher.ndp --draw teacher.ndp",
+        // Where an output is on its way to its place.
+        "distill run teacher.ndp --widths s.ndp.part -o s.ndp",
+        "distill recompose teacher.ndp .s.ndp.new -o s.ndp",
     ] {
         let before =
             ["widths.json", "pictures/0001_a.png", "teacher.ndp"].map(|name| fs::read(desk.path(name)).unwrap());
@@ -132,7 +139,7 @@ fn links_in_the_way_lead_to_no_loss() {
     link("student.ndp.part");
     let line = "distill-device run teacher.ndp -o student.ndp --noise standard --images 16 --blocks 0";
     let error = desk.failure(line, 1);
-    assert!(error.contains("a link or a folder is in its place"), "{error}");
+    assert!(error.contains("a link or a folder is in the place of student.ndp.part"), "{error}");
     fs::remove_file(desk.path("student.ndp.part")).unwrap();
     // A link as the output is replaced, and that is said.
     link("student.ndp");

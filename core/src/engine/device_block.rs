@@ -9,7 +9,7 @@ use crate::{
     block::{Block, Statistics},
     engine::{
         Batch, Device, batch,
-        cpu::{self, Program, Workspace},
+        cpu::{self, Program, ProgramBytes, Workspace},
     },
     tensor::Shape,
 };
@@ -43,6 +43,12 @@ impl DeviceBlock {
             Device::Burn(device) => Backend::Burn(Box::new(BurnBlock::new(block, value, device))),
         };
         Self { input: block.input(), output: block.shape(value), backend }
+    }
+
+    /// Heap bytes that a block takes on the CPU for one group of images, weights included.
+    pub fn pass_bytes(block: &Block) -> u64 {
+        let ProgramBytes { held, arena } = ProgramBytes::of(block, block.nodes().len());
+        held + Workspace::bytes(1, 1, arena)
     }
 
     /// Input shape.

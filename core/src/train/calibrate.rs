@@ -49,6 +49,11 @@ impl<'a> Calibrator<'a> {
         Calibration::BATCH.min(fitting).max(LANES)
     }
 
+    /// Heap bytes for the passes over a batch of so many images.
+    pub fn batch_bytes(&self, images: usize) -> u64 {
+        Workspace::bytes(usize::MAX, images, self.passes.arena())
+    }
+
     /// What images for this teacher can match: the usual objective, for this number of steps.
     pub fn usual_pull(&self, steps: usize) -> Pull {
         let classifies = self.blocks.last().is_some_and(|block| block.output().elements() == block.output().channels);

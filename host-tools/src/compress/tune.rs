@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use distill_core::{Encoding, Training, Tuning};
-use distill_device::open_pack;
+use distill_device::{open_pack, say};
 
 use super::Stages;
 use crate::{
@@ -51,11 +51,11 @@ impl Tuner<'_> {
         }
         for rate in RATES {
             let tuned = self.fine_tune(&solved.student, rate, stages)?;
-            eprintln!("fine-tune at {rate}: {}", tuned.comparison.line());
+            say(&format!("fine-tune at {rate}: {}", tuned.comparison.line()));
             if tuned.comparison.follows(&solved.comparison) {
                 return Ok((tuned, Some(rate)));
             }
-            eprintln!("that does not bring the student nearer to its teacher on held-out noise: it is not kept");
+            say(&format!("that does not bring the student nearer to its teacher on held-out noise: it is not kept"));
         }
         Ok((solved, None))
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use distill_device::Progress;
+use distill_device::{Progress, say};
 use ureq::{Agent, Body, http::StatusCode};
 
 /// More than any file we download, so that a server cannot fill the disk.
@@ -35,6 +35,7 @@ impl<'a> Download<'a> {
     /// # Errors
     /// The server does not answer within 10 seconds, or refuses.
     pub fn start(url: &'a str, file: &'a Path) -> Result<Self> {
+        ensure!(!file.is_symlink(), "{} is a link, which must be removed first", file.display());
         let begun = fs::metadata(file).map_or(0, |file| file.len());
         let agent: Agent = Agent::config_builder()
             .timeout_connect(Some(TIMEOUT))
@@ -66,7 +67,7 @@ impl<'a> Download<'a> {
         let broke_off = || format!("the download of {url} broke off: run the command again to resume it");
         let mut output = OpenOptions::new().create(true).append(true).open(file).with_context(cannot_write)?;
         output.set_len(start).with_context(cannot_write)?;
-        eprintln!("downloading {url}");
+        say(&format!("downloading {url}"));
         let total = body.content_length().map(|rest| start + rest);
         let mut progress = Progress::new("downloading", total, "{bytes}/{total_bytes}, {bytes_per_sec}")?;
         let mut body = body.into_with_config().limit(MAX_BYTES).reader();

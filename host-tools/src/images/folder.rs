@@ -55,7 +55,11 @@ impl Pictures {
 
     fn read(&self, index: usize, image: &mut [u8]) -> Result<()> {
         let file = &self.files[index];
-        let picture = fs::read(file).map_err(Into::into).and_then(|bytes| Picture::decode(&bytes, self.colour));
+        let read = || {
+            ensure!(file.is_file(), "it is not a regular file");
+            Picture::decode(&fs::read(file)?, self.colour)
+        };
+        let picture = read();
         let picture = picture.with_context(|| format!("cannot read {}", file.display()))?;
         self.preparation.prepare(&picture, self.shape, image);
         Ok(())

@@ -86,6 +86,8 @@ impl Format {
         match bytes {
             [] => bail!("it is empty"),
             [b'P', b'K', 3, 4, ..] => Ok(Self::TorchZip),
+            // The length of a JSON header, and the header.
+            [_, _, _, _, _, _, 0, 0, b'{', ..] => Ok(Self::Safetensors),
             // Protocol, then the number 0x1950a86a20f9469cfc6c.
             [0x80, _, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.', ..] => {
                 Ok(Self::TorchLegacy)
@@ -95,8 +97,6 @@ impl Format {
                  `torch.save({{name: torch.as_tensor(values) for name, values in pickle.load(open(\"FILE\", \
                  \"rb\")).items()}}, \"model.pth\")`"
             ),
-            // The length of a JSON header, and the header.
-            [_, _, _, _, _, _, 0, 0, b'{', ..] => Ok(Self::Safetensors),
             [_, _, _, _, b'T', b'F', b'L', ..] => {
                 bail!("it is a TensorFlow Lite network: export the network that it was made from as .onnx")
             }

@@ -14,6 +14,9 @@ use crate::network::Network;
 /// Key of the description in the file's metadata.
 pub(crate) const KEY: &str = "distill";
 
+/// As many as a pack holds.
+const MAX_BLOCKS: usize = 4095;
+
 /// A network without its weights.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Description {
@@ -49,6 +52,7 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<Option<Network>> {
     let mut checkpoint = Checkpoint::from_safetensors(bytes)?;
     let Some(description) = checkpoint.metadata.get(KEY) else { return Ok(None) };
     let description: Description = serde_json::from_str(description)?;
+    anyhow::ensure!(description.blocks.len() <= MAX_BLOCKS, "it describes more than {MAX_BLOCKS} blocks");
     let blocks: Result<Vec<Block>> =
         description.blocks.into_iter().map(|block| build(block, &mut checkpoint)).collect();
     let manifest = Manifest {

@@ -1,5 +1,7 @@
 //! Fewer operators for the same function: exporters write some of ours as several, and leave operators that nothing reads.
 
+use std::collections::HashMap;
+
 use anyhow::Result;
 use distill_core::{Activation, AveragePool, Conv, Op, Pad, Slice, Weight};
 
@@ -118,15 +120,20 @@ fn without_identities(graph: Graph) -> Result<Graph> {
 fn without_repeated(graph: Graph) -> Result<Graph> {
     let mut rest = Graph::new(graph.shape(0));
     let mut renamed = vec![0];
+    // The operators that read the same values.
+    let mut readers: HashMap<Vec<usize>, Vec<usize>> = HashMap::new();
     let last = graph.nodes().len();
     for node in graph.into_nodes() {
         let inputs: Vec<usize> = node.inputs.iter().map(|&value| renamed[value]).collect();
         let is_last = renamed.len() == last;
         let is_same = |other: &GraphNode| other.weights.is_empty() && other.op == node.op && other.inputs == inputs;
-        let same = rest.nodes().iter().position(is_same).filter(|_| node.weights.is_empty() && !is_last);
-        renamed.push(match same {
+        let same = readers.get(&inputs).and_then(|nodes| nodes.iter().copied().find(|&at| is_same(&rest.nodes()[at])));
+        renamed.push(match same.filter(|_| node.weights.is_empty() && !is_last) {
             Some(same) => same + 1,
-            None => rest.push(&node.name, node.op, &inputs, node.weights)?,
+            None => {
+                readers.entry(inputs.clone()).or_default().push(rest.nodes().len());
+                rest.push(&node.name, node.op, &inputs, node.weights)?
+            }
         });
     }
     Ok(rest)

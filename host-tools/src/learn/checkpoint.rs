@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use distill_core::{Snapshot, Step};
-use distill_device::{Resumable, UnfinishedFile, VERSION, write_file};
+use distill_device::{Resumable, UnfinishedFile, VERSION, say, write_file};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -86,7 +86,7 @@ impl Checkpoint {
         let body = content.strip_prefix(&MAGIC).and_then(|content| content.strip_prefix(&self.key));
         let Some(body) = body.filter(|_| Sha256::digest(content)[..] == *digest) else { bail!(self.foreign()) };
         let snapshot: Snapshot = postcard::from_bytes(body).with_context(|| format!("cannot read {shown}"))?;
-        eprintln!("resuming after {} steps that were done before (--fresh starts over)", snapshot.steps());
+        say(&format!("resuming after {} steps that were done before (--fresh starts over)", snapshot.steps()));
         Ok(Some(snapshot))
     }
 
@@ -119,19 +119,31 @@ impl Checkpoint {
 
 #[cfg(test)]
 mod tests {
-    use distill_core::{Course, Engine, Lessons, Tuning, Width, learn};
+    use distill_core::{
+        Block, BlockBuilder, Course, Engine, Lessons, Op, Role, Shape, Training, Tuning, Weight, Width, learn,
+    };
     use tempfile::tempdir;
 
     use super::*;
-    use crate::{learn::untaught, quickstart::builtin_teacher};
+    use crate::learn::untaught;
+
+    /// A mean over the image, and two classes.
+    fn teacher() -> Result<Vec<Block>> {
+        let mut head = BlockBuilder::new("head", Role::Head, Shape::new(3, 4, 4));
+        let pooled = head.push("pool", Op::GlobalAveragePool, &[0], Vec::new())?;
+        let weights = [("weight", vec![2, 3]), ("bias", vec![2])];
+        let weights = weights.map(|(name, dims)| Weight::new(name, &dims, vec![0.5; dims.iter().product()]));
+        head.push("linear", Op::Linear, &[pooled], weights.to_vec())?;
+        Ok(vec![head.finish()?])
+    }
 
     #[test]
     fn only_what_the_same_training_left_is_resumed() -> Result<()> {
         let folder = tempdir()?;
         let output = folder.path().join("student.ndp");
         let keep = Keep { output: &output, fresh: false };
-        let teacher = builtin_teacher()?.blocks;
-        let training = distill_core::Training { batch: 2, ..Tuning::new(1).training };
+        let teacher = teacher()?;
+        let training = Training { batch: 2, ..Tuning::new(1).training };
         let (tuning, engine) = (Tuning { training, ..Tuning::new(1) }, Engine::default());
         let course = Course { teacher: &teacher, lessons: Lessons::White, tuning: &tuning, engine: &engine };
         let mut left = None;

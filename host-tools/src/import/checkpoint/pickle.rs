@@ -120,7 +120,12 @@ impl Pickle {
 
     /// An object's or a dictionary's entries with a text as their key.
     pub fn named(&self, value: Value) -> impl Iterator<Item = (&str, Value)> {
+        self.first_named(value, usize::MAX)
+    }
+
+    /// The same among its first `most` entries.
+    pub fn first_named(&self, value: Value, most: usize) -> impl Iterator<Item = (&str, Value)> {
         let entries = self.made(value).map_or(&[][..], |made| &made.entries);
-        entries.iter().filter_map(|&(key, value)| Some((self.text(key)?, value)))
+        entries.iter().take(most).filter_map(|&(key, value)| Some((self.text(key)?, value)))
     }
 }

@@ -137,7 +137,7 @@ impl Search<'_> {
 
     fn attribute(&self, value: Value, name: &str) -> Option<Value> {
         let state = self.file.pickle.made(value)?.state;
-        self.file.pickle.named(state).take(MOST_ATTRIBUTES).find(|(key, _)| *key == name).map(|(_, value)| value)
+        self.file.pickle.first_named(state, MOST_ATTRIBUTES).find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
     /// Adds a module's tensors, under the names that its state dictionary has.

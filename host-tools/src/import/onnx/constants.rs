@@ -17,6 +17,8 @@ use crate::{
     onnx::{DataLocation, DataType, NodeProto, TensorProto},
 };
 
+/// Dimensions of a constant; operators over constants take time for each.
+const MOST_DIMENSIONS: usize = 16;
 /// Largest extent of a constant, which bounds what computing with it can cost.
 const MAX_EXTENT: usize = 1 << 28;
 /// The same for a constant without elements.
@@ -97,10 +99,9 @@ impl<'a> Outside<'a> {
             place(),
             path.display()
         );
+        ensure!(path.is_file(), "{}, which is no regular file", place());
         let mut file = File::open(&path).with_context(place)?;
-        let (offset, metadata) = (number("offset")?.unwrap_or(0), file.metadata()?);
-        let size = metadata.len();
-        ensure!(metadata.is_file(), "{}, which is no regular file", place());
+        let (offset, size) = (number("offset")?.unwrap_or(0), file.metadata()?.len());
         let length = number("length")?.unwrap_or(size.saturating_sub(offset));
         ensure!(
             offset.checked_add(length).is_some_and(|end| end <= size),
@@ -136,6 +137,9 @@ pub fn constant(node: &NodeProto, outside: &mut Outside<'_>) -> Result<Tensor> {
 
 /// Number of elements of a shape; `None` if an extent is too large, or the elements cannot be counted.
 pub fn elements(dims: &[usize]) -> Option<usize> {
+    if dims.len() > MOST_DIMENSIONS {
+        return None;
+    }
     // Strides are computed for empty shapes too, so their product must not overflow either.
     let product = dims.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent.max(1)))?;
     let is_empty = dims.contains(&0);

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use distill_core::{Calibration, CountingAllocator, Device, NOISE_BATCH, Pull, Settings, Tuning, Width};
-use distill_device::{Job, open_pack, run_job};
+use distill_device::{Job, open_pack, run_job, say};
 use serde_json::{Value, json};
 
 use super::table::{Calibrated, Cell, DataFree, Method};
@@ -93,7 +93,7 @@ pub fn data_free(options: &DataFreeOptions, heap: &CountingAllocator<System>) ->
             report.write(folder)?;
         }
         for (width, method) in missing {
-            eprintln!("seed {seed}, k {}: {}", width.k(), method.title());
+            say(&format!("seed {seed}, k {}: {}", width.k(), method.title()));
             let (student, seconds) = maker.make(method, width)?;
             let evaluation = evaluate(&student, test, limit, &Device::Cpu)?;
             let is_ours = method.baseline().is_none();

@@ -6,8 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Made, Object, Pickle, Value};
 
-/// Objects in one pickle: a checkpoint of a few hundred layers with its optimiser's state has some ten thousand.
-const MOST_OBJECTS: usize = 1 << 20;
+/// What any pickle may make, counting objects, what is remembered and what is copied: a checkpoint of a few hundred layers with
+/// its optimiser's state has some ten thousand objects.
+const FREE_PARTS: usize = 1 << 17;
+/// Beyond that, bytes of a pickle for each.
+const BYTES_PER_PART: usize = 8;
 /// Bytes of a text; a longer one is no name.
 const LONGEST_TEXT: usize = 1 << 10;
 /// Bytes of the name of a class and of its module.
@@ -16,6 +19,7 @@ const LONGEST_GLOBAL: usize = 128;
 /// Runs the program that `bytes` begin with; also returns what follows it.
 pub fn run(bytes: &[u8]) -> Result<(Pickle, &[u8])> {
     let mut machine = Machine { rest: bytes, ..Machine::default() };
+    let most = FREE_PARTS.max(bytes.len() / BYTES_PER_PART);
     loop {
         let at = bytes.len() - machine.rest.len();
         let code = machine.byte()?;
@@ -24,7 +28,8 @@ pub fn run(bytes: &[u8]) -> Result<(Pickle, &[u8])> {
             return Ok((Pickle { objects: machine.objects, root }, machine.rest));
         }
         machine.step(code).with_context(|| format!("at byte {at} of its pickle"))?;
-        ensure!(machine.objects.len() <= MOST_OBJECTS, "its pickle makes more than {MOST_OBJECTS} objects");
+        let parts = machine.objects.len() + machine.memo.len() + machine.copied;
+        ensure!(parts <= most, "its pickle of {} bytes makes more than {most} objects", bytes.len());
     }
 }
 
@@ -36,6 +41,8 @@ struct Machine<'a> {
     /// Where the stack was at each mark.
     marks: Vec<usize>,
     memo: HashMap<u32, Value>,
+    /// Entries of dictionaries that were made from lists, which are copied.
+    copied: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -251,6 +258,7 @@ impl<'a> Machine<'a> {
             let pair = |&pair| if let [key, value] = elements(pair) { Some((*key, *value)) } else { None };
             entries = given.iter().filter_map(pair).collect();
         }
+        self.copied += entries.len();
         self.make(by, arguments, entries);
         Ok(())
     }
