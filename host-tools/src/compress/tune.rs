@@ -55,7 +55,7 @@ impl Tuner<'_> {
             if tuned.comparison.follows(&solved.comparison) {
                 return Ok((tuned, Some(rate)));
             }
-            say(&format!("that does not bring the student nearer to its teacher on held-out noise: it is not kept"));
+            say("that does not bring the student nearer to its teacher on held-out noise: it is not kept");
         }
         Ok((solved, None))
     }
