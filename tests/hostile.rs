@@ -34,8 +34,8 @@ use self::targets::Target;
 #[global_allocator]
 static HEAP: CountingAllocator<System> = CountingAllocator::new(System);
 
-/// "No file costs more than 32 times its size plus 64 MiB before it is accepted, nor more than a second for each 10 MB."
-const TIMES: usize = 32;
+/// "No file costs more than 64 times its size plus 64 MiB before it is accepted, nor more than a second for each 10 MB."
+const TIMES: usize = 64;
 const PLUS: usize = 64 << 20;
 const MOST_TIME: Duration = Duration::from_secs(1);
 /// After so much an execution counts as a hang.

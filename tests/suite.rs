@@ -23,6 +23,8 @@ mod cuts;
 mod damaged_packs;
 #[path = "suite/data.rs"]
 mod data;
+#[path = "suite/desk.rs"]
+mod desk;
 #[path = "suite/drawing.rs"]
 mod drawing;
 #[path = "suite/export.rs"]

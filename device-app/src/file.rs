@@ -99,10 +99,12 @@ impl UnfinishedFile {
         let file = open_alone(&path).with_context(context)?;
         let length = file.metadata().with_context(context)?.len();
         let mut file = DiskFile(file);
-        let mut magic = [0; MAGIC.len() - 1];
-        let is_pack = length >= 4 && file.read_at(0, &mut magic).is_ok() && magic == MAGIC[..3];
+        // Finished and unfinished packs differ in the fourth byte. After a power cut, bytes may be zeros.
+        let mut start = [0; MAGIC.len() - 1];
+        file.read_at(0, &mut start[..length.min(3) as usize]).with_context(context)?;
+        let is_ours = start.iter().zip(MAGIC).all(|(&byte, magic)| byte == magic || byte == 0);
         ensure!(
-            fresh || length == 0 || is_pack,
+            fresh || is_ours,
             "cannot write {}: {} is there, which no run has left: remove it, or start over with --fresh",
             target.display(),
             path.display()
@@ -278,10 +280,12 @@ pub fn places(output: &Path) -> Vec<PathBuf> {
 /// Refuses to overwrite an input: with a student in its place, the teacher would be lost.
 ///
 /// # Errors
-/// `output` is the same file as one of `inputs`, or a file in one that is a folder.
+/// `output` is the same file as one of `inputs`, or a picture or CIFAR-10 file in one that is a folder.
 pub fn check_distinct<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     let Ok(existing) = output.canonicalize() else { return Ok(()) };
-    let holds = |input: PathBuf| input == existing || existing.is_file() && existing.starts_with(input);
+    let ending = existing.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let is_image = ["jpg", "jpeg", "png", "bin"].contains(&&*ending);
+    let holds = |input: PathBuf| input == existing || is_image && existing.starts_with(input);
     let same = inputs.into_iter().any(|input| input.canonicalize().is_ok_and(holds));
     ensure!(!same, "cannot write {}: it would replace the file it is made from", output.display());
     Ok(())

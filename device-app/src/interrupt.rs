@@ -22,7 +22,10 @@ fn kept() -> MutexGuard<'static, Vec<String>> {
 /// Ends the program at an interruption, with a line that says what is kept.
 pub fn end_at_interrupt() {
     let handler = || {
-        let line = kept().last().cloned().unwrap_or_else(|| "nothing was written".to_owned());
+        let line = kept()
+            .last()
+            .cloned()
+            .unwrap_or_else(|| "finished files are whole, and all others are as they were".to_owned());
         say(&format!("\ninterrupted: {line}"));
         exit(INTERRUPTED);
     };

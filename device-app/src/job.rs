@@ -104,7 +104,9 @@ pub fn run_job(
     let left = available_memory().filter(|_| !is_given && matches!(device, Device::Cpu));
     let budget = Budget { used: program_bytes(&teacher), bytes: left.unwrap_or(settings.budget.bytes) };
     let settings = &Settings { budget, ..settings.clone() };
-    check_changes(&mut teacher, settings).with_context(|| format!("cannot distil {}", job.teacher.display()))?;
+    let unchanged = check_changes(&mut teacher, settings);
+    let unchanged = unchanged.with_context(|| format!("cannot distil {}", job.teacher.display()))?;
+    unchanged.lines().for_each(|line| log::warn!("{line}"));
     let mut part = UnfinishedFile::open(job.student, job.fresh)?;
     let _resumable = Resumable::new(format!(
         "finished blocks are in {}; the same command resumes after them",

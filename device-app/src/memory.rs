@@ -8,7 +8,8 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 pub fn available_memory() -> Option<u64> {
     let memory = MemoryRefreshKind::nothing().with_ram();
     let system = System::new_with_specifics(RefreshKind::nothing().with_memory(memory));
-    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    // What a group caches of files counts as its use, but is given up when memory is short.
+    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss));
     Some(system.available_memory().min(limit)).filter(|&bytes| bytes > 0)
 }
 

@@ -38,16 +38,16 @@ impl UnchangedBlocks {
     }
 }
 
-/// Reports the blocks of a teacher that these settings would not change.
+/// The blocks of a teacher that these settings would not change.
 ///
 /// # Errors
 /// The pack; or there is no block to distil, or none that changes although a width is below 1.
 pub fn check_changes<R: ReadAt<Error: Send + Sync + 'static>>(
     teacher: &mut Pack<R>,
     settings: &Settings,
-) -> Result<()> {
+) -> Result<UnchangedBlocks> {
     if teacher.manifest().contents != Contents::Network {
-        return Ok(());
+        return Ok(UnchangedBlocks::default());
     }
     let (mut unchanged, mut number, mut changes, mut narrows) = (UnchangedBlocks::default(), 0, false, false);
     for position in 0..teacher.blocks() {
@@ -73,6 +73,5 @@ pub fn check_changes<R: ReadAt<Error: Send + Sync + 'static>>(
         let lines: Vec<String> = unchanged.lines().collect();
         bail!("no block would change: {}; {}", lines.join("; "), unchanged.advice());
     }
-    unchanged.lines().for_each(|line| log::warn!("{line}"));
-    Ok(())
+    Ok(unchanged)
 }

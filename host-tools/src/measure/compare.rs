@@ -119,7 +119,7 @@ pub fn compare(teacher: &Network, student: &Network, sample: Sample<'_>) -> Resu
     );
     let normalises = |network: &Network| (network.manifest.mean.clone(), network.manifest.std.clone());
     if normalises(student) != normalises(teacher) {
-        log::warn!("the student's pixels are normalised otherwise than the teacher's, whose values both are given");
+        log::warn!("student and teacher normalise pixels differently; both are given the teacher's values");
     }
     let total = sample.len();
     ensure!(total > 0, "there are no images to compare on");
