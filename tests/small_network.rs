@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
 
+pub mod seal;
+
 use std::convert::Infallible;
 
 use distill_core::{

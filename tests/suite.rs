@@ -57,6 +57,8 @@ mod parts;
 mod pytorch_names;
 #[path = "suite/run.rs"]
 mod run;
+#[path = "suite/signed_packs.rs"]
+mod signed_packs;
 #[path = "suite/solve.rs"]
 mod solve;
 #[path = "suite/training.rs"]

@@ -35,6 +35,7 @@ pub use block::{
     Block, BlockBuilder, BlockError, MAX_NODES, MAX_PARTS, Node, Nodes, Part, Parts, Role, Statistics,
     op::{Activation, AveragePool, BatchNorm, MaxPool, Op, Pad, Slice, Window},
 };
+pub use ed25519_dalek::{SigningKey, VerifyingKey};
 pub use engine::{
     Batch, Chain, Classes, Device, DeviceBlock, Difference, DistillError, Engine, Goal, Goals, Learners, MICRO_BATCH,
     Optimizer, Portions, Trainer, one_hot,
@@ -46,8 +47,8 @@ pub use inputs::{
 };
 pub use kernels::conv::Conv;
 pub use pack::{
-    Calibrated, CalibratedNoise, Contents, Encoding, Interface, MAGIC, Manifest, Outline, Pack, PackError, PackWriter,
-    Probabilities, VERSION,
+    Calibrated, CalibratedNoise, Contents, Encoding, Fingerprint, Interface, MAGIC, Manifest, Outline, Pack, PackError,
+    PackWriter, Probabilities, Signature, VERSION, sign,
 };
 pub use recipe::{
     Aim, Calibration, Pull, Recipe, Ridge, Schedule, Selection, SourceKind, Start, Training, Update, Width, WidthError,

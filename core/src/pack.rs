@@ -5,10 +5,14 @@
 
 mod calibrated;
 mod error;
+mod index;
+mod older;
 mod reader;
+mod signature;
 mod writer;
 
 use alloc::{string::String, vec::Vec};
+use core::fmt;
 
 use half::f16;
 use serde::{Deserialize, Serialize};
@@ -23,7 +27,9 @@ use crate::{
 pub use self::{
     calibrated::CalibratedNoise,
     error::PackError,
+    index::Digest,
     reader::{Outline, Pack},
+    signature::{Signature, sign},
     writer::PackWriter,
 };
 
@@ -32,14 +38,12 @@ pub const MAGIC: [u8; 4] = *b"NDP\x1A";
 /// First four bytes of an unfinished pack, from which a run can be resumed.
 pub const UNFINISHED: [u8; 4] = *b"NDP\x1B";
 /// The version that is written, and the newest that is read.
-pub const VERSION: u16 = 5;
-/// The version before [`Manifest::interface`].
-const WITHOUT_INTERFACE: u16 = 4;
-/// The version before [`Manifest::made_from`], the oldest that is read.
+pub const VERSION: u16 = 6;
+/// The last version before digests and signatures.
+const WITHOUT_DIGESTS: u16 = 5;
+/// The oldest version that is read.
 const OLDEST: u16 = 3;
 
-const HEADER_BYTES: u64 = 32;
-const ENTRY_BYTES: u64 = 32;
 /// Maximum sections of a pack; ResNet-1001 has about 500 neighbourhoods.
 const MAX_SECTIONS: u32 = 4096;
 /// Maximum bytes of one section's metadata.
@@ -117,11 +121,29 @@ impl Manifest {
 pub enum Contents {
     /// Every block of a network, in order: a teacher, or a recomposed student.
     Network,
-    /// Student neighbourhoods of the network with this [`fingerprint`](Pack::fingerprint).
+    /// Student neighbourhoods of a network.
     Neighbourhoods {
-        /// Fingerprint of the teacher pack.
-        teacher: u32,
+        /// The network's fingerprint.
+        teacher: Fingerprint,
     },
+}
+
+/// What identifies a network: its manifest and blocks, whatever the noise images beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fingerprint {
+    /// As versions 3 to 5 named it, which [`Pack::is`] still knows.
+    Crc(u32),
+    /// SHA-256 over manifest and blocks, see `docs/pack-format.md`.
+    Sha256(Digest),
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Crc(crc) => write!(f, "{crc:08x}"),
+            Self::Sha256(digest) => digest.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+        }
+    }
 }
 
 /// Metadata of the calibrated noise images in a pack.
@@ -165,17 +187,6 @@ struct WeightEntry {
     encoding: Encoding,
 }
 
-/// One entry of the index.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Entry {
-    offset: u64,
-    weights_length: u64,
-    metadata_length: u32,
-    metadata_crc: u32,
-    weights_crc: u32,
-    position: u32,
-}
-
 impl Encoding {
     /// Returns this encoding, or `F32` if a value is too large for half precision.
     fn for_values(self, values: &[f32]) -> Self {
@@ -187,34 +198,6 @@ impl Encoding {
             Self::F32 => 4,
             Self::F16 => 2,
         }
-    }
-}
-
-impl Entry {
-    fn to_bytes(self) -> [u8; ENTRY_BYTES as usize] {
-        let mut bytes = [0; ENTRY_BYTES as usize];
-        bytes[..8].copy_from_slice(&self.offset.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.weights_length.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.metadata_length.to_le_bytes());
-        bytes[20..24].copy_from_slice(&self.metadata_crc.to_le_bytes());
-        bytes[24..28].copy_from_slice(&self.weights_crc.to_le_bytes());
-        bytes[28..].copy_from_slice(&self.position.to_le_bytes());
-        bytes
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Self {
-        Self {
-            offset: u64_at(bytes, 0),
-            weights_length: u64_at(bytes, 8),
-            metadata_length: u32_at(bytes, 16),
-            metadata_crc: u32_at(bytes, 20),
-            weights_crc: u32_at(bytes, 24),
-            position: u32_at(bytes, 28),
-        }
-    }
-
-    fn end(&self) -> Option<u64> {
-        self.offset.checked_add(u64::from(self.metadata_length))?.checked_add(self.weights_length)
     }
 }
 

@@ -17,12 +17,13 @@ use crate::{
 /// # Errors
 /// As [`run_job`]; a noise that the pack does not allow, or an option out of range.
 pub fn run_command(json: bool, options: &RunOptions, heap: &CountingAllocator<System>) -> Result<()> {
-    let RunOptions { teacher, output, work, device, fresh, .. } = options;
+    let RunOptions { teacher, output, work, device, fresh, trust, counter_file, sign, .. } = options;
     check_pack_name(output)?;
+    let (trust, signer) = (trust.trust(counter_file.as_deref())?, sign.signer(output)?);
     let source = work.source(teacher)?;
     let (settings, device) = (work.settings(source.kind)?, device.open()?);
     source.say();
-    let job = Job { teacher, student: output, source: source.kind, fresh: *fresh };
+    let job = Job { teacher, student: output, source: source.kind, fresh: *fresh, trust, signer };
     let outcome = run_job(job, &settings, &device, heap)?;
     print(json, &outcome, || {
         let sum = |size: fn(&BlockReport) -> usize| outcome.blocks.iter().map(|b| size(&b.report)).sum::<usize>();

@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use crate::{
     advice::Advised,
-    file::{UnfinishedFile, check_distinct, open_pack, scratch_file},
+    file::{DiskFile, UnfinishedFile, check_distinct, open_pack, scratch_file},
     interrupt::Resumable,
     memory::{available_memory, check_memory},
+    signing::{Signer, Trust},
     terminal::{Progress, say},
     unchanged::check_changes,
 };
@@ -22,15 +23,15 @@ use crate::{
 pub fn program_bytes<R: ReadAt>(teacher: &Pack<R>) -> u64 {
     let manifest = teacher.manifest();
     let classes: usize = manifest.classes.iter().map(|name| name.len() + size_of::<String>()).sum();
-    // A second pack, opened for calibrated noise, has an index of 32 bytes per block.
-    let blocks = teacher.blocks() * (size_of::<BlockOutcome>() + 64 + 32);
+    // A second pack, opened for calibrated noise, has an index of 88 bytes per block.
+    let blocks = teacher.blocks() * (size_of::<BlockOutcome>() + 64 + 88);
     (PROGRAM_BYTES + 2 * classes + blocks) as u64
 }
 
 const PROGRAM_BYTES: usize = 64 << 10;
 
 /// A run on files.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Job<'a> {
     /// Teacher pack.
     pub teacher: &'a Path,
@@ -40,19 +41,30 @@ pub struct Job<'a> {
     pub source: SourceKind,
     /// Whether to start over, instead of resuming an interrupted run from its file beside the student.
     pub fresh: bool,
+    /// Whose signature the teacher must have.
+    pub trust: Option<Trust>,
+    /// What signs the student.
+    pub signer: Option<Signer>,
 }
 
-/// Opens the source of inputs for a teacher pack.
+/// Opens the source of inputs for a teacher pack, whose images must be signed as it is.
 ///
 /// # Errors
-/// As [`open_pack`].
-pub fn open_source(kind: SourceKind, teacher: &Path) -> Result<Box<dyn Source>> {
+/// As [`open_pack`] and [`Trust::accept`].
+pub fn open_source(kind: SourceKind, teacher: &Path, trust: Option<&Trust>) -> Result<Box<dyn Source>> {
     Ok(match kind {
         SourceKind::Standard => Box::new(WhiteNoise::Standard),
         SourceKind::Propagated => Box::new(WhiteNoise::Propagated),
-        SourceKind::Calibrated => Box::new(CalibratedNoise(open_pack(teacher)?)),
+        SourceKind::Calibrated => Box::new(CalibratedNoise(open_trusted(teacher, trust)?)),
         other => bail!("this program has no source of inputs called {other:?}"),
     })
+}
+
+/// Opens a pack that must be signed as `trust` says.
+fn open_trusted(path: &Path, trust: Option<&Trust>) -> Result<Pack<DiskFile>> {
+    let mut pack = open_pack(path)?;
+    trust.map_or(Ok(()), |trust| trust.accept(path, &mut pack))?;
+    Ok(pack)
 }
 
 /// The result of a run: the object that `--json` prints.
@@ -98,7 +110,8 @@ pub fn run_job(
     heap.reset_peak();
     check_distinct(job.student, [job.teacher])?;
     check_distinct(&UnfinishedFile::path(job.student)?, [job.teacher])?;
-    let (mut teacher, mut source) = (open_pack(job.teacher)?, open_source(job.source, job.teacher)?);
+    let trust = job.trust.as_ref();
+    let (mut teacher, mut source) = (open_trusted(job.teacher, trust)?, open_source(job.source, job.teacher, trust)?);
     // Without a budget, the machine's memory is one.
     let is_given = settings.budget.bytes != Budget::UNLIMITED.bytes;
     let left = available_memory().filter(|_| !is_given && matches!(device, Device::Cpu));
@@ -140,7 +153,7 @@ pub fn run_job(
     });
     // What failed first is what is told, whatever comes of the file.
     let kept = match (&done, blocks.is_empty()) {
-        (Ok(()), _) => part.commit(),
+        (Ok(()), _) => job.signer.as_ref().map_or(Ok(()), |signer| signer.sign(&mut part)).and_then(|()| part.commit()),
         (Err(_), true) => part.discard().map_err(Into::into),
         (Err(_), false) => Ok(()),
     };

@@ -13,7 +13,11 @@ use distill_core::{
     Training, Update, Width,
 };
 
-use crate::{file::open_pack, terminal::say};
+use crate::{
+    file::open_pack,
+    signing::{SignOptions, TrustOptions},
+    terminal::say,
+};
 
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]
@@ -32,6 +36,15 @@ pub struct RunOptions {
     /// Start over, even if an earlier run of the same was cut off; without it, its blocks are kept
     #[arg(long, conflicts_with = "resume")]
     pub fresh: bool,
+    /// Whose signature the teacher must have
+    #[command(flatten)]
+    pub trust: TrustOptions,
+    /// File that keeps the counter of the last teacher that was accepted: none below it is
+    #[arg(long, value_name = "FILE", requires = "require_signed_by")]
+    pub counter_file: Option<PathBuf>,
+    /// How the student is signed
+    #[command(flatten)]
+    pub sign: SignOptions,
     /// Resume a run that was cut off, which is what happens anyway
     #[arg(long, hide = true)]
     pub resume: bool,

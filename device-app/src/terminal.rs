@@ -25,7 +25,7 @@ use crate::file::{check_distinct, places};
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// Identifiers of arguments that name a file to write.
-const OUTPUTS: [&str; 3] = ["output", "predictions", "draw"];
+const OUTPUTS: [&str; 4] = ["output", "predictions", "draw", "counter_file"];
 /// Of those that name a folder in which a command writes files of its own.
 const FOLDERS: [&str; 2] = ["work", "dir"];
 

@@ -3,6 +3,7 @@
 mod compare;
 mod compress;
 mod files;
+mod key;
 mod learn;
 mod lookup;
 mod measure;
@@ -20,6 +21,7 @@ use distill_host::quickstart::quickstart;
 use self::{
     compare::{CompareArgs, compare_files},
     compress::{CompressArgs, compress_model},
+    key::{KeyArgs, make_or_use_key},
     learn::{BaselineArgs, CalibrateArgs, FinetuneArgs, baseline_student, calibrate_teacher, finetune_student},
     measure::{DataCommand, EvaluateArgs, ReportCommand, evaluate_file, fetch_data, report_data_free},
     networks::{ImportArgs, InspectArgs, RecomposeArgs, import_file, inspect_file, recompose_files},
@@ -96,6 +98,11 @@ enum Command {
         #[command(subcommand)]
         command: ReportCommand,
     },
+    /// Make a pair of keys, or sign packs with one
+    #[command(
+        after_help = "Example:\n  distill key -o release.key\n  distill key --sign release.key --counter 3 teacher.ndp\n  distill run teacher.ndp -o student.ndp --require-signed-by release.key.pub"
+    )]
+    Key(KeyArgs),
     /// Print a script that completes the commands in a shell
     #[command(after_help = "Example:\n  distill completions bash > ~/.local/share/bash-completion/completions/distill")]
     Completions {
@@ -137,6 +144,7 @@ fn execute(command: Command, json: bool, heap: &CountingAllocator<System>) -> Re
         Command::Finetune(args) => finetune_student(json, &args),
         Command::Baseline(args) => baseline_student(json, &args),
         Command::Report { command: ReportCommand::DataFree(options) } => report_data_free(json, &options, heap),
+        Command::Key(args) => make_or_use_key(json, &args),
         Command::Completions { shell } => lookup::completions(json, shell, &mut Cli::command()),
         Command::Man { dir } => lookup::manual(json, dir.as_deref(), Cli::command()),
     }

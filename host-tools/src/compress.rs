@@ -191,7 +191,7 @@ impl Stages<'_> {
         let pack = open_pack(teacher)?;
         let path = self.work.file("blocks", &(pack.fingerprint(), pack.noise_checksum(), source, settings))?;
         self.stage("distil", &path, |stages| {
-            let job = Job { teacher, student: &path, source, fresh: false };
+            let job = Job { teacher, student: &path, source, fresh: false, trust: None, signer: None };
             run_job(job, settings, &Device::Cpu, stages.heap).map(|_| ())
         })?;
         Ok(path)

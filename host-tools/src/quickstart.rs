@@ -88,7 +88,8 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
     for k in WIDTHS {
         say(&format!("student with k = {k}: its blocks are solved on that noise"));
         let pack = folder.join(format!("student-{k}-blocks.ndp"));
-        let job = Job { teacher: &teacher_path, student: &pack, source: SourceKind::Calibrated, fresh: true };
+        let source = SourceKind::Calibrated;
+        let job = Job { teacher: &teacher_path, student: &pack, source, fresh: true, trust: None, signer: None };
         let mut settings = Settings::calibrated(Width::new(k)?, 0);
         settings.recipe.images = IMAGES - MEASURED_INPUTS;
         let outcome = run_job(job, &settings, device, heap)?;

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use distill_core::{Block, BlockBuilder, Contents, Conv, Manifest, Op, Purpose, Role, Shape, Stream, inner_nodes};
+use distill_core::{
+    Block, BlockBuilder, Contents, Conv, Fingerprint, Manifest, Op, Purpose, Role, Shape, Stream, inner_nodes,
+};
 use distill_host::show::{Format, draw, inspect};
 use distill_tests::{gaussian, manifest, teacher};
 
@@ -103,7 +105,7 @@ fn names_of_foreign_files_are_escaped() {
 #[test]
 fn students_stand_alone() {
     let blocks = &teacher()[1..4];
-    let manifest = Manifest { contents: Contents::Neighbourhoods { teacher: 0 }, ..manifest() };
+    let manifest = Manifest { contents: Contents::Neighbourhoods { teacher: Fingerprint::Crc(0) }, ..manifest() };
     let svg = draw(&inspect(&manifest, blocks), blocks, Format::Svg).unwrap();
     check_well_formed(&svg);
     assert_eq!(svg.matches("class=\"w\"").count(), 0);

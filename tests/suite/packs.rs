@@ -3,8 +3,8 @@
 use std::{convert::Infallible, io, path::Path};
 
 use distill_core::{
-    Block, BlockBuilder, Calibration, Calibrator, Contents, Conv, Encoding, Interface, Manifest, Op, Pack, PackError,
-    PackWriter, Probabilities, ReadAt, Role, Shape, SourceKind, VERSION, Weight, WriteAt,
+    Block, BlockBuilder, Calibration, Calibrator, Contents, Conv, Encoding, Fingerprint, Interface, Manifest, Op, Pack,
+    PackError, PackWriter, Probabilities, ReadAt, Role, Shape, SourceKind, VERSION, Weight, WriteAt,
 };
 use distill_host::{
     export::recompose,
@@ -15,17 +15,17 @@ use distill_host::{
 use crate::naive::widen;
 
 /// Packs of an older program.
-struct Older {
+pub struct Older {
     version: u16,
     /// Imported from `fixtures/onnx/plain-legacy-11.onnx`.
-    teacher: &'static [u8],
+    pub teacher: &'static [u8],
     /// `distill-device run version-3.ndp -o version-3-students.ndp --images 16 --noise standard`.
     students: &'static [u8],
     made_from: Option<SourceKind>,
 }
 
 pub const VERSION_3_STUDENTS: &[u8] = include_bytes!("../fixtures/version-3-students.ndp");
-const OLDER: [Older; 2] = [
+pub const OLDER: [Older; 3] = [
     Older {
         version: 3,
         teacher: include_bytes!("../fixtures/version-3.ndp"),
@@ -36,6 +36,12 @@ const OLDER: [Older; 2] = [
         version: 4,
         teacher: include_bytes!("../fixtures/version-4.ndp"),
         students: include_bytes!("../fixtures/version-4-students.ndp"),
+        made_from: Some(SourceKind::Standard),
+    },
+    Older {
+        version: 5,
+        teacher: include_bytes!("../fixtures/version-5.ndp"),
+        students: include_bytes!("../fixtures/version-5-students.ndp"),
         made_from: Some(SourceKind::Standard),
     },
 ];
@@ -212,10 +218,14 @@ fn writer_refuses_another_number_of_blocks() {
     assert!(matches!(many, Err(PackError::SectionCount { .. })));
 }
 
-/// That file, imported now, with its fully connected layers as a head, which they were then.
-fn imported() -> Network {
+/// That file, imported now. Before version 5, it lost its interface, and its fully connected layers were a head.
+fn imported(version: u16) -> Network {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/onnx/plain-legacy-11.onnx");
     let mut network = import(&path, &ImportOptions::default()).unwrap();
+    if version >= 5 {
+        return network;
+    }
+    network.manifest.interface = None;
     let connected = network.blocks.pop().unwrap();
     let mut head = BlockBuilder::new("head", Role::Head, connected.input());
     for (index, node) in connected.nodes().iter().enumerate() {
@@ -228,16 +238,18 @@ fn imported() -> Network {
 
 #[test]
 fn packs_of_older_versions_are_read_without_what_those_lack() {
-    let Network { manifest, blocks } = imported();
-    let manifest = Manifest { interface: None, ..manifest };
     for Older { version, teacher, students, made_from } in OLDER {
         assert!(version < VERSION && [teacher, students].iter().all(|pack| pack[4..6] == version.to_le_bytes()));
+        let Network { manifest, blocks } = imported(version);
         // Every field of the manifest and every weight: a manifest read one byte short is another.
         assert_eq!(read(teacher).unwrap(), (manifest.clone(), blocks.clone()));
-        let contents = Contents::Neighbourhoods { teacher: Pack::open(teacher).unwrap().fingerprint() };
         let (of_students, students) = read(students).unwrap();
+        let contents = of_students.contents;
         assert_eq!(of_students, Manifest { contents, made_from, ..manifest.clone() });
-        assert_eq!(students.len(), 1);
+        let Contents::Neighbourhoods { teacher: theirs @ Fingerprint::Crc(_) } = contents else {
+            panic!("{contents:?}")
+        };
+        assert!(Pack::open(teacher).unwrap().is(&theirs).unwrap());
         assert_eq!((students[0].name(), students[0].output()), (blocks[1].name(), blocks[1].output()));
         assert!(students[0].parameters() < blocks[1].parameters());
     }
@@ -269,15 +281,20 @@ fn students_of_older_versions_take_their_places_in_their_teacher() {
 #[test]
 fn an_older_teacher_written_or_imported_again_is_the_same_teacher() {
     let fingerprint = |bytes: &[u8]| Pack::open(bytes).unwrap().fingerprint();
-    let Network { manifest, blocks } = imported();
-    assert!(manifest.interface.is_some());
-    for manifest in [Manifest { interface: None, ..manifest.clone() }, manifest] {
-        let mut bytes = Vec::new();
-        let mut writer = PackWriter::new(&mut bytes, &manifest, blocks.len()).unwrap();
-        blocks.iter().enumerate().for_each(|(position, block)| writer.add(position, block, Encoding::F32).unwrap());
-        writer.finish().unwrap();
-        for older in OLDER {
+    for older in OLDER {
+        let Network { manifest, blocks } = imported(older.version);
+        let interface = imported(VERSION).manifest.interface;
+        assert!(interface.is_some());
+        for interface in [None, interface] {
+            let mut bytes = Vec::new();
+            let mut writer =
+                PackWriter::new(&mut bytes, &Manifest { interface, ..manifest.clone() }, blocks.len()).unwrap();
+            blocks.iter().enumerate().for_each(|(position, block)| writer.add(position, block, Encoding::F32).unwrap());
+            writer.finish().unwrap();
             assert_eq!(fingerprint(&bytes), fingerprint(older.teacher), "version {}", older.version);
+            let contents = read(older.students).unwrap().0.contents;
+            let Contents::Neighbourhoods { teacher } = contents else { panic!("{contents:?}") };
+            assert!(Pack::open(bytes.as_slice()).unwrap().is(&teacher).unwrap(), "version {}", older.version);
         }
     }
 }
@@ -287,7 +304,10 @@ fn student_pack_is_no_network() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("student.ndp");
     let mut bytes = Vec::new();
-    let manifest = Manifest { contents: Contents::Neighbourhoods { teacher: 1 }, ..distill_tests::manifest() };
+    let manifest = Manifest {
+        contents: Contents::Neighbourhoods { teacher: Fingerprint::Sha256([1; 32]) },
+        ..distill_tests::manifest()
+    };
     PackWriter::new(&mut bytes, &manifest, 0).unwrap().finish().unwrap();
     std::fs::write(&path, bytes).unwrap();
     let error = Network::read_pack(&path).unwrap_err();

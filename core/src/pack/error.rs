@@ -33,12 +33,25 @@ pub enum PackError<E> {
         /// Actual length.
         found: u64,
     },
-    /// A checksum does not match. Section 0 is the manifest; `None` is the header or index.
+    /// A checksum or digest does not match. Section 0 is the manifest; `None` is the header or index.
     Checksum {
         /// The damaged section.
         section: Option<u32>,
     },
-    /// A section with a matching checksum cannot be decoded.
+    /// The pack must be signed, and is not.
+    Unsigned,
+    /// It is signed by the holder of another key, this one.
+    OtherSigner([u8; 32]),
+    /// The signature is not that of the key over this pack.
+    Forged,
+    /// The pack is older than one that was accepted before.
+    Outdated {
+        /// The pack's counter.
+        counter: u64,
+        /// That of the last accepted one.
+        accepted: u64,
+    },
+    /// A section with a matching digest cannot be decoded, or lies where none may.
     Malformed {
         /// The section.
         section: u32,
@@ -78,6 +91,18 @@ impl<E: fmt::Display> fmt::Display for PackError<E> {
             }
             Self::Checksum { section: None } => write!(f, "the pack's header or index is damaged"),
             Self::Checksum { section: Some(section) } => write!(f, "section {section} of the pack is damaged"),
+            Self::Unsigned => write!(f, "the pack is not signed"),
+            Self::OtherSigner(signer) => {
+                write!(f, "the pack is signed with another key: ")?;
+                signer.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+            Self::Forged => write!(f, "the signature is not of this pack: it was changed after it was signed"),
+            Self::Outdated { counter, accepted } => {
+                write!(
+                    f,
+                    "the pack's counter is {counter}, but one with {accepted} was accepted before: it is outdated"
+                )
+            }
             Self::Malformed { section } => write!(f, "section {section} of the pack cannot be decoded"),
             Self::Block(error) => write!(f, "{error}"),
             Self::WrongContents => {

@@ -2,16 +2,18 @@
 
 use alloc::{string::String, vec, vec::Vec};
 
-use crc32fast::Hasher;
 use half::f16;
 use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     block::{Block, Role, is_printable, op::Op},
     inputs::NoiseImages,
     pack::{
-        CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS,
-        Manifest, Metadata, OLDEST, PackError, UNFINISHED, VERSION, WITHOUT_INTERFACE, WeightEntry, u32_at, u64_at,
+        CHUNK_BYTES, Calibrated, Digest, Encoding, Fingerprint, Manifest, Metadata, OLDEST, PackError, VERSION,
+        WITHOUT_DIGESTS, WeightEntry,
+        index::{self, Entry, Header, read_version},
+        older, u32_at,
     },
     storage::ReadAt,
     tensor::{Shape, Weight, element_count},
@@ -35,13 +37,15 @@ pub struct Outline {
 /// An open pack. Header, index and manifest are read and checked; blocks are read on demand.
 #[derive(Debug)]
 pub struct Pack<R> {
-    storage: R,
+    pub(super) storage: R,
+    pub(super) header: Header,
     manifest: Manifest,
-    entries: Vec<Entry>,
+    /// Those of manifest and blocks.
+    pub(super) entries: Vec<Entry>,
     /// Metadata of the calibrated noise images, and their section.
-    noise: Option<(Calibrated, Entry)>,
-    /// The manifest's checksum as [`read_manifest`] says, so that the fingerprint does not change with the version.
-    manifest_crc: u32,
+    pub(super) noise: Option<(Calibrated, Entry)>,
+    /// The part of the manifest that every version has, so that the fingerprint does not change with the version.
+    known: Vec<u8>,
 }
 
 impl<R: ReadAt> Pack<R> {
@@ -51,57 +55,20 @@ impl<R: ReadAt> Pack<R> {
     /// [`PackError`] if the file is not a pack, of another version, truncated or damaged, or has noise images of another shape
     /// than its network's input.
     pub fn open(mut storage: R) -> Result<Self, PackError<R::Error>> {
-        let found = storage.length().map_err(PackError::Storage)?;
-        let mut header = [0; HEADER_BYTES as usize];
-        if found < HEADER_BYTES {
-            let mut start = [0; 4];
-            let known = found >= 4 && storage.read_at(0, &mut start).is_ok() && start == MAGIC;
-            return Err(if known { PackError::Length { expected: HEADER_BYTES, found } } else { PackError::NotAPack });
-        }
-        storage.read_at(0, &mut header).map_err(PackError::Storage)?;
-        if header[..4] != MAGIC {
-            return Err(if header[..4] == UNFINISHED { PackError::Unfinished } else { PackError::NotAPack });
-        }
-        let version = u16::from_le_bytes([header[4], header[5]]);
-        if !(OLDEST..=VERSION).contains(&version) {
-            return Err(PackError::OtherVersion(version));
-        }
-        if crc32fast::hash(&header[..28]) != u32_at(&header, 28) {
-            return Err(PackError::Checksum { section: None });
-        }
-        let (sections, index_crc, expected) = (u32_at(&header, 8), u32_at(&header, 12), u64_at(&header, 16));
-        if expected != found {
-            return Err(PackError::Length { expected, found });
-        }
-        let index_end = HEADER_BYTES + u64::from(sections) * ENTRY_BYTES;
-        if sections == 0 || sections > MAX_SECTIONS || index_end > found {
-            return Err(PackError::Checksum { section: None });
-        }
-        let mut index = vec![0; (index_end - HEADER_BYTES) as usize];
-        storage.read_at(HEADER_BYTES, &mut index).map_err(PackError::Storage)?;
-        if crc32fast::hash(&index) != index_crc {
-            return Err(PackError::Checksum { section: None });
-        }
-        let mut entries: Vec<Entry> = index.chunks_exact(ENTRY_BYTES as usize).map(Entry::from_bytes).collect();
-        for (section, entry) in entries.iter().enumerate() {
-            if entry.metadata_length > MAX_METADATA_BYTES || entry.end().is_none_or(|end| end > found) {
-                return Err(PackError::Malformed { section: section as u32 });
-            }
-        }
-        if let Some(section) = first_overlap(index_end, &entries) {
-            return Err(PackError::Malformed { section: section as u32 });
-        }
-        let (manifest, manifest_crc) = read_manifest(&mut storage, &entries[0], version)?;
+        let version = read_version(&mut storage)?;
+        let (header, mut entries) = match version {
+            VERSION => index::read_index(&mut storage)?,
+            OLDEST..=WITHOUT_DIGESTS => older::read_index(&mut storage)?,
+            _ => return Err(PackError::OtherVersion(version)),
+        };
+        let (manifest, known) = read_manifest(&mut storage, &entries[0], version)?;
         let mut noise = None;
-        if header[7] > 0 || header[6] > 1 {
-            return Err(PackError::Checksum { section: None });
-        }
-        if header[6] == 1 {
-            let section = sections - 1;
+        if header.noise {
+            let section = header.sections - 1;
             let entry = entries.pop().filter(|_| section > 0).ok_or(PackError::Malformed { section })?;
             noise = Some((read_calibrated(&mut storage, &entry, section, &manifest)?, entry));
         }
-        let mut pack = Self { storage, manifest, entries, noise, manifest_crc };
+        let mut pack = Self { storage, header, manifest, entries, noise, known };
         let shape = pack.calibrated().map(|calibrated| calibrated.shape);
         if shape.is_some() && (pack.blocks() == 0 || Some(pack.outline(0)?.input) != shape) {
             return Err(PackError::Malformed { section: pack.noise_section() });
@@ -119,14 +86,31 @@ impl<R: ReadAt> Pack<R> {
         self.entries.len() - 1
     }
 
-    /// A checksum over manifest and blocks that identifies the network; noise images do not change it.
-    pub fn fingerprint(&self) -> u32 {
-        let mut hasher = Hasher::new();
-        let manifest = Entry { metadata_crc: self.manifest_crc, ..self.entries[0] };
-        for Entry { metadata_crc, weights_crc, position, .. } in [&manifest].into_iter().chain(&self.entries[1..]) {
-            [metadata_crc, weights_crc, position].iter().for_each(|part| hasher.update(&part.to_le_bytes()));
+    /// What identifies the network; noise images do not change it.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let manifest = Entry { metadata: Sha256::digest(&self.known).into(), ..self.entries[0] };
+        let mut hasher = Sha256::new();
+        for Entry { metadata, weights, position, .. } in [&manifest].into_iter().chain(&self.entries[1..]) {
+            hasher.update(metadata);
+            hasher.update(weights);
+            hasher.update(position.to_le_bytes());
         }
-        hasher.finalize()
+        Fingerprint::Sha256(hasher.finalize().into())
+    }
+
+    /// Whether this is the network with that fingerprint. One of older versions takes a pass over the file.
+    ///
+    /// # Errors
+    /// [`PackError`] of the storage.
+    pub fn is(&mut self, fingerprint: &Fingerprint) -> Result<bool, PackError<R::Error>> {
+        match *fingerprint {
+            Fingerprint::Sha256(_) => Ok(*fingerprint == self.fingerprint()),
+            Fingerprint::Crc(crc) => {
+                let manifest = crc32fast::hash(&self.known);
+                let own = older::fingerprint(&mut self.storage, manifest, &self.entries);
+                Ok(own.map_err(PackError::Storage)? == crc)
+            }
+        }
     }
 
     /// Metadata of the calibrated noise images, if the pack holds any.
@@ -136,7 +120,7 @@ impl<R: ReadAt> Pack<R> {
 
     /// A checksum of the noise images; 0 without images.
     pub fn noise_checksum(&self) -> u32 {
-        self.noise.as_ref().map_or(0, |(_, entry)| entry.weights_crc)
+        self.noise.as_ref().map_or(0, |(_, entry)| u32_at(&entry.weights, 0))
     }
 
     /// Reads the calibrated noise images; `None` if the pack holds none.
@@ -155,15 +139,15 @@ impl<R: ReadAt> Pack<R> {
     /// Passes every noise image's index and pixels to `show`, with one image at a time in memory.
     pub(crate) fn each_noise_image(&mut self, mut show: impl FnMut(usize, &[u8])) -> Result<(), PackError<R::Error>> {
         let Some((Calibrated { images, shape, .. }, entry)) = self.noise else { return Ok(()) };
-        let (mut image, mut hasher) = (vec![0; shape.elements()], Hasher::new());
-        let mut offset = entry.offset + u64::from(entry.metadata_length);
+        let (mut image, mut hasher) = (vec![0; shape.elements()], Sha256::new());
+        let mut offset = entry.weights_offset();
         for index in 0..images as usize {
             self.storage.read_at(offset, &mut image).map_err(PackError::Storage)?;
             hasher.update(&image);
             show(index, &image);
             offset += image.len() as u64;
         }
-        if hasher.finalize() == entry.weights_crc {
+        if Digest::from(hasher.finalize()) == entry.weights {
             Ok(())
         } else {
             Err(PackError::Checksum { section: Some(self.noise_section()) })
@@ -204,17 +188,6 @@ impl<R: ReadAt> Pack<R> {
     }
 }
 
-/// The first section that shares bytes with the index or with one before it: what is read must not exceed the file.
-fn first_overlap(index_end: u64, entries: &[Entry]) -> Option<usize> {
-    let span = |entry: &Entry| (entry.offset, entry.end().unwrap_or(u64::MAX));
-    let shares = |place: usize| {
-        let (start, end) = span(&entries[place]);
-        let before = |other: &Entry| span(other).0 < end && start < span(other).1;
-        start < index_end || entries[..place].iter().any(before)
-    };
-    (0..entries.len()).find(|&place| shares(place))
-}
-
 /// Reads the metadata of noise images, and checks that the images fill their section.
 fn read_calibrated<R: ReadAt>(
     storage: &mut R,
@@ -237,9 +210,9 @@ fn read_calibrated<R: ReadAt>(
 pub fn read_block<R: ReadAt>(storage: &mut R, entry: &Entry, section: u32) -> Result<Block, PackError<R::Error>> {
     let metadata: Metadata = read_metadata(storage, entry, section)?;
     let malformed = || PackError::Malformed { section };
-    let mut offset = entry.offset + u64::from(entry.metadata_length);
+    let mut offset = entry.weights_offset();
     let end = offset + entry.weights_length;
-    let mut hasher = Hasher::new();
+    let mut hasher = Sha256::new();
     let mut weights = Vec::with_capacity(metadata.weights.len());
     for WeightEntry { name, dims, encoding } in metadata.weights {
         let count = element_count(&dims).ok_or_else(malformed)?;
@@ -256,7 +229,7 @@ pub fn read_block<R: ReadAt>(storage: &mut R, entry: &Entry, section: u32) -> Re
     if offset != end {
         return Err(malformed());
     }
-    if hasher.finalize() != entry.weights_crc {
+    if Digest::from(hasher.finalize()) != entry.weights {
         return Err(PackError::Checksum { section: Some(section) });
     }
     let block = Block::new(metadata.name, metadata.role, metadata.input, metadata.nodes, weights);
@@ -268,7 +241,7 @@ fn read_values<R: ReadAt>(
     mut offset: u64,
     count: usize,
     encoding: Encoding,
-    hasher: &mut Hasher,
+    hasher: &mut Sha256,
     values: &mut Vec<f32>,
 ) -> Result<(), PackError<R::Error>> {
     let mut chunk = [0; CHUNK_BYTES];
@@ -276,7 +249,7 @@ fn read_values<R: ReadAt>(
         let length = CHUNK_BYTES.min((count - values.len()) * encoding.bytes());
         let bytes = &mut chunk[..length];
         storage.read_at(offset, bytes).map_err(PackError::Storage)?;
-        hasher.update(bytes);
+        hasher.update(&*bytes);
         match encoding {
             Encoding::F32 => {
                 values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
@@ -290,23 +263,21 @@ fn read_values<R: ReadAt>(
     Ok(())
 }
 
-/// Reads the manifest, and the checksum of its bytes without the interface and an absent `made_from`.
+/// Reads the manifest, and its bytes without the interface and an absent `made_from`, which not every version has.
 fn read_manifest<R: ReadAt>(
     storage: &mut R,
     entry: &Entry,
     version: u16,
-) -> Result<(Manifest, u32), PackError<R::Error>> {
-    let mut bytes = read_checked(storage, entry, 0)?;
-    // Each later version adds an `Option`; zero is the encoding of `None`.
-    bytes.extend([OLDEST, WITHOUT_INTERFACE].iter().filter(|&&last| version <= last).map(|_| 0));
+) -> Result<(Manifest, Vec<u8>), PackError<R::Error>> {
+    let mut bytes = older::upgrade_manifest(read_checked(storage, entry, 0)?, version);
     let malformed = PackError::Malformed { section: 0 };
     let Ok((manifest, [])) = postcard::take_from_bytes::<Manifest>(&bytes) else { return Err(malformed) };
     if !manifest.names().all(is_printable) {
         return Err(malformed);
     }
     let Ok(interface) = postcard::to_allocvec(&manifest.interface) else { return Err(malformed) };
-    let known = bytes.len() - interface.len() - usize::from(manifest.made_from.is_none());
-    Ok((manifest, crc32fast::hash(&bytes[..known])))
+    bytes.truncate(bytes.len() - interface.len() - usize::from(manifest.made_from.is_none()));
+    Ok((manifest, bytes))
 }
 
 /// Reads, checks and decodes a section's metadata.
@@ -323,7 +294,7 @@ fn read_metadata<R: ReadAt, M: DeserializeOwned>(
 fn read_checked<R: ReadAt>(storage: &mut R, entry: &Entry, section: u32) -> Result<Vec<u8>, PackError<R::Error>> {
     let mut bytes = vec![0; entry.metadata_length as usize];
     storage.read_at(entry.offset, &mut bytes).map_err(PackError::Storage)?;
-    if crc32fast::hash(&bytes) == entry.metadata_crc {
+    if Digest::from(Sha256::digest(&bytes)) == entry.metadata {
         Ok(bytes)
     } else {
         Err(PackError::Checksum { section: Some(section) })

@@ -1,17 +1,19 @@
 //! Writes a pack block by block.
 
 use alloc::vec::Vec;
-use core::ops::Range;
 
-use crc32fast::Hasher;
 use half::f16;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     block::Block,
     inputs::NoiseImages,
     pack::{
-        CHUNK_BYTES, Calibrated, ENTRY_BYTES, Encoding, Entry, HEADER_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS,
-        Manifest, Metadata, PackError, UNFINISHED, VERSION, WeightEntry, reader::read_block, u32_at,
+        CHUNK_BYTES, Calibrated, Digest, Encoding, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest, Metadata, OLDEST,
+        PackError, UNFINISHED, VERSION, WeightEntry,
+        index::{ENTRY_BYTES, Entry, HEADER_BYTES, Header},
+        reader::read_block,
+        u32_at,
     },
     recipe::Calibration,
     storage::WriteAt,
@@ -60,24 +62,24 @@ impl<W: WriteAt> PackWriter<W> {
         let mut writer = Self::empty(storage, positions.len(), false, job)?;
         let mut header = [0; HEADER_BYTES as usize];
         let length = writer.storage.length().map_err(PackError::Storage)?;
-        if length >= HEADER_BYTES {
-            writer.storage.read_at(0, &mut header).map_err(PackError::Storage)?;
-        }
+        let start = &mut header[..length.min(HEADER_BYTES) as usize];
+        writer.storage.read_at(0, start).map_err(PackError::Storage)?;
         // Compare only fields that `finish` leaves unchanged: its header write may have been cut short.
         let known = header[..3] == MAGIC[..3];
-        let same = header[4..6] == VERSION.to_le_bytes() && u32_at(&header, 24) == job;
+        let version = u16::from_le_bytes([header[4], header[5]]);
+        let same = version == VERSION && u32_at(&header, 12) == job;
         if known && same && u32_at(&header, 8) == writer.sections() {
             writer.find_entries(length, positions)?;
             // Bytes after the last section would stay, and the pack be refused.
             if writer.entries.len() as u32 == writer.sections() && length > writer.end {
                 writer = Self::empty(writer.storage, positions.len(), false, job)?;
             }
-        } else if known && crc32fast::hash(&header[..28]) == u32_at(&header, 28) {
+        } else if known && (Header::from_bytes(&header).is_some() || (OLDEST..VERSION).contains(&version)) {
             return Err(PackError::OtherJob);
         }
         if writer.entries.is_empty() {
             writer.storage.clear().map_err(PackError::Storage)?;
-            writer.write_header(UNFINISHED, 0, 0)?;
+            writer.write_header(UNFINISHED, [0; 32], 0)?;
             writer.add_manifest(manifest)?;
             writer.checkpoint()?;
         }
@@ -114,27 +116,13 @@ impl<W: WriteAt> PackWriter<W> {
             // An entry may have been cut short, too.
             let cut = entry.metadata_length == 0 || entry.position as usize != *position;
             let Some(end) = end.filter(|_| !cut && entry.metadata_length <= MAX_METADATA_BYTES) else { break };
-            let weights = entry.offset + u64::from(entry.metadata_length);
-            let whole = self.checksum(entry.offset..weights)? == entry.metadata_crc
-                && self.checksum(weights..end)? == entry.weights_crc;
-            if !whole {
+            if !entry.is_intact(&mut self.storage).map_err(PackError::Storage)? {
                 break;
             }
             self.entries.push(entry);
             self.end = end;
         }
         Ok(())
-    }
-
-    fn checksum(&mut self, mut bytes: Range<u64>) -> Result<u32, PackError<W::Error>> {
-        let (mut hasher, mut chunk) = (Hasher::new(), [0; CHUNK_BYTES]);
-        while !bytes.is_empty() {
-            let chunk = &mut chunk[..(bytes.end - bytes.start).min(CHUNK_BYTES as u64) as usize];
-            self.storage.read_at(bytes.start, chunk).map_err(PackError::Storage)?;
-            hasher.update(chunk);
-            bytes.start += chunk.len() as u64;
-        }
-        Ok(hasher.finalize())
     }
 
     /// Number of blocks in the pack so far.
@@ -155,25 +143,17 @@ impl<W: WriteAt> PackWriter<W> {
     /// # Errors
     /// [`PackError`] of the storage.
     pub fn checkpoint(&mut self) -> Result<(), PackError<W::Error>> {
-        // Section and entry may reach the storage in any order: the entry holds the section's checksums.
+        // Section and entry may reach the storage in any order: the entry holds the section's digests.
         let last = self.entries.len() - 1;
         let at = HEADER_BYTES + last as u64 * ENTRY_BYTES;
         self.storage.write_at(at, &self.entries[last].to_bytes()).map_err(PackError::Storage)?;
         self.storage.sync().map_err(PackError::Storage)
     }
 
-    fn write_header(&mut self, magic: [u8; 4], index_crc: u32, length: u64) -> Result<(), PackError<W::Error>> {
-        let mut header = [0; HEADER_BYTES as usize];
-        header[..4].copy_from_slice(&magic);
-        header[4..6].copy_from_slice(&VERSION.to_le_bytes());
-        header[6] = self.noise.into();
-        header[8..12].copy_from_slice(&self.sections().to_le_bytes());
-        header[12..16].copy_from_slice(&index_crc.to_le_bytes());
-        header[16..24].copy_from_slice(&length.to_le_bytes());
-        header[24..28].copy_from_slice(&self.job.to_le_bytes());
-        let crc = crc32fast::hash(&header[..28]);
-        header[28..].copy_from_slice(&crc.to_le_bytes());
-        self.storage.write_at(0, &header).map_err(PackError::Storage)
+    fn write_header(&mut self, magic: [u8; 4], index: Digest, length: u64) -> Result<(), PackError<W::Error>> {
+        let (noise, sections, job) = (self.noise, self.sections(), self.job);
+        let header = Header { noise, sections, job, length, index, signature: None };
+        self.storage.write_at(0, &header.to_bytes(magic)).map_err(PackError::Storage)
     }
 
     /// Appends a block at `position` in its network. Weights too large for half precision are stored in single.
@@ -247,7 +227,7 @@ impl<W: WriteAt> PackWriter<W> {
         let mut index = Vec::with_capacity(self.entries.len() * ENTRY_BYTES as usize);
         index.extend(self.entries.iter().flat_map(|entry| entry.to_bytes()));
         self.storage.write_at(HEADER_BYTES, &index).map_err(PackError::Storage)?;
-        self.write_header(MAGIC, crc32fast::hash(&index), self.end)?;
+        self.write_header(MAGIC, Sha256::digest(&index).into(), self.end)?;
         self.storage.sync().map_err(PackError::Storage)?;
         Ok(self.storage)
     }
@@ -264,7 +244,7 @@ impl<W: WriteAt> PackWriter<W> {
         let offset = self.end;
         self.write(metadata)?;
         let weights_start = self.end;
-        let mut hasher = Hasher::new();
+        let mut hasher = Sha256::new();
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         let mut weights = weights.peekable();
         while weights.peek().is_some() {
@@ -277,9 +257,9 @@ impl<W: WriteAt> PackWriter<W> {
             offset,
             weights_length: self.end - weights_start,
             metadata_length,
-            metadata_crc: crc32fast::hash(metadata),
-            weights_crc: hasher.finalize(),
             position,
+            metadata: Sha256::digest(metadata).into(),
+            weights: hasher.finalize().into(),
         });
         Ok(())
     }

@@ -14,7 +14,10 @@ mod storage;
 use alloc::{boxed::Box, format, string::String};
 use core::{ffi::CStr, fmt::Display, str::FromStr};
 
-use distill_core::{Budget, Device, Event, Pack, PackError, Run, RunError, Settings, Update, WhiteNoise, Width, run};
+use distill_core::{
+    Budget, Device, Event, Pack, PackError, ReadAt, Run, RunError, Settings, Update, VerifyingKey, WhiteNoise, Width,
+    WriteAt, run,
+};
 use semihosting::{eprintln, experimental::env, fs, println, process};
 
 use self::storage::HostFile;
@@ -25,6 +28,8 @@ const STUDENT: &CStr = c"student.ndp";
 const UNFINISHED: &CStr = c"student.part";
 /// Cached activations that do not fit the budget.
 const CACHE: &CStr = c"cache.tmp";
+/// The counter of the last signed teacher that was accepted: 8 bytes, lowest first.
+const COUNTER: &CStr = c"counter";
 
 /// Called by the board's start-up code.
 fn main() -> ! {
@@ -44,6 +49,8 @@ struct Arguments {
     noise: WhiteNoise,
     /// Whether to resume an earlier run.
     resume: bool,
+    /// Whose signature the teacher must have.
+    signer: Option<VerifyingKey>,
 }
 
 fn arguments() -> Result<Arguments, String> {
@@ -51,7 +58,7 @@ fn arguments() -> Result<Arguments, String> {
     (settings.recipe.images, settings.recipe.training.batch) = (64, 16);
     // A first-fit heap fragments: leave an eighth.
     settings.budget = Budget { bytes: (heap::SIZE / 8 * 7) as u64, used: 0 };
-    let (mut noise, mut resume, mut rate) = (WhiteNoise::Propagated, true, None);
+    let (mut noise, mut resume, mut rate, mut signer) = (WhiteNoise::Propagated, true, None, None);
     let arguments = env::args::<256>().map_err(text)?;
     // The first is the program's name.
     for argument in (&arguments).skip(1) {
@@ -71,20 +78,24 @@ fn arguments() -> Result<Arguments, String> {
             ("noise", "standard") => noise = WhiteNoise::Standard,
             ("noise", "propagated") => noise = WhiteNoise::Propagated,
             ("start", "again") => resume = false,
+            ("signed_by", digits) => signer = Some(public_key(digits)?),
             _ => {
                 let known = "width=K, images=N, steps=N, batch=N, optimizer=adam|sgd, rate=RATE, seed=S, \
-                             block=I (more than once), budget=BYTES, noise=standard|propagated, start=again";
+                             block=I (more than once), budget=BYTES, noise=standard|propagated, start=again, signed_by=KEY";
                 return Err(format!("unknown argument {argument} (known: {known})"));
             }
         }
     }
     let training = &mut settings.recipe.training;
     training.rate = rate.unwrap_or(training.update.default_rate());
-    Ok(Arguments { settings, noise, resume })
+    Ok(Arguments { settings, noise, resume, signer })
 }
 
-fn distil(Arguments { settings, noise, resume }: &Arguments) -> Result<(), String> {
+fn distil(Arguments { settings, noise, resume, signer }: &Arguments) -> Result<(), String> {
     let mut teacher = Pack::open(HostFile::open(TEACHER).map_err(text)?).map_err(text)?;
+    if let Some(signer) = signer {
+        accept(&mut teacher, signer)?;
+    }
     let student = HostFile::writable(UNFINISHED, *resume).map_err(text)?;
     let scratch = Box::new(HostFile::writable(CACHE, false).map_err(text)?);
     let mut planned = 0;
@@ -107,6 +118,35 @@ fn distil(Arguments { settings, noise, resume }: &Arguments) -> Result<(), Strin
     fs::remove_file(CACHE).map_err(text)?;
     println!("{} blocks distilled, peak heap {}, planned {planned} bytes", blocks.len(), heap::peak_bytes());
     Ok(())
+}
+
+/// Checks the teacher's signature before anything is read of its blocks, and keeps its counter: no older release comes after it.
+fn accept(teacher: &mut Pack<HostFile>, signer: &VerifyingKey) -> Result<(), String> {
+    let mut kept = HostFile::writable(COUNTER, true).map_err(text)?;
+    let mut bytes = [0; 8];
+    if kept.length().map_err(text)? == 8 {
+        kept.read_at(0, &mut bytes).map_err(text)?;
+    }
+    let accepted = u64::from_le_bytes(bytes);
+    let counter = teacher.verify(signer, accepted).map_err(text)?;
+    if counter > accepted {
+        kept.write_at(0, &counter.to_le_bytes()).map_err(text)?;
+    }
+    println!("signed, release {counter}");
+    Ok(())
+}
+
+/// 64 hexadecimal digits, as they stand in the public file of `distill key`.
+fn public_key(digits: &str) -> Result<VerifyingKey, String> {
+    let wrong = || format!("{digits} is not a public key of 64 hexadecimal digits");
+    let mut key = [0; 32];
+    if digits.len() != 64 || !digits.is_ascii() {
+        return Err(wrong());
+    }
+    for (byte, at) in key.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&digits[at..at + 2], 16).map_err(|_| wrong())?;
+    }
+    VerifyingKey::from_bytes(&key).map_err(|_| wrong())
 }
 
 fn number<T: FromStr>(value: &str) -> Result<T, String> {

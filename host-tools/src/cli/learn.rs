@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use distill_core::{Calibration, Pull, Start, Training, Tuning, Width};
-use distill_device::{check_pack_name, print};
+use distill_device::{SignOptions, check_pack_name, print};
 use distill_host::{
     export::export,
     learn::{
@@ -51,6 +51,8 @@ pub struct CalibrateArgs {
     /// Seed of all random numbers
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
+    #[command(flatten)]
+    sign: SignOptions,
 }
 
 /// `--start`.
@@ -76,6 +78,7 @@ impl StartName {
 
 pub fn calibrate_teacher(json: bool, args: &CalibrateArgs) -> Result<()> {
     check_pack_name(&args.output)?;
+    let signer = args.sign.signer(&args.output)?;
     let &CalibrateArgs { batch, steps, smoothness, classes, seed, .. } = args;
     let usual = usual_calibration(&Network::read_pack(&args.teacher)?, steps, seed);
     let pull = Pull {
@@ -86,6 +89,7 @@ pub fn calibrate_teacher(json: bool, args: &CalibrateArgs) -> Result<()> {
     let start = args.start.map_or(usual.start, StartName::start);
     let calibration = Calibration { batch: batch.unwrap_or(usual.batch), start, pull, ..usual };
     let outcome = calibrate(&args.teacher, &args.output, &calibration, args.images)?;
+    signer.map_or(Ok(()), |signer| signer.sign_file(&args.output))?;
     print(json, &outcome, || {
         format!(
             "{} images in {:.0} s, {}: {output}\n\
@@ -132,11 +136,14 @@ pub struct FinetuneArgs {
     /// Start over, even if an earlier run of the same was cut off
     #[arg(long)]
     fresh: bool,
+    #[command(flatten)]
+    sign: SignOptions,
 }
 
 pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
     let FinetuneArgs { teacher, students, output, .. } = args;
     check_output(output, students.iter().chain([teacher]))?;
+    let signer = args.sign.signer(output)?;
     let student = read_student(teacher, students)?;
     let training = Training { batch: args.batch, rate: args.rate, ..Tuning::new(args.steps).training };
     let tuning = Tuning { training, temperature: args.temperature, features: args.features, seed: args.seed };
@@ -158,6 +165,7 @@ pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
     }
     let network = if kept { network } else { student.folded()? };
     export(&network, output)?;
+    signer.map_or(Ok(()), |signer| signer.sign_file(output))?;
     keep.clear()?;
     let parameters = network.parameters();
     let summary = json!({

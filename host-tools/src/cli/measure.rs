@@ -5,7 +5,7 @@ use std::{alloc::System, fmt::Write as _, num::NonZeroUsize, path::PathBuf};
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use distill_core::{CountingAllocator, Device, Manifest};
-use distill_device::{check_writable, print, write_file};
+use distill_device::{TrustOptions, check_writable, print, write_file};
 use distill_host::{
     images::{self, CROP_FRACTION, Filter, Preparation, cifar10_folder, fetch_cifar10},
     import::Normalisation,
@@ -74,10 +74,13 @@ pub struct EvaluateArgs {
     /// Also write the predicted class of each image, one per line
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustOptions,
 }
 
 pub fn evaluate_file(json: bool, args: &EvaluateArgs) -> Result<()> {
     args.predictions.as_ref().map_or(Ok(()), |path| check_writable(path, [args.file.as_path()]))?;
+    args.trust.check([&args.file].into_iter().chain(&args.teacher).map(PathBuf::as_path))?;
     let mut network = read_network(&args.file)?;
     if let Some(text) = &args.normalise {
         let Normalisation { mean, std } = Normalisation::parse(text)?;

@@ -6,7 +6,8 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use distill_core::{Encoding, Shape, SourceKind};
 use distill_device::{
-    NOTHING_TO_DISTIL, WorkOptions, check_distinct, check_pack_name, check_writable, open_pack, print, write_file,
+    NOTHING_TO_DISTIL, SignOptions, TrustOptions, WorkOptions, check_distinct, check_pack_name, check_writable,
+    open_pack, print, write_file,
 };
 use distill_host::{
     export::{self, recompose},
@@ -34,6 +35,8 @@ pub struct ImportArgs {
     /// Teacher pack to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    sign: SignOptions,
 }
 
 /// How a model's file is read.
@@ -68,8 +71,10 @@ impl ReadOptions {
 pub fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
     check_writable(&args.output, [args.file.as_path()])?;
     check_pack_name(&args.output)?;
+    let signer = args.sign.signer(&args.output)?;
     let network = import(&args.file, &args.read.options()?)?;
     network.write_pack(&args.output, if args.half { Encoding::F16 } else { Encoding::F32 })?;
+    signer.map_or(Ok(()), |signer| signer.sign_file(&args.output))?;
     if network.neighbourhoods().next().is_none() {
         log::warn!("{}: {NOTHING_TO_DISTIL}", args.file.display());
     }
@@ -148,7 +153,7 @@ pub fn inspect_file(json: bool, InspectArgs { file, draw: picture, work }: &Insp
     };
     let inspection = inspect(&manifest, &blocks);
     let inspection = match is_pack {
-        true => inspection.with_calibrated(open_pack(file)?.calibrated().copied()),
+        true => inspection.of_pack(&open_pack(file)?),
         false => inspection,
     };
     if let (Some(path), Some(format)) = (picture, format) {
@@ -176,12 +181,21 @@ pub struct RecomposeArgs {
     /// File to write: .ndp, .safetensors or .onnx
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    trust: TrustOptions,
+    #[command(flatten)]
+    sign: SignOptions,
 }
 
-pub fn recompose_files(json: bool, RecomposeArgs { teacher, students, output }: &RecomposeArgs) -> Result<()> {
-    check_output(output, students.iter().chain([teacher]))?;
+pub fn recompose_files(json: bool, args: &RecomposeArgs) -> Result<()> {
+    let RecomposeArgs { teacher, students, output, trust, sign } = args;
+    let packs = || students.iter().chain([teacher]);
+    check_output(output, packs())?;
+    let signer = sign.signer(output)?;
+    trust.check(packs().map(PathBuf::as_path))?;
     let network = recompose(teacher, students)?;
     let difference = export::export(&network, output)?;
+    signer.map_or(Ok(()), |signer| signer.sign_file(output))?;
     let comparison = glance(teacher, &Network::read_pack(teacher)?, &network)?;
     let (parameters, macs) = (network.parameters(), network.macs());
     let summary = json!({

@@ -14,7 +14,7 @@ use crate::network::Network;
 /// A pack without students of this teacher, or a student that does not fit its place.
 pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
     let mut network = Network::read_pack(teacher)?;
-    let fingerprint = open_pack(teacher)?.fingerprint();
+    let mut of = open_pack(teacher)?;
     let mut unchanged = UnchangedBlocks::default();
     // A student at this width tells what no width can change.
     let narrowest = Settings::new(Width::new(f32::MIN_POSITIVE)?, 0).recipe;
@@ -25,7 +25,7 @@ pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
         let cannot = || format!("cannot recompose {shown}");
         let mut pack = open_pack(path)?;
         match pack.manifest().contents {
-            Contents::Neighbourhoods { teacher } if teacher == fingerprint => {}
+            Contents::Neighbourhoods { teacher } if of.is(&teacher)? => {}
             Contents::Neighbourhoods { .. } => bail!("{}: it was distilled from another teacher pack", cannot()),
             Contents::Network => bail!("{}: it holds a whole network, not students", cannot()),
         }

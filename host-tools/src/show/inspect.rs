@@ -1,6 +1,9 @@
 //! What a file of blocks holds: shapes, parameters, operations, noise sources.
 
-use distill_core::{Block, Calibrated, Calibration, Contents, Manifest, Role, Shape, SourceKind, inner_channels};
+use distill_core::{
+    Block, Calibrated, Calibration, Contents, Manifest, Pack, ReadAt, Role, Shape, SourceKind, inner_channels,
+};
+use distill_device::hex;
 use serde::Serialize;
 
 use super::table;
@@ -22,6 +25,12 @@ pub struct Inspection {
     /// The noise images in its pack.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibrated: Option<NoiseLine>,
+    /// SHA-256 by which students know the network of a pack as their teacher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// What its pack says of its signer, unchecked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<SignatureLine>,
     /// What its students were made from; `None` for a teacher.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub made_from: Option<SourceKind>,
@@ -41,6 +50,15 @@ pub struct NoiseLine {
     /// What they are pulled towards, and what is left of the way.
     #[serde(flatten)]
     pub distance: Distance,
+}
+
+/// What a pack says of its signer.
+#[derive(Debug, Serialize)]
+pub struct SignatureLine {
+    /// Public key, in hexadecimal.
+    pub signer: String,
+    /// Number of the release.
+    pub counter: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,20 +108,30 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         macs: blocks.iter().map(Block::macs).sum(),
         noise,
         calibrated: None,
+        fingerprint: None,
+        signature: None,
         made_from: manifest.made_from,
         blocks: blocks.iter().map(line).collect(),
     }
 }
 
 impl Inspection {
-    /// Adds the noise images of its pack.
-    pub fn with_calibrated(mut self, calibrated: Option<Calibrated>) -> Self {
-        self.noise.extend(calibrated.map(|_| "calibrated"));
-        let line = |calibrated: Calibrated| {
-            let Calibrated { calibration, images, shape, .. } = calibrated;
-            NoiseLine { calibration, images, shape, distance: Distance::of(&calibrated) }
+    /// Adds the noise images and the signature of its pack.
+    pub fn of_pack<R: ReadAt>(mut self, pack: &Pack<R>) -> Self {
+        self.noise.extend(pack.calibrated().map(|_| "calibrated"));
+        let line = |calibrated: &Calibrated| {
+            let &Calibrated { calibration, images, shape, .. } = calibrated;
+            NoiseLine { calibration, images, shape, distance: Distance::of(calibrated) }
         };
-        Self { calibrated: calibrated.map(line), ..self }
+        let signature = pack.signature();
+        let signature =
+            signature.map(|signature| SignatureLine { signer: hex(&signature.signer), counter: signature.counter });
+        Self {
+            fingerprint: Some(pack.fingerprint().to_string()),
+            calibrated: pack.calibrated().map(line),
+            signature,
+            ..self
+        }
     }
 
     /// The table that a person reads.
@@ -136,6 +164,9 @@ impl Inspection {
             Some(source) => format!("\nmade from {source}"),
             None => String::new(),
         };
-        format!("{} from {}\n{table}\n{noise}{images}{made}", self.architecture, self.source)
+        let signed = self.signature.as_ref().map_or_else(String::new, |SignatureLine { signer, counter }| {
+            format!("\nsays to be signed by {signer}, release {counter} (--require-signed-by checks it)")
+        });
+        format!("{} from {}\n{table}\n{noise}{images}{made}{signed}", self.architecture, self.source)
     }
 }

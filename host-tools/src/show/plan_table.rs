@@ -44,7 +44,7 @@ impl PlanTable {
     /// # Errors
     /// The file, or a budget that is too small.
     pub fn new(path: &Path, source: SourceKind, settings: &Settings) -> Result<Self> {
-        let (mut teacher, mut source) = (open_pack(path)?, open_source(source, path)?);
+        let (mut teacher, mut source) = (open_pack(path)?, open_source(source, path, None)?);
         let budget = Budget { used: program_bytes(&teacher), ..settings.budget };
         let settings = &Settings { budget, ..settings.clone() };
         let context = || format!("cannot plan a run over {}", path.display());

@@ -117,7 +117,7 @@ fn read_or_start(
 ) -> Result<DataFree> {
     let limit = options.limit.map_or(usize::MAX, NonZeroUsize::get);
     let path = options.output.join("data-free.json");
-    let fingerprint = open_pack(&options.teacher)?.fingerprint();
+    let fingerprint = open_pack(&options.teacher)?.fingerprint().to_string();
     let labels: Vec<u8> = test.labels().iter().flat_map(|label| label.to_le_bytes()).collect();
     let labels = crc32fast::hash(&labels);
     let cannot_read = || format!("cannot read {}", path.display());
@@ -299,7 +299,9 @@ impl Maker<'_> {
             }
             _ => {
                 let student = self.pack(method, width);
-                let job = Job { teacher: &calibrated, student: &student, source: method.source(), fresh: true };
+                let source = method.source();
+                let job =
+                    Job { teacher: &calibrated, student: &student, source, fresh: true, trust: None, signer: None };
                 run_job(job, &self.recipes.settings(method, width, seed), &Device::Cpu, self.heap)?;
                 recompose(&calibrated, &[student])?
             }

@@ -100,7 +100,7 @@ pub struct DataFree {
     /// File that the teacher was imported from.
     pub source: String,
     /// Fingerprint of the teacher's pack.
-    pub teacher: u32,
+    pub teacher: String,
     /// Percent of the test images that the teacher classifies correctly.
     pub teacher_accuracy: f64,
     /// The teacher's trained scalars.
