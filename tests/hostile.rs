@@ -1,12 +1,14 @@
 //! Files from outside: whatever their bytes, they cost no more than SECURITY.md promises, end in an error or a usable value, and
 //! never in a panic, an abort or a hang.
 //!
-//! A program of its own: the counter sees every thread of a process. It first reads the files of `fixtures/hostile` and every
-//! seed, then mutations of them for `FUZZ_SECONDS` (by default 4) in all. `FUZZ_TARGET` takes one target, `FUZZ_SEED` another
+//! A program of its own: the counter sees every thread of a process. It first reads the files of `fixtures/hostile`, every
+//! seed and what is too large to mutate, then mutations of them for `FUZZ_SECONDS` (by default 4) in all. `FUZZ_TARGET` takes one target, `FUZZ_SEED` another
 //! stream of mutations. What fails is written to `target/hostile/`.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
 
+#[path = "hostile/large.rs"]
+mod large;
 #[path = "hostile/mutate.rs"]
 mod mutate;
 #[path = "hostile/targets.rs"]
@@ -56,7 +58,7 @@ fn main() {
     let each = Duration::from_secs(seconds) / targets.len() as u32;
     for (index, target) in targets.iter().enumerate() {
         ACCEPTED.store(0, Ordering::Relaxed);
-        target.seeds.iter().for_each(|seed| execute(target, seed));
+        target.seeds.iter().chain(&target.large).for_each(|seed| execute(target, seed));
         let mut stream = Stream::new(seed, Purpose::Train, index);
         let (start, mut executions) = (Instant::now(), 0);
         while start.elapsed() < each {

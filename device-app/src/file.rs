@@ -286,7 +286,12 @@ pub fn check_distinct<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Pa
     let ending = existing.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let is_image = ["jpg", "jpeg", "png", "bin"].contains(&&*ending);
     let holds = |input: PathBuf| input == existing || is_image && existing.starts_with(input);
-    let same = inputs.into_iter().any(|input| input.canonicalize().is_ok_and(holds));
+    // A folder of images may hold links to folders elsewhere.
+    let leads = |input: &Path| {
+        let paths = [output, input].map(std::path::absolute);
+        is_image && matches!(&paths, [Ok(output), Ok(input)] if output.starts_with(input))
+    };
+    let same = inputs.into_iter().any(|input| leads(input) || input.canonicalize().is_ok_and(holds));
     ensure!(!same, "cannot write {}: it would replace the file it is made from", output.display());
     Ok(())
 }
@@ -300,10 +305,10 @@ pub fn check_writable<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Pa
     NewFile::create(output).map(drop)
 }
 
-/// Checks that a pack gets no name that says it is a model of another format.
+/// Checks that a pack gets no name that says it is a model of another format, and no place of a file that is none.
 ///
 /// # Errors
-/// The path ends as files of another format do.
+/// The path ends as files of another format do, or another file is there, such as the weights beside an `.onnx`.
 pub fn check_pack_name(output: &Path) -> Result<()> {
     let ending = output.extension().unwrap_or_default().to_string_lossy();
     let foreign = ["onnx", "safetensors", "th", "pth", "pt", "ckpt", "bin", "tar"];
@@ -311,6 +316,14 @@ pub fn check_pack_name(output: &Path) -> Result<()> {
         !foreign.iter().any(|foreign| ending.eq_ignore_ascii_case(foreign)),
         "cannot write {}: this command writes a pack, whose name should end in .ndp (`distill recompose` writes .onnx and \
          .safetensors)",
+        output.display()
+    );
+    let mut start = [0; MAGIC.len() - 1];
+    let is_other = |mut file: File| file.read_exact(&mut start).is_ok() && start != MAGIC[..start.len()];
+    ensure!(
+        // What a link leads to stays.
+        !output.symlink_metadata().is_ok_and(|there| there.is_file()) || !File::open(output).is_ok_and(is_other),
+        "cannot write {}: a file that is no pack is there: remove it first, or take another name",
         output.display()
     );
     Ok(())

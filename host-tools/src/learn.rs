@@ -11,3 +11,11 @@ pub use self::{
     checkpoint::Keep,
     finetune::{FineTune, NoiseSource, finetune_on_noise, read_student},
 };
+use anyhow::Result;
+use distill_core::{Block, Calibrator};
+use distill_device::check_memory;
+
+/// Checks that the passes of a step over a batch of images fit in memory.
+fn check_step(blocks: &[Block], batch: usize) -> Result<()> {
+    check_memory(&format!("a step of {batch} images"), Calibrator::new(blocks).batch_bytes(batch))
+}

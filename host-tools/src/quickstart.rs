@@ -5,9 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use distill_core::{CountingAllocator, Device, Encoding, MEASURED_INPUTS, Settings, SourceKind, Width};
-use distill_device::{Job, run_job, say};
+use distill_device::{Job, open_pack, run_job, say};
 use serde::Serialize;
 
 use crate::{
@@ -72,6 +72,17 @@ pub fn builtin_teacher() -> Result<Network> {
         .context("the built-in teacher")
 }
 
+/// Refuses to write over somebody's own teacher.
+fn check_folder(path: &Path, teacher: &Network) -> Result<()> {
+    let Ok(pack) = open_pack(path) else { return Ok(()) };
+    ensure!(
+        pack.manifest().source_sha256 == teacher.manifest.source_sha256,
+        "cannot write {}: a pack of another network is there; name another folder with --dir",
+        path.display()
+    );
+    Ok(())
+}
+
 /// Distils the built-in teacher at three widths into `folder`.
 pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<System>) -> Result<Quickstart> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -79,6 +90,7 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
     let all = images.labels().len();
     let teacher = builtin_teacher()?;
     let teacher_path = folder.join("teacher.ndp");
+    check_folder(&teacher_path, &teacher)?;
     teacher.write_pack(&teacher_path, Encoding::F32)?;
     say(&format!("teacher: {}, evaluated on {all} CIFAR-10 test images", teacher.manifest.architecture));
     let mut networks = vec![Line::new(1.0, &evaluate(&teacher, &images, all, device)?)];

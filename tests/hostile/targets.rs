@@ -19,6 +19,8 @@ use distill_host::{
 use distill_tests::{Task, manifest, pack, seal::sealed, teacher};
 use tempfile::TempDir;
 
+use crate::large;
+
 /// The use of something accepted.
 pub type Use = Box<dyn FnOnce()>;
 
@@ -26,6 +28,8 @@ pub type Use = Box<dyn FnOnce()>;
 pub struct Target {
     pub name: &'static str,
     pub seeds: Vec<Vec<u8>>,
+    /// What is read once, and not mutated.
+    pub large: Vec<Vec<u8>>,
     /// Makes checksums right, so that more than they is tested.
     pub seal: fn(Vec<u8>) -> Vec<u8>,
     /// Reads bytes; what can be done with them, or an error.
@@ -34,7 +38,7 @@ pub struct Target {
 
 impl Target {
     fn new(name: &'static str, seeds: Vec<Vec<u8>>, read: fn(&[u8]) -> Result<Use, String>) -> Self {
-        Self { name, seeds, seal: |bytes| bytes, read }
+        Self { name, seeds, large: Vec::new(), seal: |bytes| bytes, read }
     }
 }
 
@@ -64,7 +68,10 @@ pub fn all() -> Vec<Target> {
         }),
         // Right checksums over other content are another student's, which a signature would tell.
         Target { seal: sealed, ..Target::new("forged", parts(), |bytes| resumed(bytes, |_, _| {})) },
-        Target::new("onnx", small(onnx.concat()), |bytes| read_model("model.onnx", bytes)),
+        Target {
+            large: large::onnx(),
+            ..Target::new("onnx", small(onnx.concat()), |bytes| read_model("model.onnx", bytes))
+        },
         Target::new("pth", small([checkpoints("pth"), files("hostile", "B")].concat()), |bytes| {
             read_checkpoint("m.pth", bytes)
         }),

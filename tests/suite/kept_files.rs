@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::desk::{Desk, failed, program};
+use super::desk::{Desk, failed, fixture, program};
 
 #[test]
 fn a_full_disk_leaves_the_old_file_and_no_other() {
     let desk = Desk::new();
-    fs::write(desk.path("student.ndp"), "what was there before").unwrap();
+    fs::write(desk.path("student.ndp"), "NDP, what was there before").unwrap();
     desk.json("distill-device run teacher.ndp -o blocks.ndp --width 0.9 --images 16 --blocks 0");
     let before = desk.files();
     for arguments in [
@@ -30,7 +30,23 @@ fn a_full_disk_leaves_the_old_file_and_no_other() {
         // What a run has done stays, to go on with.
         fs::remove_file(desk.path("student.ndp.part")).unwrap_or_default();
         assert_eq!(desk.files(), before, "{arguments}");
-        assert_eq!(fs::read(desk.path("student.ndp")).unwrap(), b"what was there before");
+        assert_eq!(fs::read(desk.path("student.ndp")).unwrap(), b"NDP, what was there before");
+    }
+}
+
+#[test]
+fn what_no_command_has_made_is_not_replaced() {
+    let desk = Desk::new();
+    fs::write(desk.path("model.onnx.data"), "the weights of a model").unwrap();
+    fs::create_dir(desk.path("mine")).unwrap();
+    fs::copy(fixture("version-5.ndp"), desk.path("mine/teacher.ndp")).unwrap();
+    for (line, why) in [
+        ("distill import teacher.ndp -o model.onnx.data", "a file that is no pack is there"),
+        ("distill-device run teacher.ndp -o model.onnx.data", "a file that is no pack is there"),
+        ("distill quickstart --dir mine", "a pack of another network is there"),
+    ] {
+        let error = desk.failure(line, 1);
+        assert!(error.contains(why), "{line}: {error}");
     }
 }
 

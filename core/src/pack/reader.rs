@@ -272,7 +272,8 @@ fn read_manifest<R: ReadAt>(
     let mut bytes = older::upgrade_manifest(read_checked(storage, entry, 0)?, version);
     let malformed = PackError::Malformed { section: 0 };
     let Ok((manifest, [])) = postcard::take_from_bytes::<Manifest>(&bytes) else { return Err(malformed) };
-    if !manifest.names().all(is_printable) {
+    let same_ends = manifest.interface.as_ref().is_some_and(|ends| ends.input == ends.output);
+    if same_ends || !manifest.names().all(is_printable) {
         return Err(malformed);
     }
     let Ok(interface) = postcard::to_allocvec(&manifest.interface) else { return Err(malformed) };

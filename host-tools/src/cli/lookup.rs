@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Command;
 use clap_complete::{Shell, generate};
 use clap_mangen::{Man, generate_to};
-use distill_device::{print, write_out};
+use distill_device::{print, write_file, write_out};
 use serde_json::json;
 
 /// Prints the completions, or an object with them.
@@ -23,9 +23,16 @@ pub fn manual(json: bool, dir: Option<&Path>, command: Command) -> Result<()> {
         Man::new(command).render(&mut page)?;
         return text(json, "page", &page);
     };
-    let write = || -> std::io::Result<()> {
+    let write = || -> Result<()> {
         fs::create_dir_all(dir)?;
-        generate_to(command, dir)
+        // Written elsewhere first: the generator would follow links.
+        let pages = tempfile::tempdir()?;
+        generate_to(command, &pages)?;
+        for page in fs::read_dir(&pages)? {
+            let page = page?;
+            write_file(&dir.join(page.file_name()), &fs::read(page.path())?)?;
+        }
+        Ok(())
     };
     write().with_context(|| format!("cannot write manual pages to {}", dir.display()))?;
     print(json, &json!({"folder": dir}), || format!("manual pages are in {}", dir.display()))

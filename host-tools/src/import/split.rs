@@ -6,7 +6,12 @@
 //!
 //! The head begins at the last layer that cannot shrink. Fully connected layers before it are cut like a chain.
 
-use std::{collections::HashSet, fmt, ops::Range, str::FromStr};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    ops::Range,
+    str::FromStr,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use distill_core::{Block, BlockBuilder, MAX_NODES, Op, Part, Parts, Role};
@@ -266,13 +271,19 @@ fn block(graph: &Graph, pieces: &[Piece], role: Role, name: &str) -> Result<Bloc
 }
 
 struct Names<'a> {
-    graph: &'a Graph,
+    /// Those of all nodes with weights, sorted: the ones inside a module follow each other.
+    nodes: Vec<&'a str>,
     used: HashSet<String>,
+    /// How many blocks wanted the name.
+    wanted: HashMap<String, usize>,
 }
 
 impl<'a> Names<'a> {
     fn new(graph: &'a Graph) -> Self {
-        Self { graph, used: HashSet::from(["stem".to_owned(), "head".to_owned()]) }
+        let named = graph.nodes().iter().filter(|node| !node.weights.is_empty());
+        let mut nodes: Vec<&str> = named.map(|node| node.name.as_str()).collect();
+        nodes.sort_unstable();
+        Self { nodes, used: HashSet::from(["stem".to_owned(), "head".to_owned()]), wanted: HashMap::new() }
     }
 
     /// The module that holds exactly the block's layers, else the name of its first layer.
@@ -285,13 +296,15 @@ impl<'a> Names<'a> {
             module.truncate(shared);
         }
         let module = module.join(".");
-        let inside = |node: &&GraphNode| node.name.strip_prefix(&module).is_some_and(|rest| rest.starts_with('.'));
-        let everywhere = self.graph.nodes().iter().filter(|node| !node.weights.is_empty()).filter(inside).count();
-        let own = named.iter().filter(|node| inside(node)).count();
+        let inside = format!("{module}.");
+        let first = self.nodes.partition_point(|&name| name < inside.as_str());
+        let everywhere = self.nodes[first..].partition_point(|name| name.starts_with(&inside));
+        let own = named.iter().filter(|node| node.name.starts_with(&inside)).count();
         let name = if module.is_empty() || everywhere > own { named[0].name.clone() } else { module };
-        let (mut unique, mut number) = (name.clone(), 0);
+        let number = self.wanted.entry(name.clone()).or_default();
+        let mut unique = name.clone();
         while !self.used.insert(unique.clone()) {
-            number += 1;
+            *number += 1;
             unique = format!("{name}#{number}");
         }
         unique

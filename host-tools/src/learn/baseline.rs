@@ -12,7 +12,10 @@ use distill_core::{
 use distill_device::Progress;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Checkpoint, Keep};
+use super::{
+    check_step,
+    checkpoint::{Checkpoint, Keep},
+};
 use crate::network::Network;
 
 /// A baseline from the literature.
@@ -87,6 +90,7 @@ pub fn baseline(path: &Path, options: BaselineOptions, keep: Keep<'_>) -> Result
     let teacher = Network::read_pack(path)?;
     teacher.check_classifies()?;
     let tuning = Tuning { seed, ..preset.tuning(method) };
+    check_step(&teacher.blocks, tuning.training.batch)?;
     let settings = ("baseline", teacher.digest()?, preset.impressions(seed), width, method == Baseline::Zskd, tuning);
     let mut checkpoint = Checkpoint::new(keep, &settings)?;
     let from = checkpoint.resume()?;

@@ -7,9 +7,10 @@ use distill_core::{
     Aim, Calibrated, Calibration, Calibrator, MAX_INPUTS, MEASURED_INPUTS, NoiseImages, Pack, PackError, PackWriter,
     Pull, ReadAt, Start,
 };
-use distill_device::{NewFile, Progress, Resumable, UnfinishedFile, check_memory, open_pack};
+use distill_device::{NewFile, Progress, Resumable, UnfinishedFile, open_pack};
 use serde::Serialize;
 
+use super::check_step;
 use crate::network::{Network, ending};
 
 /// Bounds the cost of a mistyped number.
@@ -153,7 +154,7 @@ pub fn calibrate(teacher: &Path, output: &Path, calibration: &Calibration, count
     let _resumable = Resumable::new(line);
     let (pixels, mut calibrator) = (network.manifest.pixels(), Calibrator::new(&network.blocks));
     let (batches, first) = (count.div_ceil(batch), images(&made) / batch);
-    check_memory(&format!("a batch of {batch} images"), calibrator.batch_bytes(batch))?;
+    check_step(&network.blocks, batch)?;
     let mut progress = Progress::new("calibrating", Some((batches * steps) as u64), "{pos}/{len} steps")?;
     let mut before_all = None;
     for index in first..batches {

@@ -10,7 +10,10 @@ use distill_core::{
 };
 use distill_device::{Progress, open_pack};
 
-use super::checkpoint::{Checkpoint, Keep};
+use super::{
+    check_step,
+    checkpoint::{Checkpoint, Keep},
+};
 use crate::{export::recompose, network::Network};
 
 /// Steps between two log messages.
@@ -66,6 +69,7 @@ pub fn finetune_on_noise(task: FineTune<'_>, keep: Keep<'_>) -> Result<(Network,
     let network = Network::read_pack(teacher)?;
     network.check_classifies()?;
     check_shapes(&network, student, tuning)?;
+    check_step(&student.blocks, tuning.training.batch).context("take a smaller --batch")?;
     let images = match source {
         NoiseSource::Standard => None,
         NoiseSource::Calibrated => Some(noise_images(teacher)?),

@@ -105,7 +105,7 @@ impl Operator for Activation {
     fn shape(&self, given: &Operands<'_>) -> Result<Shape, BlockError> {
         let x = given.inputs[0];
         let ordered = match self {
-            Self::Clip { low, high } => low <= high,
+            Self::Clip { low, high } => low <= high && low.is_finite() && high.is_finite(),
             Self::HardSigmoid { alpha, beta } => alpha.is_finite() && beta.is_finite(),
             Self::LeakyRelu { slope } => slope.is_finite(),
             _ => true,

@@ -91,6 +91,7 @@ impl Reader<'_> {
             rank: value.rank() as u8,
             probabilities: value.probabilities,
         };
+        ensure!(interface.input != interface.output, "its input and its output have the same name");
         let mut graph = self.graph;
         // A graph's output is its last value.
         while graph.nodes().len() > value.id {

@@ -25,7 +25,7 @@ impl Names {
             (_, true) => last,
             (false, false) => format!("{module}.{last}"),
         };
-        self.unused(name)
+        self.unused(&name)
     }
 
     /// Renames a weight whose name is taken: several layers may share one constant.
@@ -33,16 +33,17 @@ impl Names {
         let key = format!("weight {}", weight.name);
         if self.used.insert(key, 0).is_some() {
             let part = weight.name.rsplit('.').next().unwrap_or("weight").to_owned();
-            let name = self.unused(format!("weight {layer}.{part}"));
+            let name = self.unused(&format!("weight {layer}.{part}"));
             weight.name = name.trim_start_matches("weight ").to_owned();
         }
         weight
     }
 
-    fn unused(&mut self, name: String) -> String {
-        let mut unused = name.clone();
+    /// The name itself, or with a number if it is taken.
+    pub fn unused(&mut self, name: &str) -> String {
+        let mut unused = name.to_owned();
         while self.used.contains_key(&unused) {
-            let asked = self.used.entry(name.clone()).or_default();
+            let asked = self.used.entry(name.to_owned()).or_default();
             *asked += 1;
             unused = format!("{name}#{asked}");
         }

@@ -75,7 +75,7 @@ impl<'a> Reader<'a> {
                 end: [if end == channels { u32::MAX } else { end as u32 }, u32::MAX, u32::MAX],
                 step: [1; 3],
             };
-            let name = self.names.operator(node, &self.module(node), &Op::Slice(slice));
+            let name = self.names.unused(&kind(node).to_lowercase());
             let id = self.graph.push(&name, Op::Slice(slice), &[value.id], Vec::new())?;
             let value = self.new_value(id, value.rank());
             self.values.insert(output, value);
@@ -94,7 +94,11 @@ impl<'a> Reader<'a> {
                 (_, Some(Attribute::Int(axis))) if axis == 1 || axis == 1 - joined.rank() as i64 => Op::Concat,
                 (_, axis) => bail!("it joins along axis {axis:?}, not along channels"),
             };
-            let name = self.names.operator(node, &self.module(node), &op);
+            // As many copies of a long name would be more than the file.
+            let name = match slot + 1 == node.input.len() {
+                true => self.names.operator(node, &self.module(node), &op),
+                false => self.names.unused(&kind(node).to_lowercase()),
+            };
             ensure!(joined.rank() == next.rank(), "its values have different numbers of dimensions");
             let id = self.graph.push(&name, op, &[joined.id, next.id], Vec::new())?;
             joined = self.new_value(id, joined.rank());
