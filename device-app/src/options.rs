@@ -54,7 +54,7 @@ pub struct RunOptions {
 #[derive(Args, Clone, Debug)]
 pub struct WorkOptions {
     /// Bottleneck multiplier k: the share of inner channels each block keeps, above 0, at most 1 [default: 0.5]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = parse_share)]
     pub width: Option<f32>,
     /// Different widths for some blocks: a JSON object such as {"layer1.0": 0.75}
     #[arg(long, value_name = "FILE")]
@@ -364,6 +364,16 @@ fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
     groups.collect::<Vec<_>>().join(",")
+}
+
+/// Parses `0.5` or `50%`.
+///
+/// # Errors
+/// It is neither.
+pub fn parse_share(text: &str) -> Result<f32> {
+    let (digits, factor) = text.strip_suffix('%').map_or((text, 1.0), |digits| (digits.trim(), 100.0));
+    let number: f32 = digits.parse().context("neither a number such as 0.5 nor a share such as 50%")?;
+    Ok(number / factor)
 }
 
 /// Parses `auto` or a strength.

@@ -3,6 +3,7 @@
 use std::{alloc::System, fs, path::Path};
 
 use distill_core::{Block, CountingAllocator, Manifest, Settings, Width};
+use distill_device::parse_share;
 use distill_host::{
     compress::{Amount, Compressed, Compression, Effort, Target, compress},
     export::export,
@@ -106,13 +107,19 @@ fn the_largest_student_that_meets_a_target_is_taken() {
     }
     let error = Target::Macs("1%".parse().unwrap()).widths(&network, 1).unwrap_err().to_string();
     assert!(error.contains("the smallest has"), "{error}");
-    for (text, amount) in [("50%", Amount::Share(0.5)), ("0.5", Amount::Share(0.5)), ("135000", Amount::Count(135_000))]
-    {
-        assert_eq!(text.parse(), Ok(amount));
+}
+
+#[test]
+fn amounts_and_shares_are_written_as_people_write_them() {
+    let [share, count] = [Amount::Share(0.5), Amount::Count(135_000)];
+    for (text, amount) in [("50%", share), ("0.5", share), ("135000", count), ("135k", count), ("0.135M", count)] {
+        assert_eq!(text.parse(), Ok(amount), "{text}");
     }
-    for text in ["0", "-1", "150%", "1.5", "half", "nan"] {
+    for text in ["0", "-1", "150%", "1.5", "half", "nan", "k", "0.0001k", "5%k"] {
         assert!(text.parse::<Amount>().is_err(), "{text}");
     }
+    assert_eq!(["0.5", "50%", "50 %"].map(|text| parse_share(text).unwrap()), [0.5; 3]);
+    assert!(parse_share("half").is_err());
 }
 
 /// A comparison on 1/f noise.

@@ -12,11 +12,11 @@ use distill_host::{
     show::table,
 };
 
-use super::files::read_network;
+use super::{files::read_network, networks::ReadOptions};
 
 #[derive(Args)]
 pub struct CompareArgs {
-    /// The teacher: its pack (.ndp), or a model that `distill import` reads without options
+    /// The teacher: its pack (.ndp), or a model that `distill import` reads
     teacher: PathBuf,
     /// The student: likewise
     student: PathBuf,
@@ -29,10 +29,17 @@ pub struct CompareArgs {
     /// How pictures of another size are resampled
     #[arg(long, value_enum, value_name = "FILTER", default_value_t)]
     filter: Filter,
+    /// How both files are read, if they are no packs
+    #[command(flatten)]
+    read: ReadOptions,
 }
 
 pub fn compare_files(json: bool, args: &CompareArgs) -> Result<()> {
-    let (teacher, student) = (read_network(&args.teacher)?, read_network(&args.student)?);
+    let files = [&args.teacher, &args.student];
+    let (packs, none) = (files.iter().all(|file| ending(file) == "ndp"), ReadOptions::default());
+    // Beside a pack, the options are the other file's.
+    let read = |file: &PathBuf| read_network(file, if packs || ending(file) != "ndp" { &args.read } else { &none });
+    let (teacher, student) = (read(&args.teacher)?, read(&args.student)?);
     let comparison = match &args.images {
         Some(data) => {
             let preparation = Preparation::new(args.crop_fraction, args.filter)?;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use bytesize::ByteSize;
 use clap::Args;
 use distill_core::{CountingAllocator, Width};
-use distill_device::print;
+use distill_device::{parse_share, print};
 use distill_host::compress::{Amount, Compression, Effort, Target, compress};
 
 use super::networks::ReadOptions;
@@ -50,9 +50,9 @@ pub struct CompressArgs {
 #[group(multiple = false)]
 struct TargetArgs {
     /// Share of the inner channels that each block keeps [default: 0.75]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = parse_share)]
     width: Option<f32>,
-    /// Most parameters, as a share or a number: 50%, 0.5 or 135000
+    /// Most parameters, as a share or a number: 50%, 0.5, 135000 or 135k
     #[arg(long, value_name = "P")]
     params: Option<Amount>,
     /// Most multiply-accumulates for an image, as a share or a number

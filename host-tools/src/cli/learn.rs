@@ -106,7 +106,7 @@ pub fn calibrate_teacher(json: bool, args: &CalibrateArgs) -> Result<()> {
 pub struct FinetuneArgs {
     /// Teacher pack
     teacher: PathBuf,
-    /// A recomposed student (.ndp), or student packs of the teacher
+    /// A whole student (.ndp, .onnx, .safetensors), or student packs of the teacher
     #[arg(required = true)]
     students: Vec<PathBuf>,
     /// File to write: .ndp, .safetensors or .onnx

@@ -4,17 +4,15 @@ use std::{alloc::System, fmt::Write as _, num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
-use distill_core::{CountingAllocator, Device, Manifest};
+use distill_core::{CountingAllocator, Device};
 use distill_device::{TrustOptions, check_writable, print, write_file};
 use distill_host::{
     images::{self, CROP_FRACTION, Filter, Preparation, cifar10_folder, fetch_cifar10},
-    import::Normalisation,
     measure::{Comparison, DataFreeOptions, Evaluation, Sample, compare, data_free, evaluate},
-    network::Network,
 };
 use serde::Serialize;
 
-use super::{compare::warn, files::read_network};
+use super::{compare::warn, files::read_network, networks::ReadOptions};
 
 #[derive(Subcommand)]
 pub enum DataCommand {
@@ -47,7 +45,7 @@ pub fn fetch_data(json: bool, FetchArgs { name, dir, from }: &FetchArgs) -> Resu
 
 #[derive(Args)]
 pub struct EvaluateArgs {
-    /// A pack (.ndp), or a model that `distill import` reads without options
+    /// A pack (.ndp), or a model that `distill import` reads
     file: PathBuf,
     /// cifar10 (fetched before), builtin (its first 1,000 test images), or a folder
     ///
@@ -62,9 +60,8 @@ pub struct EvaluateArgs {
     /// How pictures of another size are resampled
     #[arg(long, value_enum, value_name = "FILTER", default_value_t)]
     filter: Filter,
-    /// How pixels in 0..1 are normalised: imagenet, cifar10, efficientnet-lite or M,M,M/S,S,S [default: as the network says]
-    #[arg(long, value_name = "N")]
-    normalise: Option<String>,
+    #[command(flatten)]
+    read: ReadOptions,
     /// Only the first N images
     #[arg(long, value_name = "N")]
     limit: Option<NonZeroUsize>,
@@ -81,16 +78,13 @@ pub struct EvaluateArgs {
 pub fn evaluate_file(json: bool, args: &EvaluateArgs) -> Result<()> {
     args.predictions.as_ref().map_or(Ok(()), |path| check_writable(path, [args.file.as_path()]))?;
     args.trust.check([&args.file].into_iter().chain(&args.teacher).map(PathBuf::as_path))?;
-    let mut network = read_network(&args.file)?;
-    if let Some(text) = &args.normalise {
-        let Normalisation { mean, std } = Normalisation::parse(text)?;
-        network = Network::new(Manifest { mean, std, ..network.manifest }, network.blocks)?;
-    }
+    let network = read_network(&args.file, &args.read)?;
     let preparation = Preparation::new(args.crop_fraction, args.filter)?;
     let images = images::open(&args.data, &network, preparation)?;
     let limit = args.limit.map_or(usize::MAX, NonZeroUsize::get);
     let evaluation = evaluate(&network, &*images, limit, &Device::Cpu)?;
-    let with = |teacher: &PathBuf| compare(&read_network(teacher)?, &network, Sample::Pictures(&*images, limit));
+    let with =
+        |teacher: &PathBuf| compare(&read_network(teacher, &args.read)?, &network, Sample::Pictures(&*images, limit));
     let comparison = args.teacher.as_ref().map(with).transpose()?;
     comparison.iter().for_each(warn);
     if let Some(path) = &args.predictions {

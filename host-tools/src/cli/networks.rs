@@ -40,7 +40,7 @@ pub struct ImportArgs {
 }
 
 /// How a model's file is read.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct ReadOptions {
     /// Architecture that the tensors must have, such as resnet20 [default: recognised by their names and shapes]
     #[arg(long, value_name = "A")]
@@ -103,8 +103,21 @@ fn image_shape(text: &str) -> Result<Shape> {
 }
 
 /// Options of `inspect` that need no budget: its own, and those that determine the students' shapes.
-const WITHOUT_BUDGET: [&str; 9] =
-    ["file", "draw", "budget", "width", "widths", "round_to", "blocks", "fewer_layers", "activation"];
+const WITHOUT_BUDGET: [&str; 13] = [
+    "file",
+    "draw",
+    "budget",
+    "width",
+    "widths",
+    "round_to",
+    "blocks",
+    "fewer_layers",
+    "activation",
+    "arch",
+    "normalise",
+    "input",
+    "split",
+];
 
 #[derive(Args)]
 #[command(mut_args(|arg| match WITHOUT_BUDGET.contains(&arg.get_id().as_str()) {
@@ -112,8 +125,10 @@ const WITHOUT_BUDGET: [&str; 9] =
     false => arg.requires("budget"),
 }))]
 pub struct InspectArgs {
-    /// A pack (.ndp), or a model that `distill import` reads without options
+    /// A pack (.ndp), or a model that `distill import` reads
     file: PathBuf,
+    #[command(flatten)]
+    read: ReadOptions,
     /// Also draw the blocks: .svg, or .dot for Graphviz
     #[arg(long, value_name = "PICTURE", conflicts_with = "budget")]
     draw: Option<PathBuf>,
@@ -134,7 +149,7 @@ struct DrawnInspection<'a> {
     picture: Option<&'a Path>,
 }
 
-pub fn inspect_file(json: bool, InspectArgs { file, draw: picture, work }: &InspectArgs) -> Result<()> {
+pub fn inspect_file(json: bool, InspectArgs { file, read, draw: picture, work }: &InspectArgs) -> Result<()> {
     let is_pack = ending(file) == "ndp";
     if work.budget.is_some() {
         ensure!(is_pack, "cannot plan a run over {}: a run takes a teacher pack (.ndp)", file.display());
@@ -149,7 +164,7 @@ pub fn inspect_file(json: bool, InspectArgs { file, draw: picture, work }: &Insp
     picture.map_or(Ok(()), |picture| check_distinct(picture, [file.as_path()]))?;
     let (manifest, blocks) = match is_pack {
         true => read_blocks(file)?,
-        false => read_network(file).map(|Network { manifest, blocks }| (manifest, blocks))?,
+        false => read_network(file, read).map(|Network { manifest, blocks }| (manifest, blocks))?,
     };
     let inspection = inspect(&manifest, &blocks);
     let inspection = match is_pack {

@@ -33,17 +33,19 @@ pub enum Amount {
 impl FromStr for Amount {
     type Err = String;
 
-    /// `50%`, `0.5` or `135000`.
+    /// `50%`, `0.5`, `135000`, `135k` or `1.5M`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text} is neither a share such as 50% or 0.5 nor a number such as 135000");
-        let share = match text.strip_suffix('%') {
-            Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
-            None => text.parse(),
-        };
-        match share {
-            Ok(share) if share > 0.0 && share <= 1.0 => Ok(Self::Share(share)),
-            Ok(count) if count > 1.0 && count.fract() == 0.0 && !text.ends_with('%') => Ok(Self::Count(count as u64)),
-            _ => Err(wrong()),
+        let units = [('%', 0.01), ('k', 1e3), ('K', 1e3), ('M', 1e6), ('G', 1e9)];
+        let unit = units.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
+        let (digits, factor) = unit.unwrap_or((text, 1.0));
+        let number = digits.trim().parse::<f64>().map(|number| number * factor);
+        let (is_percent, is_number) = (text.ends_with('%'), factor > 1.0);
+        match number {
+            Ok(share) if share > 0.0 && share <= 1.0 && !is_number => Ok(Self::Share(share)),
+            Ok(count) if count >= 1.0 && !is_percent && (is_number || count.fract() == 0.0) => {
+                Ok(Self::Count(count as u64))
+            }
+            _ => Err(format!("{text} is neither a share such as 50% or 0.5 nor a number such as 135000 or 135k")),
         }
     }
 }

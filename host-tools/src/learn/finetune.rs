@@ -14,7 +14,11 @@ use super::{
     check_step,
     checkpoint::{Checkpoint, Keep},
 };
-use crate::{export::recompose, network::Network};
+use crate::{
+    export::recompose,
+    import::{ImportOptions, import},
+    network::{Network, ending},
+};
 
 /// Steps between two log messages.
 const LOG_INTERVAL: usize = 100;
@@ -37,9 +41,10 @@ impl NoiseSource {
     }
 }
 
-/// The student to fine-tune: the network in a recomposed pack, or the teacher with the students of other packs.
+/// The student to fine-tune: the network in a recomposed pack or a model's file, or the teacher with the students of other packs.
 pub fn read_student(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
     match students {
+        [model] if ending(model) != "ndp" => import(model, &ImportOptions::default()),
         [whole] if open_pack(whole)?.manifest().contents == Contents::Network => Network::read_pack(whole),
         _ => recompose(teacher, students),
     }
