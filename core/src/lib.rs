@@ -43,7 +43,7 @@ pub use engine::{
 pub use heap::CountingAllocator;
 pub use inputs::{
     Batches, Cache, CacheSize, Draw, Inputs, InputsFrom, MEASURED_INPUTS, NOISE_BATCH, NoiseImages, Pixels, Purpose,
-    Side, SideBlocks, Sides, Source, Store, Stream, WhiteNoise,
+    Side, SideBlocks, Sides, Source, Store, Stream, WhiteNoise, shuffle,
 };
 pub use kernels::conv::Conv;
 pub use pack::{

@@ -202,6 +202,8 @@ pub enum SourceKind {
     /// [`NoiseImages`](crate::NoiseImages), matched to the teacher's running statistics or its classes, and variants of
     /// them, propagated through the teacher with those statistics, and cached.
     Calibrated,
+    /// Images of a data set, varied, propagated likewise: the teacher's activations as the paper records them (ND).
+    Recorded,
 }
 
 impl fmt::Display for SourceKind {
@@ -210,6 +212,7 @@ impl fmt::Display for SourceKind {
             Self::Standard => "standard",
             Self::Propagated => "propagated",
             Self::Calibrated => "calibrated",
+            Self::Recorded => "recorded",
         })
     }
 }

@@ -1,29 +1,42 @@
 //! The command `run`, which both programs have.
 
-use std::alloc::System;
+use std::{alloc::System, path::Path};
 
 use anyhow::Result;
-use distill_core::{BlockReport, CountingAllocator};
+use distill_core::{BlockReport, CountingAllocator, Source};
 
 use crate::{
     file::check_pack_name,
-    job::{Job, run_job},
+    job::{Job, open_source, run_job},
     options::RunOptions,
     terminal::print,
 };
 
-/// Distils a teacher pack into a student pack, and prints the result. `heap` is the program's global allocator.
+/// Opens images, by the name that `--inputs` has, for the network in a teacher pack.
+pub type OpenImages = fn(&str, &Path) -> Result<Box<dyn Source>>;
+
+/// Distils a teacher pack into a student pack, and prints the result. `heap` is the program's global allocator. A program that
+/// reads images gives `open_images`.
 ///
 /// # Errors
-/// As [`run_job`]; a noise that the pack does not allow, or an option out of range.
-pub fn run_command(json: bool, options: &RunOptions, heap: &CountingAllocator<System>) -> Result<()> {
+/// As [`run_job`]; a noise that the pack does not allow, images that cannot be opened, or an option out of range.
+pub fn run_command(
+    json: bool,
+    options: &RunOptions,
+    open_images: Option<OpenImages>,
+    heap: &CountingAllocator<System>,
+) -> Result<()> {
     let RunOptions { teacher, output, work, device, fresh, trust, counter_file, sign, .. } = options;
     check_pack_name(output)?;
     let (trust, signer) = (trust.trust(counter_file.as_deref())?, sign.signer(output)?);
-    let source = work.source(teacher)?;
-    let (settings, device) = (work.settings(source.kind)?, device.open()?);
-    source.say();
-    let job = Job { teacher, student: output, source: source.kind, fresh: *fresh, trust, signer };
+    let chosen = work.source(teacher)?;
+    let (settings, device) = (work.settings(chosen.kind)?, device.open()?);
+    chosen.say();
+    let source = match (&work.inputs, open_images) {
+        (Some(images), Some(open)) => open(images, teacher)?,
+        _ => open_source(chosen.kind, teacher, trust.as_ref())?,
+    };
+    let job = Job { teacher, student: output, source, fresh: *fresh, trust, signer };
     let outcome = run_job(job, &settings, &device, heap)?;
     print(json, &outcome, || {
         let sum = |size: fn(&BlockReport) -> usize| outcome.blocks.iter().map(|b| size(&b.report)).sum::<usize>();

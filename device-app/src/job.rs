@@ -38,7 +38,7 @@ pub struct Job<'a> {
     /// Student pack to write.
     pub student: &'a Path,
     /// Source of the inputs.
-    pub source: SourceKind,
+    pub source: Box<dyn Source>,
     /// Whether to start over, instead of resuming an interrupted run from its file beside the student.
     pub fresh: bool,
     /// Whose signature the teacher must have.
@@ -56,7 +56,7 @@ pub fn open_source(kind: SourceKind, teacher: &Path, trust: Option<&Trust>) -> R
         SourceKind::Standard => Box::new(WhiteNoise::Standard),
         SourceKind::Propagated => Box::new(WhiteNoise::Propagated),
         SourceKind::Calibrated => Box::new(CalibratedNoise(open_trusted(teacher, trust)?)),
-        other => bail!("this program has no source of inputs called {other:?}"),
+        other => bail!("this program makes no {other} inputs: `distill run` does"),
     })
 }
 
@@ -110,8 +110,7 @@ pub fn run_job(
     heap.reset_peak();
     check_distinct(job.student, [job.teacher])?;
     check_distinct(&UnfinishedFile::path(job.student)?, [job.teacher])?;
-    let trust = job.trust.as_ref();
-    let (mut teacher, mut source) = (open_trusted(job.teacher, trust)?, open_source(job.source, job.teacher, trust)?);
+    let (mut teacher, mut source) = (open_trusted(job.teacher, job.trust.as_ref())?, job.source);
     // Without a budget, the machine's memory is one.
     let is_given = settings.budget.bytes != Budget::UNLIMITED.bytes;
     let left = available_memory().filter(|_| !is_given && matches!(device, Device::Cpu));

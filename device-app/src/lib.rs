@@ -13,7 +13,7 @@ mod unchanged;
 mod version;
 
 pub use advice::Advised;
-pub use command::run_command;
+pub use command::{OpenImages, run_command};
 pub use file::{
     DiskFile, NewFile, UnfinishedFile, check_distinct, check_pack_name, check_writable, open_pack, scratch_file,
     write_file,

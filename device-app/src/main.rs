@@ -34,5 +34,5 @@ fn main() -> ExitCode {
     let Cli { command: Command::Run(options), json, verbose } = parse();
     start_log(verbose);
     end_at_interrupt();
-    exit_code(json, run_command(json, &options, &HEAP))
+    exit_code(json, run_command(json, &options, None, &HEAP))
 }

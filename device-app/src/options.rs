@@ -72,6 +72,10 @@ pub struct WorkOptions {
     /// neighbourhood has batch norms; else standard]
     #[arg(long, value_enum)]
     pub noise: Option<NoiseName>,
+    /// Learn from the teacher's activations on images, instead of noise: cifar10 (its training images), or a folder of
+    /// pictures
+    #[arg(long, value_name = "DATA", conflicts_with = "noise")]
+    pub inputs: Option<String>,
     /// Feed each block the previous students' outputs, to compensate for their errors (only and by default for
     /// calibrated noise)
     #[arg(long, overrides_with = "independent")]
@@ -232,6 +236,7 @@ impl WorkOptions {
         let asked = |kind| Ok(ChosenSource { kind, reason: None });
         let chosen = |kind, reason| Ok(ChosenSource { kind, reason: Some(reason) });
         match self.noise {
+            _ if self.inputs.is_some() => return asked(SourceKind::Recorded),
             Some(NoiseName::Standard) => return asked(SourceKind::Standard),
             Some(NoiseName::Propagated) => return asked(SourceKind::Propagated),
             Some(NoiseName::Calibrated) => return asked(SourceKind::Calibrated),
@@ -280,7 +285,7 @@ impl WorkOptions {
         };
         let width = Width::new(self.width.unwrap_or(0.5))?;
         let usual = match source {
-            SourceKind::Calibrated => Settings::calibrated(width, self.steps),
+            SourceKind::Calibrated | SourceKind::Recorded => Settings::calibrated(width, self.steps),
             _ => Settings::new(width, self.steps),
         };
         let recipe = Recipe {

@@ -16,7 +16,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use distill_core::{CountingAllocator, Device};
 use distill_device::{RunOptions, VERSION, end_at_interrupt, exit_code, parse, print, run_command, start_log};
-use distill_host::quickstart::quickstart;
+use distill_host::{learn::open_recorded, quickstart::quickstart};
 
 use self::{
     compare::{CompareArgs, compare_files},
@@ -137,7 +137,7 @@ fn execute(command: Command, json: bool, heap: &CountingAllocator<System>) -> Re
         Command::Import(args) => import_file(json, &args),
         Command::Inspect(args) => inspect_file(json, &args),
         Command::Calibrate(args) => calibrate_teacher(json, &args),
-        Command::Run(options) => run_command(json, &options, heap),
+        Command::Run(options) => run_command(json, &options, Some(open_recorded), heap),
         Command::Evaluate(args) => evaluate_file(json, &args),
         Command::Compare(args) => compare_files(json, &args),
         Command::Recompose(args) => recompose_files(json, &args),

@@ -22,7 +22,7 @@ use distill_core::{
     Aim, Budget, Calibrated, CountingAllocator, Device, Encoding, MEASURED_INPUTS, Pack, ReadAt, Settings, SourceKind,
 };
 use distill_device::{
-    Job, NOTHING_TO_DISTIL, NewFile, Resumable, check_changes, check_distinct, open_pack, run_job, say,
+    Job, NOTHING_TO_DISTIL, NewFile, Resumable, check_changes, check_distinct, open_pack, open_source, run_job, say,
 };
 
 use self::{
@@ -191,6 +191,7 @@ impl Stages<'_> {
         let pack = open_pack(teacher)?;
         let path = self.work.file("blocks", &(pack.fingerprint(), pack.noise_checksum(), source, settings))?;
         self.stage("distil", &path, |stages| {
+            let source = open_source(source, teacher, None)?;
             let job = Job { teacher, student: &path, source, fresh: false, trust: None, signer: None };
             run_job(job, settings, &Device::Cpu, stages.heap).map(|_| ())
         })?;

@@ -1,4 +1,4 @@
-//! Images to measure networks on, with labels or without: CIFAR-10, or folders of pictures.
+//! Images to measure networks on, with labels or without, and to learn from: CIFAR-10, or folders of pictures.
 
 pub mod cifar10;
 mod crop;
@@ -11,9 +11,9 @@ mod resample;
 
 use std::{fs, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use self::cifar10::TestImages;
+use self::cifar10::CifarImages;
 pub use self::{
     crop::{CROP_FRACTION, Preparation},
     download::Download,
@@ -53,8 +53,24 @@ pub fn open_unlabelled(data: &str, network: &Network, preparation: Preparation) 
     Ok(images)
 }
 
+/// Images to learn from that `data` names: CIFAR-10's training images (`cifar10`, or a folder with its binary files), or a
+/// folder's pictures. None of CIFAR-10's test images is among them.
+///
+/// # Errors
+/// They cannot be found, or the network takes other ones.
+pub fn open_training(data: &str, network: &Network, preparation: Preparation) -> Result<Box<dyn Images>> {
+    ensure!(data != "builtin", "the built-in images are for measuring: nothing learns from them");
+    let folder = if data == "cifar10" { cifar10_folder()? } else { data.into() };
+    let images: Box<dyn Images> = match data == "cifar10" || cifar10::test_file(&folder).is_some() {
+        true => Box::new(cifar10::read_training(&folder)?),
+        false => Box::new(Pictures::open(&folder, network, preparation)?),
+    };
+    labelled::check_shape(network, &*images)?;
+    Ok(images)
+}
+
 /// CIFAR-10's images, unless `data` is another folder.
-fn known(data: &str) -> Result<Option<TestImages>> {
+fn known(data: &str) -> Result<Option<CifarImages>> {
     match data {
         "cifar10" => return cifar10::read_test(&cifar10_folder()?).map(Some),
         "builtin" => return cifar10::builtin_test_images().map(Some),

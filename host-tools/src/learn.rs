@@ -4,12 +4,14 @@ mod baseline;
 mod calibrate;
 mod checkpoint;
 mod finetune;
+mod recorded;
 
 pub use self::{
     baseline::{Baseline, BaselineOptions, Preset, baseline, untaught},
     calibrate::{CALIBRATED_IMAGES, CALIBRATION_STEPS, Distance, Outcome, calibrate, usual_calibration},
     checkpoint::Keep,
     finetune::{FineTune, NoiseSource, finetune_on_noise, read_student},
+    recorded::open_recorded,
 };
 use anyhow::Result;
 use distill_core::{Block, Calibrator};

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use distill_core::{CountingAllocator, Device, Encoding, MEASURED_INPUTS, Settings, SourceKind, Width};
-use distill_device::{Job, open_pack, run_job, say};
+use distill_device::{Job, open_pack, open_source, run_job, say};
 use serde::Serialize;
 
 use crate::{
@@ -100,7 +100,7 @@ pub fn quickstart(folder: &Path, device: &Device, heap: &CountingAllocator<Syste
     for k in WIDTHS {
         say(&format!("student with k = {k}: its blocks are solved on that noise"));
         let pack = folder.join(format!("student-{k}-blocks.ndp"));
-        let source = SourceKind::Calibrated;
+        let source = open_source(SourceKind::Calibrated, &teacher_path, None)?;
         let job = Job { teacher: &teacher_path, student: &pack, source, fresh: true, trust: None, signer: None };
         let mut settings = Settings::calibrated(Width::new(k)?, 0);
         settings.recipe.images = IMAGES - MEASURED_INPUTS;

@@ -7,11 +7,12 @@ use clap::Args;
 use distill_core::{Encoding, Shape, SourceKind};
 use distill_device::{
     NOTHING_TO_DISTIL, SignOptions, TrustOptions, WorkOptions, check_distinct, check_pack_name, check_writable,
-    open_pack, print, write_file,
+    open_pack, open_source, print, write_file,
 };
 use distill_host::{
     export::{self, recompose},
     import::{ImportOptions, Normalisation, Split, import},
+    learn::open_recorded,
     network::{Network, ending, read_blocks},
     show::{Format, Inspection, PlanTable, SizeTable, draw, inspect},
 };
@@ -153,10 +154,14 @@ pub fn inspect_file(json: bool, InspectArgs { file, read, draw: picture, work }:
     let is_pack = ending(file) == "ndp";
     if work.budget.is_some() {
         ensure!(is_pack, "cannot plan a run over {}: a run takes a teacher pack (.ndp)", file.display());
-        let source = work.source(file)?;
-        let settings = work.settings(source.kind)?;
-        source.say();
-        let plan = PlanTable::new(file, source.kind, &settings)?;
+        let chosen = work.source(file)?;
+        let settings = work.settings(chosen.kind)?;
+        chosen.say();
+        let source = match &work.inputs {
+            Some(images) => open_recorded(images, file)?,
+            None => open_source(chosen.kind, file, None)?,
+        };
+        let plan = PlanTable::new(file, source, &settings)?;
         return print(json, &plan, || plan.table());
     }
     let picture = picture.as_deref();

@@ -44,14 +44,14 @@ const SHEET_ROWS: usize = 25;
 
 /// Images and the class of each, in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TestImages {
+pub struct CifarImages {
     /// All images one after another, each `[C, H, W]`, 0 to 255.
     pub pixels: Vec<u8>,
     /// Index of each image's class.
     pub labels: Vec<u16>,
 }
 
-impl Images for TestImages {
+impl Images for CifarImages {
     fn shape(&self) -> Shape {
         SHAPE
     }
@@ -65,7 +65,7 @@ impl Images for TestImages {
     }
 }
 
-impl LabelledImages for TestImages {
+impl LabelledImages for CifarImages {
     fn labels(&self) -> &[u16] {
         &self.labels
     }
@@ -73,25 +73,47 @@ impl LabelledImages for TestImages {
 
 /// The file of test images in `folder`, or in its sub-folder `cifar-10-batches-bin`, the name in the authors' archive.
 pub fn test_file(folder: &Path) -> Option<PathBuf> {
-    ["cifar-10-batches-bin", ""].map(|inner| folder.join(inner).join(TEST_FILE)).into_iter().find(|path| path.exists())
+    find(folder, TEST_FILE)
+}
+
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    ["cifar-10-batches-bin", ""].map(|inner| folder.join(inner).join(name)).into_iter().find(|path| path.exists())
 }
 
 /// The 10,000 test images in that file.
 ///
 /// # Errors
 /// The file is missing, has another length, or holds a label that is not a class.
-pub fn read_test(folder: &Path) -> Result<TestImages> {
-    let path = test_file(folder).unwrap_or_else(|| folder.join(TEST_FILE));
+pub fn read_test(folder: &Path) -> Result<CifarImages> {
+    read_file(folder, TEST_FILE)
+}
+
+/// The 50,000 training images in the other files: 154 MB.
+///
+/// # Errors
+/// As [`read_test`].
+pub fn read_training(folder: &Path) -> Result<CifarImages> {
+    let mut all = CifarImages { pixels: Vec::new(), labels: Vec::new() };
+    for name in &FILES[..5] {
+        let CifarImages { pixels, labels } = read_file(folder, name)?;
+        all.pixels.extend(pixels);
+        all.labels.extend(labels);
+    }
+    Ok(all)
+}
+
+fn read_file(folder: &Path, name: &str) -> Result<CifarImages> {
+    let path = find(folder, name).unwrap_or_else(|| folder.join(name));
     let shown = path.display();
     let hint = "get CIFAR-10 with `distill data fetch cifar10`, or name a folder that has it";
     let file = fs::File::open(&path).with_context(|| format!("cannot open {shown}: {hint}"))?;
     let (length, expected) = (file.metadata()?.len(), FILE_BYTES as u64);
-    ensure!(length == expected, "{shown} is not CIFAR-10's test file: {length} bytes, expected {expected}");
+    ensure!(length == expected, "{shown} is not a file of CIFAR-10: {length} bytes, expected {expected}");
     images(&fs::read(&path)?).with_context(|| format!("cannot read {shown}"))
 }
 
 /// The first 1,000 test images, built in.
-pub fn builtin_test_images() -> Result<TestImages> {
+pub fn builtin_test_images() -> Result<CifarImages> {
     let (columns, rows) = (32 * SHEET_COLUMNS, 32 * SHEET_ROWS);
     let (rgb, info) = decode_rgb(BUILTIN_SHEET, columns, rows).context("the built-in images")?;
     let text = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == "labels");
@@ -115,7 +137,7 @@ pub fn records_from_png_rows(png: &[u8], labels: &[u8]) -> Result<Vec<u8>> {
     Ok(records)
 }
 
-fn images(records: &[u8]) -> Result<TestImages> {
+fn images(records: &[u8]) -> Result<CifarImages> {
     let mut pixels = Vec::with_capacity(records.len());
     let mut labels = Vec::with_capacity(records.len() / RECORD);
     for record in records.chunks_exact(RECORD) {
@@ -126,7 +148,7 @@ fn images(records: &[u8]) -> Result<TestImages> {
         labels.push(label);
         pixels.extend_from_slice(&record[1..]);
     }
-    Ok(TestImages { pixels, labels })
+    Ok(CifarImages { pixels, labels })
 }
 
 /// Appends one image; `pixel(y, x)` is the index of its pixel in `rgb`.

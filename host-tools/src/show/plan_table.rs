@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
-use distill_core::{BlockPlan, Budget, Device, Run, Scratch, Settings, SourceKind, plan};
-use distill_device::{Advised, open_pack, open_source, program_bytes};
+use distill_core::{BlockPlan, Budget, Device, Run, Scratch, Settings, Source, plan};
+use distill_device::{Advised, open_pack, program_bytes};
 use serde::Serialize;
 
 use super::table;
@@ -43,8 +43,8 @@ impl PlanTable {
     ///
     /// # Errors
     /// The file, or a budget that is too small.
-    pub fn new(path: &Path, source: SourceKind, settings: &Settings) -> Result<Self> {
-        let (mut teacher, mut source) = (open_pack(path)?, open_source(source, path, None)?);
+    pub fn new(path: &Path, mut source: Box<dyn Source>, settings: &Settings) -> Result<Self> {
+        let mut teacher = open_pack(path)?;
         let budget = Budget { used: program_bytes(&teacher), ..settings.budget };
         let settings = &Settings { budget, ..settings.clone() };
         let context = || format!("cannot plan a run over {}", path.display());

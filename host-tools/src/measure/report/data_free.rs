@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use distill_core::{Calibration, CountingAllocator, Device, NOISE_BATCH, Pull, Settings, Tuning, Width};
-use distill_device::{Job, open_pack, run_job, say};
+use distill_device::{Job, open_pack, open_source, run_job, say};
 use serde_json::{Value, json};
 
 use super::table::{Calibrated, Cell, DataFree, Method};
@@ -299,7 +299,7 @@ impl Maker<'_> {
             }
             _ => {
                 let student = self.pack(method, width);
-                let source = method.source();
+                let source = open_source(method.source(), &calibrated, None)?;
                 let job =
                     Job { teacher: &calibrated, student: &student, source, fresh: true, trust: None, signer: None };
                 run_job(job, &self.recipes.settings(method, width, seed), &Device::Cpu, self.heap)?;
