@@ -55,6 +55,8 @@ mod packs;
 mod parts;
 #[path = "suite/pytorch_names.rs"]
 mod pytorch_names;
+#[path = "suite/recorded.rs"]
+mod recorded;
 #[path = "suite/run.rs"]
 mod run;
 #[path = "suite/signed_packs.rs"]
