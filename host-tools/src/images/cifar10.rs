@@ -60,6 +60,10 @@ impl Images for CifarImages {
         self.labels.len()
     }
 
+    fn checksum(&self) -> Result<u32> {
+        Ok(crc32fast::hash(&self.pixels))
+    }
+
     fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
         Ok(Cow::Borrowed(&self.pixels[range.start * PIXELS..range.end * PIXELS]))
     }

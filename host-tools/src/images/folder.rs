@@ -21,6 +21,8 @@ use super::{Colour, Images, LabelledImages, Picture, Preparation};
 use crate::network::{Network, ending};
 
 const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
+/// Files that a checksum looks into.
+const LOOKED_INTO: usize = 16;
 const EXPECTED: &str =
     "expected a sub-folder of .jpg or .png files for each class, or files named by class such as 0007_n01518878.jpg";
 
@@ -73,6 +75,21 @@ impl Images for Pictures {
 
     fn len(&self) -> usize {
         self.files.len()
+    }
+
+    /// Of the files' names and lengths, and of what a few hold: a data set may be too large to be read for it.
+    fn checksum(&self) -> Result<u32> {
+        let (mut hasher, between) = (crc32fast::Hasher::new(), self.files.len().div_ceil(LOOKED_INTO));
+        for (index, file) in self.files.iter().enumerate() {
+            let context = || format!("cannot read {}", file.display());
+            let metadata = file.metadata().with_context(context)?;
+            hasher.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+            hasher.update(&metadata.len().to_le_bytes());
+            if index % between == 0 && metadata.is_file() {
+                hasher.update(&fs::read(file).with_context(context)?);
+            }
+        }
+        Ok(hasher.finalize())
     }
 
     fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
@@ -128,6 +145,10 @@ impl Images for ImageFolder {
 
     fn len(&self) -> usize {
         self.pictures.len()
+    }
+
+    fn checksum(&self) -> Result<u32> {
+        self.pictures.checksum()
     }
 
     fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {

@@ -20,6 +20,9 @@ pub trait Images {
         self.len() == 0
     }
 
+    /// A checksum by which changed images are told.
+    fn checksum(&self) -> Result<u32>;
+
     /// Images `range`, one after another, each `[C, H, W]`, 0 to 255.
     fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>>;
 }

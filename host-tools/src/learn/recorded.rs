@@ -12,8 +12,6 @@ use crate::{
 
 /// Divides the side to give the largest shift in each direction: 4 of CIFAR-10's 32 pixels, as the paper's.
 const SHIFT: usize = 8;
-/// Images that a checksum looks at.
-const LOOKED_AT: usize = 16;
 
 /// Images, shifted and mirrored at random, as a run's inputs. Their labels are not read.
 struct Recorded {
@@ -29,12 +27,8 @@ struct Recorded {
 pub fn open_recorded(data: &str, teacher: &Path) -> Result<Box<dyn Source>> {
     let network = Network::read_pack(teacher)?;
     let images = open_training(data, &network, Preparation::default())?;
-    let (count, mut hasher) = (images.len(), crc32fast::Hasher::new());
-    hasher.update(&count.to_le_bytes());
-    for index in (0..count).step_by(count.div_ceil(LOOKED_AT)) {
-        hasher.update(&images.pixels(index..index + 1)?);
-    }
-    Ok(Box::new(Recorded { images, pixels: network.manifest.pixels(), checksum: hasher.finalize() }))
+    let checksum = images.checksum()?;
+    Ok(Box::new(Recorded { images, pixels: network.manifest.pixels(), checksum }))
 }
 
 impl Source for Recorded {
