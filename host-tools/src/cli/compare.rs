@@ -13,7 +13,7 @@ use distill_host::{
     show::table,
 };
 
-use super::{files::read_network, networks::ReadOptions};
+use super::files::{ReadOptions, read_network};
 
 #[derive(Args)]
 pub struct CompareArgs {

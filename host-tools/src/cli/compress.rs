@@ -9,7 +9,7 @@ use distill_core::{CountingAllocator, Width};
 use distill_device::{parse_share, print};
 use distill_host::compress::{Amount, Compression, Effort, Target, compress};
 
-use super::networks::ReadOptions;
+use super::files::ReadOptions;
 
 /// The width without a target.
 const WIDTH: f32 = 0.75;

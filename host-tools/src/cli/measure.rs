@@ -12,7 +12,10 @@ use distill_host::{
 };
 use serde::Serialize;
 
-use super::{compare::warn, files::read_network, networks::ReadOptions};
+use super::{
+    compare::warn,
+    files::{ReadOptions, read_network},
+};
 
 #[derive(Subcommand)]
 pub enum DataCommand {

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
-use distill_core::{Encoding, Shape, SourceKind};
+use distill_core::{Encoding, SourceKind};
 use distill_device::{
     NOTHING_TO_DISTIL, SignOptions, TrustOptions, WorkOptions, check_distinct, check_pack_name, check_writable,
     open_pack, open_source, print, write_file,
 };
 use distill_host::{
     export::{self, recompose},
-    import::{ImportOptions, Normalisation, Split, import},
+    import::import,
     learn::open_recorded,
     network::{Network, ending, read_blocks},
     show::{Format, Inspection, PlanTable, SizeTable, draw, inspect},
@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::{
     compare::glance,
-    files::{check_output, read_network},
+    files::{ReadOptions, check_output, read_network},
 };
 
 #[derive(Args)]
@@ -38,35 +38,6 @@ pub struct ImportArgs {
     output: PathBuf,
     #[command(flatten)]
     sign: SignOptions,
-}
-
-/// How a model's file is read.
-#[derive(Args, Default)]
-pub struct ReadOptions {
-    /// Architecture that the tensors must have, such as resnet20 [default: recognised by their names and shapes]
-    #[arg(long, value_name = "A")]
-    arch: Option<String>,
-    /// How pixels in 0..1 are normalised: imagenet, cifar10, efficientnet-lite or M,M,M/S,S,S [default: as the file or its
-    /// architecture says, else imagenet; without three channels 0/1]
-    #[arg(long, value_name = "N")]
-    normalise: Option<String>,
-    /// Shape of an image, such as 3x224x224 [default: as the file says, or usual for its architecture]
-    #[arg(long, value_name = "CxHxW")]
-    input: Option<String>,
-    /// Size of a neighbourhood: unit, layer or a number of layers
-    #[arg(long, value_name = "S", default_value_t = Split::Unit)]
-    split: Split,
-}
-
-impl ReadOptions {
-    pub fn options(&self) -> Result<ImportOptions> {
-        Ok(ImportOptions {
-            normalisation: self.normalise.as_deref().map(Normalisation::parse).transpose()?,
-            architecture: self.arch.clone(),
-            input: self.input.as_deref().map(image_shape).transpose()?,
-            split: self.split,
-        })
-    }
 }
 
 pub fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
@@ -92,15 +63,6 @@ pub fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
             args.output.display()
         )
     })
-}
-
-/// `3x224x224`.
-fn image_shape(text: &str) -> Result<Shape> {
-    let extents: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
-    match extents.as_deref() {
-        Ok(&[channels, height, width]) => Ok(Shape::new(channels, height, width)),
-        _ => bail!("{text} is not the shape of an image, such as 3x224x224"),
-    }
 }
 
 /// Options of `inspect` that need no budget: its own, and those that determine the students' shapes.
