@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use distill_core::{Snapshot, Step};
-use distill_device::{Resumable, UnfinishedFile, VERSION, say, write_file};
+use distill_device::{Resumable, UnfinishedFile, VERSION, check_writable, say, write_file};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -60,9 +60,11 @@ impl Checkpoint {
     /// For a training that `settings` determine, in this version of the program.
     ///
     /// # Errors
-    /// The output is not a file.
+    /// The output is not a file, or the state cannot be written.
     pub fn new(keep: Keep<'_>, settings: &impl Serialize) -> Result<Self> {
         let path = UnfinishedFile::path(keep.output)?;
+        // Also removes what a cut left of a state: the rest of a training may be too short to write another over it.
+        check_writable(&path, [])?;
         let key = Sha256::digest(serde_json::to_vec(&(VERSION, settings))?).into();
         let line = format!("the training is kept in {}; the same command resumes it", path.display());
         Ok(Self { path, key, fresh: keep.fresh, written: Instant::now(), _resumable: Resumable::new(line) })
@@ -135,6 +137,15 @@ mod tests {
         let weights = weights.map(|(name, dims)| Weight::new(name, &dims, vec![0.5; dims.iter().product()]));
         head.push("linear", Op::Linear, &[pooled], weights.to_vec())?;
         Ok(vec![head.finish()?])
+    }
+
+    #[test]
+    fn what_a_cut_left_of_a_state_is_removed() -> Result<()> {
+        let folder = tempdir()?;
+        fs::write(folder.path().join(".student.ndp.part.new"), "half a state")?;
+        Checkpoint::new(Keep { output: &folder.path().join("student.ndp"), fresh: false }, &"this")?;
+        assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+        Ok(())
     }
 
     #[test]

@@ -82,11 +82,15 @@ pub fn data_free(options: &DataFreeOptions, heap: &CountingAllocator<System>) ->
     let key = crc32fast::hash(format!("{} {}", report.teacher, report.recipes).as_bytes());
     let work = options.work.join(format!("{key:08x}"));
     for seed in 0..options.seeds {
+        let maker = Maker { options, recipes: &recipes, seed, heap, work: &work };
+        // A cut may have come between a student's place in the report and the end of its training's state.
+        for cell in report.cells.iter().filter(|cell| cell.seed == seed) {
+            maker.clear(cell.method, Width::new(cell.width)?)?;
+        }
         let missing = missing(&report, &widths, seed, options.baselines);
         if missing.is_empty() {
             continue;
         }
-        let maker = Maker { options, recipes: &recipes, seed, heap, work: &work };
         let noise = maker.calibrate()?;
         if !report.noise.iter().any(|noise| noise.seed == seed) {
             report.noise.push(noise);
@@ -101,7 +105,7 @@ pub fn data_free(options: &DataFreeOptions, heap: &CountingAllocator<System>) ->
             let (accuracy, parameters, k) = (evaluation.accuracy, evaluation.parameters, width.k());
             report.cells.push(Cell { method, width: k, seed, accuracy, interface_error, parameters, seconds });
             report.write(folder)?;
-            Keep { output: &maker.pack(method, width), fresh: false }.clear()?;
+            maker.clear(method, width)?;
         }
     }
     report.write(folder)?;
@@ -312,6 +316,11 @@ impl Maker<'_> {
     /// The student pack of a method.
     fn pack(&self, method: Method, width: Width) -> PathBuf {
         self.work.join(format!("{method:?}-{}-{}.ndp", width.k(), self.seed))
+    }
+
+    /// Removes the state of a student's training.
+    fn clear(&self, method: Method, width: Width) -> Result<()> {
+        Keep { output: &self.pack(method, width), fresh: false }.clear()
     }
 
     fn interface_error(&self, teacher: &Network, student: &Network) -> Result<f64> {
