@@ -12,7 +12,7 @@ use distill_core::Stream;
 use super::bench::{Case, Desk, KILLED, succeeded};
 
 /// Longest time until a kill: trainings write their state every ten seconds.
-const LONGEST: Duration = Duration::from_secs(14);
+const LONGEST: Duration = Duration::from_secs(20);
 /// No need to look for more.
 const ENOUGH: usize = 5;
 
@@ -20,6 +20,8 @@ const ENOUGH: usize = 5;
 struct Tally {
     wanted: usize,
     starts: usize,
+    /// Starts that said that they resume what a killed one had done.
+    resumed: usize,
     /// Kills of a command that had not finished.
     hits: usize,
     outputs: usize,
@@ -38,9 +40,10 @@ pub fn kills(case: &Case<'_>, wanted: usize, stream: &mut Stream) -> usize {
             }
         }
     }
-    let Tally { starts, hits, outputs, .. } = tally;
+    let Tally { starts, resumed, hits, outputs, .. } = tally;
     println!(
-        "  {hits} kills of a living process in {starts} starts, {outputs} times the same output, {violations} violations"
+        "  {hits} kills of a living process in {starts} starts, of which {resumed} resumed; \
+         {outputs} times the same output, {violations} violations"
     );
     violations
 }
@@ -53,6 +56,7 @@ fn kill_until_done(case: &Case<'_>, desk: &Desk, tally: &mut Tally, stream: &mut
         let delay = if is_last { Duration::MAX } else { Duration::from_micros(stream.below(longest) as u64) };
         let output = cut(case.command(desk), delay);
         tally.starts += 1;
+        tally.resumed += usize::from(String::from_utf8_lossy(&output.stderr).contains("resuming"));
         if output.status.signal() != Some(KILLED) {
             succeeded(&output)?;
             return case.check_end(desk);
