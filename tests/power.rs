@@ -48,10 +48,10 @@ fn main() {
         let case = Case::new(&bench, job);
         let (Job { name, by, line, .. }, seconds) = (&case.job, case.time.as_secs_f64());
         println!("{name} (seed {seed}): {line}; {seconds:.1} s undisturbed");
-        if *by != By::Faults {
+        if *by != By::Faults && kills > 0 {
             violations += kills::kills(&case, kills, stream);
         }
-        if *by != By::Kills {
+        if *by != By::Kills && faults > 0 {
             violations += faults::faults(&case, faults, stream);
         }
     }

@@ -89,9 +89,6 @@ pub fn possible() -> bool {
 /// Injects `most` faults into a command, of every kind alike, each into a run of its own, and runs it again without.
 /// Returns the number of violations.
 pub fn faults(case: &Case<'_>, most: usize, stream: &mut Stream) -> usize {
-    if most == 0 {
-        return 0;
-    }
     let (mut tallies, mut missed, mut violations) = (BTreeMap::<_, Tally>::new(), 0, 0);
     for (call, fault) in chosen(recorded(case), most, stream) {
         let desk = case.desk();
