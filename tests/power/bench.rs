@@ -17,7 +17,7 @@ use tempfile::TempDir;
 /// The signal of a kill.
 pub const KILLED: i32 = 9;
 /// What was at the output's place before a command.
-const OLD: &[u8] = b"what was there before";
+const OLD: &[u8] = b"NDP, what was there before";
 
 /// What disturbs a command.
 #[derive(Clone, Copy, PartialEq, Eq)]
