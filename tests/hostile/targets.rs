@@ -12,7 +12,10 @@ use distill_core::{
 };
 use distill_device::read_widths;
 use distill_host::{
-    images::{Colour, Picture, cifar10},
+    images::{
+        Colour, Picture,
+        cifar10::{self, FILE_BYTES},
+    },
     import::{Checkpoint, ImportOptions, import},
     network::Network,
 };
@@ -79,7 +82,10 @@ pub fn all() -> Vec<Target> {
         Target::new("safetensors", vec![safetensors()], |bytes| read_model("m.safetensors", bytes)),
         Target { seal: sealed_png, ..Target::new("picture", small(pictures.concat()), read_picture) },
         Target::new("widths", vec![br#"{"layer1.0": 0.75, "layer2.1": 1}"#.to_vec()], read_widths_file),
-        Target::new("cifar", vec![vec![3; 3073], vec![200; 2 * 3073 + 1]], read_cifar),
+        Target {
+            large: vec![vec![3; FILE_BYTES], vec![200; FILE_BYTES]],
+            ..Target::new("cifar", vec![vec![3; 3073], vec![200; 2 * 3073 + 1]], read_cifar)
+        },
     ]
 }
 
