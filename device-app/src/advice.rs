@@ -25,7 +25,9 @@ impl<R: Error + Send + Sync + 'static> Advised for PlanError<R> {
             Self::NoStatistics { .. } => {
                 Some("make images with `distill calibrate` (--noise calibrated), or use --noise standard")
             }
-            Self::TooFewImages { .. } => Some("make more with `distill calibrate`, or choose another --noise"),
+            Self::TooFewImages { .. } => {
+                Some("make more with `distill calibrate`, choose another --noise, or name more images with --inputs")
+            }
             Self::Teacher(error) => error.advice(),
             Self::NoSuchName { .. } => Some("`distill inspect` lists the names"),
             // The feature reduces groups to four images.
@@ -42,6 +44,7 @@ impl<E: Error + Send + Sync + 'static> Advised for PackError<E> {
     fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Unfinished => Some("the same `distill run` resumes it"),
+            Self::Unsignable(_) => Some("`distill import` or `calibrate` writes a teacher, `run` its students"),
             Self::NotAPack => Some("`distill import` makes packs of models"),
             _ => None,
         }

@@ -1,19 +1,19 @@
 //! The command `run`, which both programs have.
 
-use std::{alloc::System, path::Path};
+use std::alloc::System;
 
 use anyhow::Result;
-use distill_core::{BlockReport, CountingAllocator, Source};
+use distill_core::{BlockReport, CountingAllocator, Pack, Source};
 
 use crate::{
-    file::check_pack_name,
-    job::{Job, open_source, run_job},
+    file::{DiskFile, check_pack_name},
+    job::{Job, open_source, open_trusted, run_job},
     options::RunOptions,
     terminal::print,
 };
 
 /// Opens images, by the name that `--inputs` has, for the network in a teacher pack.
-pub type OpenImages = fn(&str, &Path) -> Result<Box<dyn Source>>;
+pub type OpenImages = fn(&str, &mut Pack<DiskFile>) -> Result<Box<dyn Source>>;
 
 /// Distils a teacher pack into a student pack, and prints the result. `heap` is the program's global allocator. A program that
 /// reads images gives `open_images`.
@@ -33,7 +33,7 @@ pub fn run_command(
     let (settings, device) = (work.settings(chosen.kind)?, device.open()?);
     chosen.say();
     let source = match (&work.inputs, open_images) {
-        (Some(images), Some(open)) => open(images, teacher)?,
+        (Some(images), Some(open)) => open(images, &mut open_trusted(teacher, trust.as_ref())?)?,
         _ => open_source(chosen.kind, teacher, trust.as_ref())?,
     };
     let job = Job { teacher, student: output, source, fresh: *fresh, trust, signer };

@@ -282,16 +282,17 @@ pub fn places(output: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// `output` is the same file as one of `inputs`, or a picture or CIFAR-10 file in one that is a folder.
 pub fn check_distinct<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
-    let Ok(existing) = output.canonicalize() else { return Ok(()) };
-    let ending = existing.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let ending = output.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let is_image = ["jpg", "jpeg", "png", "bin"].contains(&&*ending);
-    let holds = |input: PathBuf| input == existing || is_image && existing.starts_with(input);
-    // A folder of images may hold links to folders elsewhere.
-    let leads = |input: &Path| {
-        let paths = [output, input].map(std::path::absolute);
-        is_image && matches!(&paths, [Ok(output), Ok(input)] if output.starts_with(input))
+    // As written, too: a file may not be there yet, and a folder of images may hold links to folders elsewhere.
+    let ways: [fn(&Path) -> io::Result<PathBuf>; 2] = [|path| std::path::absolute(path), Path::canonicalize];
+    let meets = |input: &Path| {
+        ways.iter().any(|way| {
+            let paths = [output, input].map(way);
+            matches!(&paths, [Ok(output), Ok(input)] if output == input || is_image && output.starts_with(input))
+        })
     };
-    let same = inputs.into_iter().any(|input| leads(input) || input.canonicalize().is_ok_and(holds));
+    let same = inputs.into_iter().any(meets);
     ensure!(!same, "cannot write {}: it would replace the file it is made from", output.display());
     Ok(())
 }
@@ -311,18 +312,26 @@ pub fn check_writable<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Pa
 /// The path ends as files of another format do, or another file is there, such as the weights beside an `.onnx`.
 pub fn check_pack_name(output: &Path) -> Result<()> {
     let ending = output.extension().unwrap_or_default().to_string_lossy();
-    let foreign = ["onnx", "safetensors", "th", "pth", "pt", "ckpt", "bin", "tar"];
+    let foreign = ["onnx", "safetensors", "th", "pth", "pt", "ckpt", "bin", "tar", "png", "jpg", "jpeg"];
     ensure!(
         !foreign.iter().any(|foreign| ending.eq_ignore_ascii_case(foreign)),
         "cannot write {}: this command writes a pack, whose name should end in .ndp (`distill recompose` writes .onnx and \
          .safetensors)",
         output.display()
     );
+    check_replaces_pack(output)
+}
+
+/// Checks that a pack does not replace a file that is none.
+///
+/// # Errors
+/// Another file is there. What a link leads to stays.
+pub fn check_replaces_pack(output: &Path) -> Result<()> {
     let mut start = [0; MAGIC.len() - 1];
     let is_other = |mut file: File| file.read_exact(&mut start).is_ok() && start != MAGIC[..start.len()];
+    let is_file = output.symlink_metadata().is_ok_and(|there| there.is_file());
     ensure!(
-        // What a link leads to stays.
-        !output.symlink_metadata().is_ok_and(|there| there.is_file()) || !File::open(output).is_ok_and(is_other),
+        !is_file || !File::open(output).is_ok_and(is_other),
         "cannot write {}: a file that is no pack is there: remove it first, or take another name",
         output.display()
     );

@@ -15,8 +15,8 @@ mod version;
 pub use advice::Advised;
 pub use command::{OpenImages, run_command};
 pub use file::{
-    DiskFile, NewFile, UnfinishedFile, check_distinct, check_pack_name, check_writable, open_pack, scratch_file,
-    write_file,
+    DiskFile, NewFile, UnfinishedFile, check_distinct, check_pack_name, check_replaces_pack, check_writable, open_pack,
+    scratch_file, write_file,
 };
 pub use interrupt::{Resumable, end_at_interrupt};
 pub use job::{BlockOutcome, Job, Outcome, open_source, program_bytes, run_job};

@@ -1,7 +1,8 @@
 //! Keys in files: the signature on a pack that goes out, and whose signature one that comes in must have.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +15,8 @@ use crate::{
     file::{open_pack, write_file},
 };
 
+/// Bytes of a file with a key or a counter that are read.
+const LONGEST_LINE: u64 = 256;
 /// What stands before the 64 hexadecimal digits of a secret key's file.
 pub const SECRET: &str = "distill secret key ";
 /// What stands before those of a public key's file.
@@ -82,8 +85,9 @@ impl Signer {
     /// As [`write_file`]; the pack is then there, unsigned.
     pub fn sign_file(&self, path: &Path) -> Result<()> {
         let context = || format!("cannot sign {}", path.display());
+        open_pack(path).with_context(context)?;
         let mut bytes = fs::read(path).with_context(context)?;
-        sign(&mut bytes, &self.key, self.counter).with_context(context)?;
+        sign(&mut bytes, &self.key, self.counter).map_err(Advised::advised).with_context(context)?;
         write_file(path, &bytes)
     }
 }
@@ -126,20 +130,30 @@ impl Trust {
     }
 }
 
+/// The only line of a small file.
+fn read_line(path: &Path) -> Result<String> {
+    // Opening a pipe waits for whoever writes to it.
+    ensure!(path.metadata()?.is_file(), "it is not a regular file");
+    let mut text = String::new();
+    File::open(path)?.take(LONGEST_LINE).read_to_string(&mut text)?;
+    Ok(text.trim().to_owned())
+}
+
 /// The counter in a file, 0 if there is none yet.
 fn read_counter(path: &Path) -> Result<u64> {
     let context = || format!("cannot read the counter in {}", path.display());
-    match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        text => text.with_context(context)?.trim().parse().with_context(context),
+    if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(0);
     }
+    read_line(path).with_context(context)?.parse().with_context(context)
 }
 
 /// The key in a file of `distill key`.
 fn read_key(path: &Path, kind: &str) -> Result<[u8; 32]> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read the key in {}", path.display()))?;
+    let text = read_line(path).with_context(|| format!("cannot read the key in {}", path.display()))?;
     let wrong = || format!("{} is not a {}file of `distill key`", path.display(), kind.trim_start_matches("distill "));
-    let digits = text.trim_end().strip_prefix(kind).filter(|digits| digits.len() == 64 && digits.is_ascii());
+    let is_hex = |digits: &&str| digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let digits = text.strip_prefix(kind).filter(is_hex);
     let digits = digits.with_context(wrong)?;
     let mut key = [0; 32];
     for (byte, at) in key.iter_mut().zip((0..64).step_by(2)) {

@@ -13,7 +13,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 
-use self::cifar10::CifarImages;
+use self::cifar10::{CifarImages, TrainingImages};
 pub use self::{
     crop::{CROP_FRACTION, Preparation},
     download::Download,
@@ -62,7 +62,7 @@ pub fn open_training(data: &str, network: &Network, preparation: Preparation) ->
     ensure!(data != "builtin", "the built-in images are for measuring: nothing learns from them");
     let folder = if data == "cifar10" { cifar10_folder()? } else { data.into() };
     let images: Box<dyn Images> = match data == "cifar10" || cifar10::test_file(&folder).is_some() {
-        true => Box::new(cifar10::read_training(&folder)?),
+        true => Box::new(TrainingImages::open(&folder)?),
         false => Box::new(Pictures::open(&folder, network, preparation)?),
     };
     labelled::check_shape(network, &*images)?;

@@ -22,7 +22,19 @@ pub fn onnx() -> Vec<Vec<u8>> {
     let parts: Vec<String> = (1..=4000).map(|index| format!("p{index}")).collect();
     let split = node("Split", &long, vec![value(0)], parts.clone());
     let join = node("Sum", "", parts, vec![value(2)]);
+    let dequantized = node("DequantizeLinear", "", vec![long.clone(), "b".to_owned()], vec!["d".to_owned()]);
+    let mut named = vec![dequantized];
+    let mut wide = Vec::new();
+    for index in 0..400 {
+        let conv = |weight: &str| node("Conv", "", vec![value(index), weight.to_owned()], vec![value(index + 1)]);
+        named.push(conv("d"));
+        wide.push(conv("large"));
+    }
+    let bytes = constant(&long, &[1, 1, 1, 1], DataType::Uint8, vec![1]);
+    let large = constant("large", &[1024, 1024, 1, 1], DataType::Float, vec![0; 4 << 20]);
     vec![
+        model_with(1, named, &value(400), bytes),
+        model_with(1024, wide, &value(400), large),
         chain("Conv", &["w"]),
         chain("BatchNormalization", &["b", "b", "b", "b"]),
         chain("Relu", &[]),
@@ -36,22 +48,30 @@ fn node(kind: &str, name: &str, input: Vec<String>, output: Vec<String>) -> Node
     NodeProto { input, output, name, op_type, ..NodeProto::default() }
 }
 
-/// A network of images of one pixel.
+fn constant(name: &str, dims: &[i64], kind: DataType, bytes: Vec<u8>) -> TensorProto {
+    TensorProto {
+        name: Some(name.to_owned()),
+        dims: dims.to_vec(),
+        data_type: Some(kind.into()),
+        raw_data: Some(bytes),
+        ..TensorProto::default()
+    }
+}
+
 fn model(channels: i64, node: Vec<NodeProto>, output: &str) -> Vec<u8> {
+    model_with(channels, node, output, constant("", &[1], DataType::Float, vec![0; 4]))
+}
+
+/// A network of images of one pixel, with one more constant.
+fn model_with(channels: i64, node: Vec<NodeProto>, output: &str, more: TensorProto) -> Vec<u8> {
     let extents = [1, channels, 1, 1].map(|extent| Dimension { dim_value: Some(extent), ..Dimension::default() });
     let shape = Some(TensorShapeProto { dim: extents.to_vec() });
     let tensor = TypeProtoTensor { elem_type: Some(DataType::Float.into()), shape };
     let image = TypeProto { tensor_type: Some(tensor) };
-    let constant = |name: &str, dims: &[i64]| TensorProto {
-        name: Some(name.to_owned()),
-        dims: dims.to_vec(),
-        data_type: Some(DataType::Float.into()),
-        float_data: vec![1.0],
-        ..TensorProto::default()
-    };
+    let one = |name: &str, dims: &[i64]| constant(name, dims, DataType::Float, 1f32.to_le_bytes().to_vec());
     let graph = GraphProto {
         node,
-        initializer: vec![constant("w", &[1, 1, 1, 1]), constant("b", &[1])],
+        initializer: vec![one("w", &[1, 1, 1, 1]), one("b", &[1]), more],
         input: vec![ValueInfoProto { name: Some("v0".to_owned()), r#type: Some(image) }],
         output: vec![ValueInfoProto { name: Some(output.to_owned()), r#type: None }],
         ..GraphProto::default()

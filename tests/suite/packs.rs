@@ -16,7 +16,7 @@ use crate::naive::widen;
 
 /// Packs of an older program.
 pub struct Older {
-    version: u16,
+    pub version: u16,
     /// Imported from `fixtures/onnx/plain-legacy-11.onnx`.
     pub teacher: &'static [u8],
     /// `distill-device run version-3.ndp -o version-3-students.ndp --images 16 --noise standard`.

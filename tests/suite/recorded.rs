@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use distill_core::{Purpose, Stream};
 
-use super::desk::{Desk, failed};
+use super::desk::{Desk, failed, fixture};
 
 /// Writes `count` pictures of 32×32 random pixels into a folder.
 fn pictures(folder: &Path, count: usize, seed: u64) {
@@ -40,6 +40,18 @@ fn a_student_of_images_says_so_and_depends_on_no_label() {
     assert!(fs::read(desk.path("student.ndp")).unwrap() != student, "other pictures make the same student");
     let plan = desk.json("distill inspect teacher.ndp --budget 64MiB --inputs data --images 16");
     assert!(plan["cache_bytes"].as_u64() > Some(0));
+}
+
+#[test]
+fn what_is_not_known_of_another_part_hides_no_data() {
+    let desk = Desk::new();
+    pictures(&desk.path("data"), 80, 1);
+    for name in ["version-3.ndp", "version-3-students.ndp"] {
+        fs::copy(fixture(name), desk.path(name)).unwrap();
+    }
+    desk.json("distill run version-3.ndp -o ours.ndp --images 16 --inputs data");
+    desk.json("distill recompose version-3.ndp ours.ndp version-3-students.ndp -o student.ndp");
+    assert_eq!(desk.json("distill inspect student.ndp")["made_from"], "recorded");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Signatures: who signed a pack is checked on every byte of it, and an outdated pack is told.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use distill_core::{Encoding, Pack, PackError, PackWriter, SigningKey, VerifyingKey, sign};
 use distill_tests::{manifest, pack, seal::sealed, teacher};
@@ -87,6 +87,16 @@ fn only_a_complete_pack_is_signed() {
 }
 
 #[test]
+fn packs_of_older_versions_are_not_signed_and_stay_whole() {
+    for older in OLDER {
+        let mut pack = older.teacher.to_vec();
+        let refused = sign(&mut pack, &key(), 1);
+        assert!(matches!(refused, Err(PackError::Unsignable(version)) if version == older.version), "{refused:?}");
+        assert!(pack == older.teacher, "version {}", older.version);
+    }
+}
+
+#[test]
 fn sections_have_no_gaps() {
     let mut longer = pack(&teacher(), Encoding::F32);
     longer.push(0);
@@ -141,6 +151,12 @@ fn the_commands_sign_and_check() {
         "distill recompose teacher.ndp blocks.ndp -o student.onnx --sign ours.key",
         "only packs (.ndp) carry a signature",
     );
+    // A pipe in the place of a file would wait for ever.
+    assert!(Command::new("mkfifo").arg(desk.path("pipe")).status().unwrap().success());
+    for option in ["--sign pipe", "--require-signed-by pipe", "--require-signed-by ours.key.pub --counter-file pipe"] {
+        refused(&format!("{run} {option}"), "not a regular file");
+    }
+    refused(&format!("{run} --require-signed-by ours.key.pub --counter-file blocks.ndp"), "it would replace");
     let mut forged = fs::read(desk.path("student.ndp")).unwrap();
     *forged.last_mut().unwrap() ^= 1;
     fs::write(desk.path("student.ndp"), sealed(forged)).unwrap();

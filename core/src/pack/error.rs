@@ -38,6 +38,8 @@ pub enum PackError<E> {
         /// The damaged section.
         section: Option<u32>,
     },
+    /// A pack of this older version cannot carry a signature.
+    Unsignable(u16),
     /// The pack must be signed, and is not.
     Unsigned,
     /// It is signed by the holder of another key, this one.
@@ -91,6 +93,9 @@ impl<E: fmt::Display> fmt::Display for PackError<E> {
             }
             Self::Checksum { section: None } => write!(f, "the pack's header or index is damaged"),
             Self::Checksum { section: Some(section) } => write!(f, "section {section} of the pack is damaged"),
+            Self::Unsignable(version) => {
+                write!(f, "packs of version {version} carry no signature: it must be written again first")
+            }
             Self::Unsigned => write!(f, "the pack is not signed"),
             Self::OtherSigner(signer) => {
                 write!(f, "the pack is signed with another key: ")?;

@@ -4,7 +4,10 @@
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 
 use crate::{
-    pack::{MAGIC, Pack, PackError, index::SIGNED_BYTES},
+    pack::{
+        MAGIC, Pack, PackError, VERSION,
+        index::{SIGNED_BYTES, read_version},
+    },
     storage::{ReadAt, WriteAt},
 };
 
@@ -22,10 +25,15 @@ pub struct Signature {
 /// Signs the finished pack in `storage`.
 ///
 /// # Errors
-/// [`PackError`] if the storage fails, or does not hold a complete pack of this version.
+/// [`PackError`] if the storage fails, or does not hold a complete pack, or one of an older version.
 pub fn sign<S: WriteAt>(storage: &mut S, key: &SigningKey, counter: u64) -> Result<(), PackError<S::Error>> {
     let signer = key.verifying_key().to_bytes();
     let mut header = Pack::open(&mut *storage)?.header;
+    match read_version(storage)? {
+        VERSION => {}
+        // Another header would be written over its index.
+        older => return Err(PackError::Unsignable(older)),
+    }
     header.signature = Some(Signature { counter, signer, signature: [0; 64] });
     let signature = key.sign(&header.to_bytes(MAGIC)[..SIGNED_BYTES]).to_bytes();
     header.signature = Some(Signature { counter, signer, signature });

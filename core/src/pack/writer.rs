@@ -9,7 +9,7 @@ use crate::{
     block::Block,
     inputs::NoiseImages,
     pack::{
-        CHUNK_BYTES, Calibrated, Digest, Encoding, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest, Metadata, OLDEST,
+        CHUNK_BYTES, Calibrated, Digest, Encoding, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, Manifest, Metadata,
         PackError, UNFINISHED, VERSION, WeightEntry,
         index::{ENTRY_BYTES, Entry, HEADER_BYTES, Header},
         reader::read_block,
@@ -74,7 +74,7 @@ impl<W: WriteAt> PackWriter<W> {
             if writer.entries.len() as u32 == writer.sections() && length > writer.end {
                 writer = Self::empty(writer.storage, positions.len(), false, job)?;
             }
-        } else if known && (Header::from_bytes(&header).is_some() || (OLDEST..VERSION).contains(&version)) {
+        } else if known && (Header::from_bytes(&header).is_some() || ![0, VERSION].contains(&version)) {
             return Err(PackError::OtherJob);
         }
         if writer.entries.is_empty() {

@@ -140,7 +140,7 @@ fn accept(teacher: &mut Pack<HostFile>, signer: &VerifyingKey) -> Result<(), Str
 fn public_key(digits: &str) -> Result<VerifyingKey, String> {
     let wrong = || format!("{digits} is not a public key of 64 hexadecimal digits");
     let mut key = [0; 32];
-    if digits.len() != 64 || !digits.is_ascii() {
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(wrong());
     }
     for (byte, at) in key.iter_mut().zip((0..64).step_by(2)) {

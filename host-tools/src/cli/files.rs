@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 use distill_core::{Manifest, Shape};
-use distill_device::check_writable;
+use distill_device::{check_replaces_pack, check_writable};
 use distill_host::{
     export,
     import::{ImportOptions, Normalisation, Split, import},
@@ -44,6 +44,9 @@ impl ReadOptions {
 /// Checks before any work that a network can be written to `output` without replacing what it is made from.
 pub fn check_output<'a>(output: &Path, inputs: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
     export::check_ending(output)?;
+    if ending(output) == "ndp" {
+        check_replaces_pack(output)?;
+    }
     check_writable(output, inputs.map(PathBuf::as_path))
 }
 

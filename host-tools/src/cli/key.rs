@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fs,
     io::Write,
     path::{Path, PathBuf},
 };
@@ -46,7 +47,8 @@ fn make_key(json: bool, output: &Path) -> Result<()> {
     let key = hex(SigningKey::from_bytes(&seed).verifying_key().as_bytes());
     let written = write_secret(output, &format!("{SECRET}{}\n", hex(&seed)));
     written.with_context(|| format!("cannot write {}", output.display()))?;
-    write_file(&public, format!("{PUBLIC}{key}\n").as_bytes())?;
+    // Without its public key, a secret one would stand in the way of the next try.
+    write_file(&public, format!("{PUBLIC}{key}\n").as_bytes()).inspect_err(|_| drop(fs::remove_file(output)))?;
     print(json, &json!({"secret": output, "public": public, "key": key}), || {
         format!(
             "{} signs packs (--sign): keep it to yourself. {} is for those who check them (--require-signed-by)",

@@ -47,6 +47,7 @@ pub fn recompose(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
         }
     }
     unchanged.lines().for_each(|line| log::warn!("{line}"));
-    network.manifest.made_from = network.manifest.made_from.filter(|_| known);
+    // That data took part is known, whatever else is not.
+    network.manifest.made_from = network.manifest.made_from.filter(|source| known || !source.is_without_data());
     Ok(network)
 }

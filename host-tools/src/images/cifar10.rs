@@ -2,8 +2,8 @@
 
 use std::{
     borrow::Cow,
-    fs,
-    io::Cursor,
+    fs::File,
+    io::{Cursor, Read, Seek, SeekFrom},
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -89,31 +89,76 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
 /// # Errors
 /// The file is missing, has another length, or holds a label that is not a class.
 pub fn read_test(folder: &Path) -> Result<CifarImages> {
-    read_file(folder, TEST_FILE)
+    let (mut file, path) = open_file(folder, TEST_FILE)?;
+    let mut records = Vec::with_capacity(FILE_BYTES);
+    let read = file.read_to_end(&mut records).map_err(Into::into).and_then(|_| images(&records));
+    read.with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The 50,000 training images in the other files: 154 MB.
-///
-/// # Errors
-/// As [`read_test`].
-pub fn read_training(folder: &Path) -> Result<CifarImages> {
-    let mut all = CifarImages { pixels: Vec::new(), labels: Vec::new() };
-    for name in &FILES[..5] {
-        let CifarImages { pixels, labels } = read_file(folder, name)?;
-        all.pixels.extend(pixels);
-        all.labels.extend(labels);
+/// The 50,000 training images in the other files, read one by one: they are 154 MB.
+#[derive(Clone, Debug)]
+pub struct TrainingImages {
+    files: Vec<PathBuf>,
+}
+
+impl TrainingImages {
+    /// Finds the files in `folder`, and checks their lengths.
+    ///
+    /// # Errors
+    /// As [`read_test`].
+    pub fn open(folder: &Path) -> Result<Self> {
+        let files = FILES[..5].iter().map(|name| open_file(folder, name).map(|(_, path)| path));
+        Ok(Self { files: files.collect::<Result<_>>()? })
     }
-    Ok(all)
+
+    fn each(&self, range: Range<usize>, mut show: impl FnMut(&[u8])) -> Result<()> {
+        let mut record = [0; RECORD];
+        for index in range {
+            let path = &self.files[index / IMAGES_PER_FILE];
+            let mut read = || {
+                let mut file = File::open(path)?;
+                file.seek(SeekFrom::Start((index % IMAGES_PER_FILE * RECORD) as u64))?;
+                file.read_exact(&mut record)
+            };
+            read().with_context(|| format!("cannot read {}", path.display()))?;
+            // The label before them is not looked at.
+            show(&record[1..]);
+        }
+        Ok(())
+    }
 }
 
-fn read_file(folder: &Path, name: &str) -> Result<CifarImages> {
+impl Images for TrainingImages {
+    fn shape(&self) -> Shape {
+        SHAPE
+    }
+
+    fn len(&self) -> usize {
+        self.files.len() * IMAGES_PER_FILE
+    }
+
+    fn checksum(&self) -> Result<u32> {
+        let mut hasher = crc32fast::Hasher::new();
+        self.each(0..self.len(), |pixels| hasher.update(pixels))?;
+        Ok(hasher.finalize())
+    }
+
+    fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        let mut all = Vec::with_capacity(range.len() * PIXELS);
+        self.each(range, |pixels| all.extend_from_slice(pixels))?;
+        Ok(Cow::Owned(all))
+    }
+}
+
+/// A binary file of the right length, and where it is.
+fn open_file(folder: &Path, name: &str) -> Result<(File, PathBuf)> {
     let path = find(folder, name).unwrap_or_else(|| folder.join(name));
     let shown = path.display();
     let hint = "get CIFAR-10 with `distill data fetch cifar10`, or name a folder that has it";
-    let file = fs::File::open(&path).with_context(|| format!("cannot open {shown}: {hint}"))?;
+    let file = File::open(&path).with_context(|| format!("cannot open {shown}: {hint}"))?;
     let (length, expected) = (file.metadata()?.len(), FILE_BYTES as u64);
     ensure!(length == expected, "{shown} is not a file of CIFAR-10: {length} bytes, expected {expected}");
-    images(&fs::read(&path)?).with_context(|| format!("cannot read {shown}"))
+    Ok((file, path))
 }
 
 /// The first 1,000 test images, built in.

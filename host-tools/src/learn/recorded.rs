@@ -1,9 +1,12 @@
 //! Images of a data set as a run's inputs: the activations that the teacher has on them, as the paper records them.
 
-use std::{fmt, path::Path};
+use std::fmt;
 
 use anyhow::Result;
-use distill_core::{Cache, Draw, Pixels, Purpose, ScratchError, Shape, Source, SourceKind, Stream, shuffle};
+use distill_core::{
+    Block, Cache, Draw, Pack, Pixels, Purpose, ScratchError, Shape, Source, SourceKind, Stream, shuffle,
+};
+use distill_device::DiskFile;
 
 use crate::{
     images::{Images, Preparation, open_training},
@@ -20,12 +23,13 @@ struct Recorded {
     checksum: u32,
 }
 
-/// Opens images for the network in the pack `teacher`, as [`open_training`] names them.
+/// Opens images for the network in a pack, as [`open_training`] names them.
 ///
 /// # Errors
 /// They cannot be found, or the network takes other ones.
-pub fn open_recorded(data: &str, teacher: &Path) -> Result<Box<dyn Source>> {
-    let network = Network::read_pack(teacher)?;
+pub fn open_recorded(data: &str, teacher: &mut Pack<DiskFile>) -> Result<Box<dyn Source>> {
+    let blocks: Result<Vec<Block>, _> = (0..teacher.blocks()).map(|index| teacher.block(index)).collect();
+    let network = Network::whole(teacher.manifest().clone(), blocks?)?;
     let images = open_training(data, &network, Preparation::default())?;
     let checksum = images.checksum()?;
     Ok(Box::new(Recorded { images, pixels: network.manifest.pixels(), checksum }))
@@ -44,7 +48,7 @@ impl Source for Recorded {
         self.checksum
     }
 
-    /// An image and its values. The data set itself is not the run's.
+    /// An image and its values. Decoding a picture takes more, for a moment.
     fn bytes(&self, elements: usize) -> u64 {
         (elements * (size_of::<f32>() + 1)) as u64
     }
@@ -58,7 +62,8 @@ impl Source for Recorded {
         let learned = order.split_off(held_out);
         let mut values = vec![0.0; shape.elements()];
         let mut put = |place: usize, index: usize, variation: Variation| {
-            variation.of(&self.images.pixels(index..index + 1)?, &self.pixels, shape, &mut values);
+            let image = self.images.pixels(index..index + 1).map_err(|error| format!("{error:#}"))?;
+            variation.of(&image, &self.pixels, shape, &mut values);
             cache.put(place, &values)
         };
         for (place, index) in order.into_iter().enumerate() {

@@ -8,6 +8,8 @@ use comfy_table::{
 };
 use distill_device::columns;
 
+/// Most characters of a cell.
+const LONGEST_CELL: usize = 200;
 /// Characters beside the content of a column: its padding and a border.
 const BESIDE: usize = 3;
 
@@ -23,7 +25,7 @@ pub fn table<const N: usize>(
     let mut table = Table::new();
     table.load_preset(UTF8_BORDERS_ONLY);
     table.set_header(titles);
-    table.add_rows(rows);
+    table.add_rows(rows.into_iter().map(|row| row.map(shortened)));
     for column in table.column_iter_mut().filter(|column| numbers.contains(&column.index)) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -31,6 +33,14 @@ pub fn table<const N: usize>(
         fit(&mut table, numbers, columns);
     }
     table
+}
+
+/// A cell of bounded length: names from files may have any.
+fn shortened(cell: String) -> String {
+    match cell.char_indices().nth(LONGEST_CELL) {
+        Some((end, _)) => format!("{}…", &cell[..end]),
+        None => cell,
+    }
 }
 
 fn fit(table: &mut Table, numbers: &[usize], columns: u16) {

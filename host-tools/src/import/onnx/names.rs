@@ -7,6 +7,9 @@ use distill_core::{Op, Weight};
 use super::attributes::kind;
 use crate::onnx::NodeProto;
 
+/// Bytes of a name that any number of weights may share.
+const LONGEST: usize = 256;
+
 /// The names given so far, each with the number of times it was asked for again.
 #[derive(Default)]
 pub struct Names {
@@ -28,11 +31,12 @@ impl Names {
         self.unused(&name)
     }
 
-    /// Renames a weight whose name is taken: several layers may share one constant.
+    /// Renames a weight whose name is taken, or so long that a name for each layer would be more than the file: several layers may
+    /// share one constant.
     pub fn weight(&mut self, mut weight: Weight, layer: &str) -> Weight {
-        let key = format!("weight {}", weight.name);
-        if self.used.insert(key, 0).is_some() {
-            let part = weight.name.rsplit('.').next().unwrap_or("weight").to_owned();
+        let is_long = weight.name.len() > LONGEST;
+        if is_long || self.used.insert(format!("weight {}", weight.name), 0).is_some() {
+            let part = weight.name.rsplit('.').next().filter(|_| !is_long).unwrap_or("weight").to_owned();
             let name = self.unused(&format!("weight {layer}.{part}"));
             weight.name = name.trim_start_matches("weight ").to_owned();
         }

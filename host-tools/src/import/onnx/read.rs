@@ -90,6 +90,8 @@ pub struct Reader<'a> {
     constants: HashMap<&'a str, Tensor>,
     /// Elements that computed constants may still have.
     room: usize,
+    /// Elements that the layers' weights may still have: each layer has a copy of its own.
+    weights: usize,
     pub(super) names: Names,
 }
 
@@ -115,6 +117,7 @@ impl<'a> Reader<'a> {
             values: HashMap::from([(input, Value::new(0, shape, batch, 4))]),
             constants,
             room: file_bytes + read + SHAPE_ELEMENTS,
+            weights: file_bytes + read + SHAPE_ELEMENTS,
             names: Names::default(),
         })
     }
@@ -224,6 +227,9 @@ impl<'a> Reader<'a> {
             self.check_dimensions(node, slot, &meaning.op)?;
         }
         let name = self.names.operator(node, &module, &meaning.op);
+        let elements: usize = meaning.weights.iter().map(|weight| weight.data.len()).sum();
+        let left = self.weights.checked_sub(elements);
+        self.weights = left.context("so many layers share constants that their weights are more than the file")?;
         let weights = meaning.weights.into_iter().map(|weight| self.names.weight(weight, &name)).collect();
         let id = self.graph.push(&name, meaning.op, &read, weights)?;
         let Value { dims, .. } = self.new_value(id, rank);
