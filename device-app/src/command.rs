@@ -9,7 +9,7 @@ use crate::{
     file::{DiskFile, check_pack_name},
     job::{Job, open_source, open_trusted, run_job},
     options::RunOptions,
-    terminal::print,
+    terminal::{print, say},
 };
 
 /// Opens images, by the name that `--inputs` has, for the network in a teacher pack.
@@ -33,7 +33,11 @@ pub fn run_command(
     let (settings, device) = (work.settings(chosen.kind)?, device.open()?);
     chosen.say();
     let source = match (&work.inputs, open_images) {
-        (Some(images), Some(open)) => open(images, &mut open_trusted(teacher, trust.as_ref())?)?,
+        (Some(images), Some(open)) => {
+            let source = open(images, &mut open_trusted(teacher, trust.as_ref())?)?;
+            say(&format!("inputs: {} images of {images}", source.images().unwrap_or(0)));
+            source
+        }
         _ => open_source(chosen.kind, teacher, trust.as_ref())?,
     };
     let job = Job { teacher, student: output, source, fresh: *fresh, trust, signer };

@@ -3,29 +3,33 @@
 //! Nothing is cleaned up: every file is written so that a cut at any time loses nothing, and this is one more cut.
 
 use std::{
+    path::PathBuf,
     process::exit,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use crate::terminal::say;
 
-/// What is kept of the work in progress; the last line counts.
-static KEPT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Where something of the work in progress is kept, and what to say of it.
+static KEPT: Mutex<Vec<(PathBuf, String)>> = Mutex::new(Vec::new());
 
 /// Exit code of a program that SIGINT ended, by convention.
 const INTERRUPTED: i32 = 130;
 
-fn kept() -> MutexGuard<'static, Vec<String>> {
+fn kept() -> MutexGuard<'static, Vec<(PathBuf, String)>> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends the program at an interruption, with a line that says what is kept.
 pub fn end_at_interrupt() {
     let handler = || {
-        let line = kept()
-            .last()
-            .cloned()
-            .unwrap_or_else(|| "finished files are whole, and all others are as they were".to_owned());
+        let kept = kept();
+        let there = kept.iter().rev().find(|(path, _)| path.exists());
+        let line = match there {
+            Some((_, line)) => line,
+            None if kept.is_empty() => "finished files are whole, and all others are as they were",
+            None => "nothing was finished yet: the same command begins again",
+        };
         say(&format!("\ninterrupted: {line}"));
         exit(INTERRUPTED);
     };
@@ -39,9 +43,9 @@ pub fn end_at_interrupt() {
 pub struct Resumable(());
 
 impl Resumable {
-    /// Starts such work; the line says what is kept and how to resume.
-    pub fn new(line: String) -> Self {
-        kept().push(line);
+    /// Starts such work; the line says what is kept and how to resume, if anything is at `path` by then.
+    pub fn new(path: PathBuf, line: String) -> Self {
+        kept().push((path, line));
         Self(())
     }
 }

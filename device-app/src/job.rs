@@ -120,10 +120,9 @@ pub fn run_job(
     let unchanged = unchanged.with_context(|| format!("cannot distil {}", job.teacher.display()))?;
     unchanged.lines().for_each(|line| log::warn!("{line}"));
     let mut part = UnfinishedFile::open(job.student, job.fresh)?;
-    let _resumable = Resumable::new(format!(
-        "finished blocks are in {}; the same command resumes after them",
-        UnfinishedFile::path(job.student)?.display()
-    ));
+    let path = UnfinishedFile::path(job.student)?;
+    let line = format!("finished blocks are in {}; the same command resumes after them", path.display());
+    let _resumable = Resumable::new(path, line);
     let scratch = Box::new(scratch_file(job.student)?);
     let (mut blocks, mut planned_bytes) = (Vec::new(), 0);
     let planned = matches!(device, Device::Cpu);

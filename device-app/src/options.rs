@@ -53,7 +53,7 @@ pub struct RunOptions {
 /// Options that determine a run and its memory budget.
 #[derive(Args, Clone, Debug)]
 pub struct WorkOptions {
-    /// Bottleneck multiplier k: the share of inner channels each block keeps, above 0, at most 1 [default: 0.5]
+    /// Bottleneck multiplier k: the share of inner channels each block keeps, 0.5 or 50% [default: 0.5]
     #[arg(long, value_name = "K", value_parser = parse_share)]
     pub width: Option<f32>,
     /// Different widths for some blocks: a JSON object such as {"layer1.0": 0.75}
@@ -77,7 +77,7 @@ pub struct WorkOptions {
     #[arg(long, value_name = "DATA", conflicts_with = "noise")]
     pub inputs: Option<String>,
     /// Feed each block the previous students' outputs, to compensate for their errors (only and by default for
-    /// calibrated noise)
+    /// calibrated noise and images)
     #[arg(long, overrides_with = "independent")]
     pub sequential: bool,
     /// Feed each block the teacher's own activations (the default for other noise)
@@ -85,10 +85,10 @@ pub struct WorkOptions {
     pub independent: bool,
     /// Images to learn from: each solve uses them all. Propagated and calibrated noise keeps them in a cache, rounded
     /// up to a multiple of 64; if the pack holds fewer calibrated images, altered copies fill the rest
-    /// [default: 512; for calibrated noise 1024, with gradient steps 4096]
+    /// [default: 512; for calibrated noise and images 1024, with gradient steps 4096]
     #[arg(long, value_name = "N")]
     pub images: Option<usize>,
-    /// How to choose the channels to keep [default: residual for calibrated noise, else norm]
+    /// How to choose the channels to keep [default: residual for calibrated noise and images, else norm]
     #[arg(long, value_enum, value_name = "BY")]
     pub select: Option<SelectionName>,
     /// Solve each block's last convolution in closed form (the default)

@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
-use distill_core::{Pack, ReadAt, SigningKey, VerifyingKey, WriteAt, sign};
+use clap::{Args, value_parser};
+use distill_core::{Pack, ReadAt, Signature, SigningKey, VerifyingKey, WriteAt, sign};
 
 use crate::{
     advice::Advised,
@@ -29,7 +29,8 @@ pub struct SignOptions {
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
     /// Number of the signed release: a device that keeps the last one takes none below it
-    #[arg(long, value_name = "N", requires = "sign", default_value_t = 1)]
+    #[arg(long, value_name = "N", requires = "sign", default_value_t = 1,
+        value_parser = value_parser!(u64).range(1..))]
     counter: u64,
 }
 
@@ -85,7 +86,17 @@ impl Signer {
     /// As [`write_file`]; the pack is then there, unsigned.
     pub fn sign_file(&self, path: &Path) -> Result<()> {
         let context = || format!("cannot sign {}", path.display());
-        open_pack(path).with_context(context)?;
+        if let Some(Signature { counter, signer, .. }) = open_pack(path).with_context(context)?.signature() {
+            let (ours, shown) = (self.key.verifying_key(), path.display());
+            if *signer != ours.to_bytes() {
+                log::warn!("{shown} was signed with another key, {}: that signature is replaced", hex(signer));
+            } else if *counter > self.counter {
+                log::warn!(
+                    "{shown} was release {counter}, and is {} now: devices that took it refuse this one",
+                    self.counter
+                );
+            }
+        }
         let mut bytes = fs::read(path).with_context(context)?;
         sign(&mut bytes, &self.key, self.counter).map_err(Advised::advised).with_context(context)?;
         write_file(path, &bytes)

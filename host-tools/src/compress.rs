@@ -42,7 +42,7 @@ use crate::{
     import::{ImportOptions, import},
     learn::{calibrate, usual_calibration},
     measure::{Sample, evaluate, milliseconds},
-    network::{Network, ending},
+    network::{Network, is_pack},
 };
 
 /// What to compress, into what.
@@ -122,10 +122,9 @@ impl Stages<'_> {
             say(&format!("{name}: found in {}", path.display()));
         } else {
             say(&format!("{name} …"));
-            let _resumable = Resumable::new(format!(
-                "finished stages are in {}; the same command resumes after them",
-                self.task.work.display()
-            ));
+            let work = &self.task.work;
+            let line = format!("finished stages are in {}; the same command resumes after them", work.display());
+            let _resumable = Resumable::new(work.clone(), line);
             make(self)?;
         }
         self.stages.push(Stage { name, found, seconds: start.elapsed().as_secs_f64() });
@@ -135,7 +134,7 @@ impl Stages<'_> {
     /// The teacher's pack. The model is read each time: weights may be in files beside it.
     fn teacher(&mut self) -> Result<PathBuf> {
         let Compression { model, import: options, .. } = self.task;
-        if ending(model) == "ndp" {
+        if is_pack(model) {
             ensure!(
                 *options == ImportOptions::default(),
                 "a pack is imported already: leave the options of the import out"

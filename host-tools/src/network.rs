@@ -1,11 +1,11 @@
 //! A whole network in memory: its blocks in order, and what a forward pass needs to know of its inputs.
 
-use std::path::Path;
+use std::{fs::File, io::Read, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use distill_core::{
-    Block, BlockError, Contents, DeviceBlock, Encoding, Manifest, PackError, PackWriter, Recipe, Role, Settings, Shape,
-    fold_batch_norms,
+    Block, BlockError, Contents, DeviceBlock, Encoding, MAGIC, Manifest, PackError, PackWriter, Recipe, Role, Settings,
+    Shape, fold_batch_norms,
 };
 use distill_device::{NewFile, check_memory, open_pack};
 use sha2::{Digest, Sha256};
@@ -192,6 +192,14 @@ pub fn read_blocks(path: &Path) -> Result<(Manifest, Vec<Block>)> {
     let mut pack = open_pack(path)?;
     let blocks: Result<Vec<Block>, _> = (0..pack.blocks()).map(|index| pack.block(index)).collect();
     Ok((pack.manifest().clone(), blocks.with_context(|| format!("cannot read {}", path.display()))?))
+}
+
+/// Whether a path is that of a pack, by its ending or its content.
+pub fn is_pack(path: &Path) -> bool {
+    let mut start = [0; MAGIC.len() - 1];
+    let begins = |mut file: File| file.read_exact(&mut start).is_ok() && start == MAGIC[..start.len()];
+    // Opening a pipe waits for whoever writes to it.
+    ending(path) == "ndp" || path.is_file() && File::open(path).is_ok_and(begins)
 }
 
 /// A path's ending, without its dot.

@@ -28,7 +28,9 @@ pub struct Signature {
 /// [`PackError`] if the storage fails, or does not hold a complete pack, or one of an older version.
 pub fn sign<S: WriteAt>(storage: &mut S, key: &SigningKey, counter: u64) -> Result<(), PackError<S::Error>> {
     let signer = key.verifying_key().to_bytes();
-    let mut header = Pack::open(&mut *storage)?.header;
+    let mut pack = Pack::open(&mut *storage)?;
+    pack.check_sections()?;
+    let mut header = pack.header;
     match read_version(storage)? {
         VERSION => {}
         // Another header would be written over its index.
@@ -64,11 +66,17 @@ impl<R: ReadAt> Pack<R> {
         if counter < accepted {
             return Err(PackError::Outdated { counter, accepted });
         }
+        self.check_sections()?;
+        Ok(counter)
+    }
+
+    /// Holds every section against its digests.
+    fn check_sections(&mut self) -> Result<(), PackError<R::Error>> {
         for (section, entry) in self.entries.iter().chain(self.noise.iter().map(|(_, entry)| entry)).enumerate() {
             if !entry.is_intact(&mut self.storage).map_err(PackError::Storage)? {
                 return Err(PackError::Checksum { section: Some(section as u32) });
             }
         }
-        Ok(counter)
+        Ok(())
     }
 }

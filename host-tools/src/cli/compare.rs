@@ -9,7 +9,7 @@ use distill_device::{open_pack, print};
 use distill_host::{
     images::{self, CROP_FRACTION, Filter, Preparation},
     measure::{Comparison, Sample, compare},
-    network::{Network, ending},
+    network::{Network, is_pack},
     show::table,
 };
 
@@ -37,9 +37,9 @@ pub struct CompareArgs {
 
 pub fn compare_files(json: bool, args: &CompareArgs) -> Result<()> {
     let files = [&args.teacher, &args.student];
-    let (packs, none) = (files.iter().all(|file| ending(file) == "ndp"), ReadOptions::default());
+    let (packs, none) = (files.iter().all(|file| is_pack(file)), ReadOptions::default());
     // Beside a pack, the options are the other file's.
-    let read = |file: &PathBuf| read_network(file, if packs || ending(file) != "ndp" { &args.read } else { &none });
+    let read = |file: &PathBuf| read_network(file, if packs || !is_pack(file) { &args.read } else { &none });
     let (teacher, student) = (read(&args.teacher)?, read(&args.student)?);
     let comparison = match &args.images {
         Some(data) => {
@@ -78,7 +78,7 @@ pub fn warn(comparison: &Comparison) {
 }
 
 fn noise_of(path: &Path) -> Result<Option<distill_core::NoiseImages>> {
-    if ending(path) == "ndp" { Ok(open_pack(path)?.noise_images()?) } else { Ok(None) }
+    if is_pack(path) { Ok(open_pack(path)?.noise_images()?) } else { Ok(None) }
 }
 
 fn blocks(comparison: &Comparison) -> String {

@@ -9,7 +9,7 @@ use distill_device::{check_replaces_pack, check_writable};
 use distill_host::{
     export,
     import::{ImportOptions, Normalisation, Split, import},
-    network::{Network, ending},
+    network::{Network, ending, is_pack},
 };
 
 /// How a model's file is read.
@@ -53,7 +53,7 @@ pub fn check_output<'a>(output: &Path, inputs: impl Iterator<Item = &'a PathBuf>
 /// Reads a network: a pack, or what `import` reads. A pack's normalisation can be replaced, everything else in it is known.
 pub fn read_network(path: &Path, options: &ReadOptions) -> Result<Network> {
     let mut options = options.options()?;
-    if ending(path) != "ndp" {
+    if !is_pack(path) {
         return import(path, &options);
     }
     let network = Network::read_pack(path)?;

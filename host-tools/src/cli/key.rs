@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use distill_core::SigningKey;
-use distill_device::{PUBLIC, SECRET, SignOptions, hex, print, write_file};
+use distill_device::{PUBLIC, SECRET, SignOptions, hex, print, say, write_file};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
@@ -20,7 +20,7 @@ pub struct KeyArgs {
     #[arg(short, long, value_name = "FILE", required_unless_present = "sign", conflicts_with = "sign")]
     output: Option<PathBuf>,
     /// Packs to sign, in their place
-    #[arg(requires = "sign")]
+    #[arg(requires = "sign", conflicts_with = "output")]
     packs: Vec<PathBuf>,
     #[command(flatten)]
     sign: SignOptions,
@@ -72,8 +72,7 @@ fn sign_packs(json: bool, packs: &[PathBuf], sign: &SignOptions) -> Result<()> {
     ensure!(!packs.is_empty(), "name the packs to sign");
     for path in packs {
         sign.signer(path)?.map_or(Ok(()), |signer| signer.sign_file(path))?;
+        say(&format!("signed: {}", path.display()));
     }
-    print(json, &json!({"signed": packs}), || {
-        packs.iter().map(|path| format!("signed: {}", path.display())).collect::<Vec<_>>().join("\n")
-    })
+    print(json, &json!({"signed": packs}), || format!("{} signed", packs.len()))
 }

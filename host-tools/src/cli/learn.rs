@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use distill_core::{Calibration, Pull, Start, Training, Tuning, Width};
-use distill_device::{SignOptions, check_pack_name, print};
+use distill_device::{SignOptions, check_pack_name, open_pack, print};
 use distill_host::{
     export::export,
     learn::{
@@ -88,8 +88,13 @@ pub fn calibrate_teacher(json: bool, args: &CalibrateArgs) -> Result<()> {
     };
     let start = args.start.map_or(usual.start, StartName::start);
     let calibration = Calibration { batch: batch.unwrap_or(usual.batch), start, pull, ..usual };
+    let was_signed = open_pack(&args.teacher)?.signature().is_some();
     let outcome = calibrate(&args.teacher, &args.output, &calibration, args.images)?;
-    signer.map_or(Ok(()), |signer| signer.sign_file(&args.output))?;
+    match signer {
+        Some(signer) => signer.sign_file(&args.output)?,
+        None if was_signed => log::warn!("{} is not signed, as the teacher was: --sign does it", args.output.display()),
+        None => {}
+    }
     print(json, &outcome, || {
         format!(
             "{} images in {:.0} s, {}: {output}\n\

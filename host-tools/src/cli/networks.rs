@@ -13,7 +13,7 @@ use distill_host::{
     export::{self, recompose},
     import::import,
     learn::open_recorded,
-    network::{Network, ending, read_blocks},
+    network::{Network, ending, is_pack, read_blocks},
     show::{Format, Inspection, PlanTable, SizeTable, draw, inspect},
 };
 use serde::Serialize;
@@ -66,7 +66,7 @@ pub fn import_file(json: bool, args: &ImportArgs) -> Result<()> {
 }
 
 /// Options of `inspect` that need no budget: its own, and those that determine the students' shapes.
-const WITHOUT_BUDGET: [&str; 13] = [
+const WITHOUT_BUDGET: [&str; 14] = [
     "file",
     "draw",
     "budget",
@@ -79,6 +79,7 @@ const WITHOUT_BUDGET: [&str; 13] = [
     "arch",
     "normalise",
     "input",
+    "require_signed_by",
     "split",
 ];
 
@@ -95,6 +96,8 @@ pub struct InspectArgs {
     /// Also draw the blocks: .svg, or .dot for Graphviz
     #[arg(long, value_name = "PICTURE", conflicts_with = "budget")]
     draw: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustOptions,
     /// With a width or another option of the students' shapes: their sizes and speed; with a budget: how a run would stay
     /// inside it
     #[command(flatten)]
@@ -112,8 +115,9 @@ struct DrawnInspection<'a> {
     picture: Option<&'a Path>,
 }
 
-pub fn inspect_file(json: bool, InspectArgs { file, read, draw: picture, work }: &InspectArgs) -> Result<()> {
-    let is_pack = ending(file) == "ndp";
+pub fn inspect_file(json: bool, InspectArgs { file, read, draw: picture, trust, work }: &InspectArgs) -> Result<()> {
+    trust.check([file.as_path()].into_iter())?;
+    let is_pack = is_pack(file);
     if work.budget.is_some() {
         ensure!(is_pack, "cannot plan a run over {}: a run takes a teacher pack (.ndp)", file.display());
         let chosen = work.source(file)?;

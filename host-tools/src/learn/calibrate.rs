@@ -151,7 +151,7 @@ pub fn calibrate(teacher: &Path, output: &Path, calibration: &Calibration, count
     let (in_part, was_begun) = (images(&begun) > images(&complete), begun.is_some());
     let mut made = if in_part { begun } else { complete };
     let line = format!("finished batches are in {}; the same command resumes after them", part.display());
-    let _resumable = Resumable::new(line);
+    let _resumable = Resumable::new(part.clone(), line);
     let (pixels, mut calibrator) = (network.manifest.pixels(), Calibrator::new(&network.blocks));
     let (batches, first) = (count.div_ceil(batch), images(&made) / batch);
     check_step(&network.blocks, batch)?;

@@ -67,7 +67,8 @@ impl Checkpoint {
         check_writable(&path, [])?;
         let key = Sha256::digest(serde_json::to_vec(&(VERSION, settings))?).into();
         let line = format!("the training is kept in {}; the same command resumes it", path.display());
-        Ok(Self { path, key, fresh: keep.fresh, written: Instant::now(), _resumable: Resumable::new(line) })
+        let _resumable = Resumable::new(path.clone(), line);
+        Ok(Self { path, key, fresh: keep.fresh, written: Instant::now(), _resumable })
     }
 
     /// The state that an earlier run of the same left, unless this one is to start over.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     export::recompose,
     import::{ImportOptions, import},
-    network::{Network, ending},
+    network::{Network, is_pack},
 };
 
 /// Steps between two log messages.
@@ -44,7 +44,7 @@ impl NoiseSource {
 /// The student to fine-tune: the network in a recomposed pack or a model's file, or the teacher with the students of other packs.
 pub fn read_student(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
     match students {
-        [model] if ending(model) != "ndp" => import(model, &ImportOptions::default()),
+        [model] if !is_pack(model) => import(model, &ImportOptions::default()),
         [whole] if open_pack(whole)?.manifest().contents == Contents::Network => Network::read_pack(whole),
         _ => recompose(teacher, students),
     }

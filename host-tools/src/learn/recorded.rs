@@ -16,6 +16,9 @@ use crate::{
 /// Divides the side to give the largest shift in each direction: 4 of CIFAR-10's 32 pixels, as the paper's.
 const SHIFT: usize = 8;
 
+/// Warn if there are more inputs per image than this.
+const FEW: usize = 4;
+
 /// Images, shifted and mirrored at random, as a run's inputs. Their labels are not read.
 struct Recorded {
     images: Box<dyn Images>,
@@ -60,6 +63,9 @@ impl Source for Recorded {
         let (mut stream, mut order) = (Stream::new(seed, Purpose::Images, 0), Vec::new());
         shuffle(&mut stream, &mut order, self.images.len());
         let learned = order.split_off(held_out);
+        if learned.len() < trained / FEW {
+            log::warn!("only {} images for {trained} inputs: the rest are variants of them", learned.len());
+        }
         let mut values = vec![0.0; shape.elements()];
         let mut put = |place: usize, index: usize, variation: Variation| {
             let image = self.images.pixels(index..index + 1).map_err(|error| format!("{error:#}"))?;

@@ -258,10 +258,17 @@ impl Comparison {
         self.blocks.iter().map(|block| block.block_error).sum::<f64>() / self.blocks.len().max(1) as f64
     }
 
-    /// Whether this student follows the teacher more closely than another on the same images: in its class more often or, if
-    /// as often, with less error.
+    /// Agreement above chance, as a share of what is possible (Cohen's kappa): a student that gives most images one class agrees
+    /// with its teacher more often, and knows less.
+    fn kappa(&self) -> Option<f64> {
+        let (agreement, chance) = (self.agreement?, self.chance?);
+        (chance < 100.0).then(|| (agreement - chance) / (100.0 - chance))
+    }
+
+    /// Whether this student follows the teacher more closely than another on the same images: in its class more often, chance
+    /// aside, or, if as often, with less error.
     pub fn follows(&self, other: &Self) -> bool {
-        match (self.agreement, other.agreement) {
+        match (self.kappa(), other.kappa()) {
             (Some(ours), Some(theirs)) if ours != theirs => ours > theirs,
             _ => self.output_error < other.output_error,
         }
@@ -283,6 +290,13 @@ impl Comparison {
 
     /// What is wrong with the student, or with the comparison; `None` if nothing is.
     pub fn warning(&self) -> Option<String> {
+        if self.output_error >= 1.0 && ![PICTURES, CALIBRATED].contains(&self.of) {
+            return Some(
+                "on 1/f noise, which says little of images, the student's output is no closer to its teacher's than zero would be: \
+                 compare on pictures (`distill compare --images FOLDER`), or calibrate the teacher before (`distill calibrate`)"
+                    .to_owned(),
+            );
+        }
         if self.output_error >= 1.0 {
             return Some(
                 "the student's output is no closer to its teacher's than zero would be: keep more channels (--width), or distil \

@@ -20,6 +20,10 @@ pub struct Inspection {
     pub parameters: usize,
     /// Multiply-accumulates for one image.
     pub macs: u64,
+    /// What is taken from pixels in 0..1, by channel.
+    pub mean: Vec<f32>,
+    /// What they are then divided by.
+    pub deviation: Vec<f32>,
     /// Noise sources that the network can be distilled with; empty for a pack of students.
     pub noise: Vec<&'static str>,
     /// The noise images in its pack.
@@ -106,6 +110,8 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         source: manifest.source.clone(),
         parameters: blocks.iter().map(Block::parameters).sum(),
         macs: blocks.iter().map(Block::macs).sum(),
+        mean: manifest.mean.clone(),
+        deviation: manifest.std.clone(),
         noise,
         calibrated: None,
         fingerprint: None,
@@ -161,12 +167,13 @@ impl Inspection {
             .map_or_else(String::new, |NoiseLine { images, distance, .. }| format!(" ({images} images {distance})"));
         let made = match self.made_from {
             Some(source) if source.is_without_data() => format!("\nmade without data, from {source} noise"),
-            Some(source) => format!("\nmade from {source}"),
+            Some(source) => format!("\nmade from images of a data set ({source})"),
             None => String::new(),
         };
         let signed = self.signature.as_ref().map_or_else(String::new, |SignatureLine { signer, counter }| {
             format!("\nsays to be signed by {signer}, release {counter} (--require-signed-by checks it)")
         });
-        format!("{} from {}\n{table}\n{noise}{images}{made}{signed}", self.architecture, self.source)
+        let pixels = format!("pixels: mean {:?}, deviation {:?}", self.mean, self.deviation);
+        format!("{} from {}\n{table}\n{pixels}\n{noise}{images}{made}{signed}", self.architecture, self.source)
     }
 }
