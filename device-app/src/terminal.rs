@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::Result;
-use clap::{ArgMatches, Id, Parser};
+use clap::{ArgMatches, Command, Id, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -45,7 +45,7 @@ pub fn parse<C: Parser>() -> C {
         }
         error.format(&mut C::command()).exit()
     });
-    if let Err(error) = check_outputs(&matches) {
+    if let Err(error) = check_outputs(&C::command(), &matches) {
         exit_code(json, Err(error));
         exit(1);
     }
@@ -53,12 +53,14 @@ pub fn parse<C: Parser>() -> C {
 }
 
 /// Checks that no output is in the place of a file that another argument names, or inside a folder of images.
-fn check_outputs(matches: &ArgMatches) -> Result<()> {
-    if let Some((_, matches)) = matches.subcommand() {
-        return check_outputs(matches);
+fn check_outputs(command: &Command, matches: &ArgMatches) -> Result<()> {
+    if let Some((name, matches)) = matches.subcommand() {
+        return command.find_subcommand(name).map_or(Ok(()), |command| check_outputs(command, matches));
     }
     let paths = |id: &str| matches.try_get_raw(id).ok().flatten().into_iter().flatten().map(Path::new);
-    let names: Vec<&str> = matches.ids().map(Id::as_str).collect();
+    // A group of arguments has values, too: their names.
+    let is_argument = |id: &&Id| command.get_arguments().any(|argument| argument.get_id() == *id);
+    let names: Vec<&str> = matches.ids().filter(is_argument).map(Id::as_str).collect();
     for output in OUTPUTS.into_iter().filter(|output| names.contains(output)) {
         for input in names.iter().filter(|&name| *name != output && !FOLDERS.contains(name)) {
             paths(output).flat_map(places).try_for_each(|place| check_distinct(&place, paths(input)))?;

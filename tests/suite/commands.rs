@@ -65,7 +65,8 @@ fn from_teacher_to_student_file() {
     let other = desk.json("distill evaluate student.ndp --data builtin --limit 100 --normalise 5,5,5/1,1,1");
     assert!(other["correct"].as_u64() < accuracies[0]["correct"].as_u64(), "{other}");
     desk.json("distill import student.onnx -o again.ndp");
-    let inspection = desk.json("distill inspect teacher.ndp");
+    let mut inspection = desk.json("distill inspect teacher.ndp");
+    assert_eq!(inspection.as_object_mut().unwrap().remove("fingerprint").unwrap().as_str().unwrap().len(), 64);
     assert_eq!(inspection["noise"], serde_json::json!(["standard", "propagated"]));
     assert_eq!(inspection["blocks"].as_array().unwrap().len(), 11);
     let mut drawn = desk.json("distill inspect student.onnx --draw student.svg");

@@ -121,7 +121,7 @@ fn a_folder_is_told_by_what_it_holds() {
     };
     assert_eq!(total(&folder_of(&["cat/1.png"])), Ok(1));
     assert_eq!(total(&folder(&[("test_batch.bin", &vec![0; 30_730_000])])), Ok(10_000));
-    assert!(total(&folder(&[("test_batch.bin", &[0])])).unwrap_err().contains("not CIFAR-10's test file"));
+    assert!(total(&folder(&[("test_batch.bin", &[0])])).unwrap_err().contains("not a file of CIFAR-10"));
 }
 
 #[test]
