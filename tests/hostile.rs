@@ -101,9 +101,17 @@ fn execute(target: &Target, bytes: &[u8]) {
     if peak > TIMES * bytes.len() + PLUS {
         fail(target.name, bytes, &format!("{} bytes cost {peak}", bytes.len()));
     }
-    if time > MOST_TIME + MOST_TIME * (bytes.len() / 10_000_000) as u32 {
+    let most = MOST_TIME + MOST_TIME * (bytes.len() / 10_000_000) as u32;
+    // On a busy machine a process may have to wait: what takes long takes it again.
+    if time > most && (0..2).all(|_| took(target, bytes) > most) {
         fail(target.name, bytes, &format!("it takes {time:?}"));
     }
+}
+
+fn took(target: &Target, bytes: &[u8]) -> Duration {
+    let start = Instant::now();
+    drop((target.read)(bytes));
+    start.elapsed()
 }
 
 fn said(panic: &(dyn Any + Send)) -> String {
