@@ -2,8 +2,8 @@
 //! never in a panic, an abort or a hang.
 //!
 //! A program of its own: the counter sees every thread of a process. It first reads the files of `fixtures/hostile`, every
-//! seed and what is too large to mutate, then mutations of them for `FUZZ_SECONDS` (by default 4) in all. `FUZZ_TARGET` takes one target, `FUZZ_SEED` another
-//! stream of mutations. What fails is written to `target/hostile/`.
+//! seed and what is too large to mutate, then mutations of them for `FUZZ_SECONDS` (by default 4) in all. `FUZZ_TARGET` takes one
+//! target, `FUZZ_SEED` another stream of mutations. What fails is written to `target/hostile/`.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
 

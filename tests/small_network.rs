@@ -7,7 +7,7 @@
 
 pub mod seal;
 
-use std::convert::Infallible;
+use std::{convert::Infallible, env, path::PathBuf, process::Command};
 
 use distill_core::{
     Batch, BatchNorm, Block, BlockBuilder, BlockReport, Cache, CacheSize, CalibratedNoise, Contents, Conv, Device,
@@ -224,4 +224,14 @@ impl BlockTrainer {
     pub fn finish(self) -> Block {
         self.0.finish().unwrap().swap_remove(0)
     }
+}
+
+/// Builds the two programs with the profile of the test that asks; the folder that they are in.
+pub fn built_programs() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let folder = test.ancestors().nth(2).unwrap().to_owned();
+    let profile = if folder.ends_with("debug") { "dev" } else { "release" };
+    let arguments = ["build", "--quiet", "--workspace", "--bins", "--profile", profile];
+    assert!(Command::new(env!("CARGO")).args(arguments).status().unwrap().success());
+    folder
 }

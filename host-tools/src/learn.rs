@@ -6,6 +6,10 @@ mod checkpoint;
 mod finetune;
 mod recorded;
 
+use anyhow::Result;
+use distill_core::{Block, Calibrator};
+use distill_device::check_memory;
+
 pub use self::{
     baseline::{Baseline, BaselineOptions, Preset, baseline, untaught},
     calibrate::{CALIBRATED_IMAGES, CALIBRATION_STEPS, Distance, Outcome, calibrate, usual_calibration},
@@ -13,9 +17,6 @@ pub use self::{
     finetune::{FineTune, NoiseSource, finetune_on_noise, read_student},
     recorded::open_recorded,
 };
-use anyhow::Result;
-use distill_core::{Block, Calibrator};
-use distill_device::check_memory;
 
 /// Checks that the passes of a step over a batch of images fit in memory.
 fn check_step(blocks: &[Block], batch: usize) -> Result<()> {

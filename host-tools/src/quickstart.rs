@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use distill_core::{CountingAllocator, Device, Encoding, MEASURED_INPUTS, Settings, SourceKind, Width};
-use distill_device::{Job, open_pack, open_source, run_job, say};
+use distill_device::{Job, check_replaces_pack, open_pack, open_source, run_job, say};
 use serde::Serialize;
 
 use crate::{
@@ -74,6 +74,7 @@ pub fn builtin_teacher() -> Result<Network> {
 
 /// Refuses to write over somebody's own teacher.
 fn check_folder(path: &Path, teacher: &Network) -> Result<()> {
+    check_replaces_pack(path)?;
     let Ok(pack) = open_pack(path) else { return Ok(()) };
     ensure!(
         pack.manifest().source_sha256 == teacher.manifest.source_sha256,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 
 use distill_core::{Block, BlockBuilder, Encoding, Op, Purpose, Role, Shape, Stream};
 use distill_host::{network::Network, quickstart::builtin_teacher};
-use distill_tests::{conv_norm, gaussian, manifest, residual};
+use distill_tests::{built_programs, conv_norm, gaussian, manifest, residual};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -225,16 +225,6 @@ fn command(programs: &Path, desk: &Desk, line: &str) -> Command {
 pub fn succeeded(output: &Output) -> Result<(), String> {
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(()) } else { Err(format!("{}: {said}", output.status)) }
-}
-
-/// Builds the programs with the profile of this test.
-fn built_programs() -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let folder = test.ancestors().nth(2).unwrap().to_owned();
-    let profile = if folder.ends_with("debug") { "dev" } else { "release" };
-    let arguments = ["build", "--quiet", "--workspace", "--bins", "--profile", profile];
-    assert!(Command::new(env!("CARGO")).args(arguments).status().unwrap().success());
-    folder
 }
 
 /// A classifier of CIFAR-10's images with two residual blocks, of random weights.

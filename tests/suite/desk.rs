@@ -1,7 +1,7 @@
 //! A folder with a teacher, in which the two programs are run.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::OnceLock,
@@ -9,6 +9,7 @@ use std::{
 
 use distill_core::Encoding;
 use distill_host::quickstart::builtin_teacher;
+use distill_tests::built_programs;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -17,15 +18,7 @@ use super::json;
 /// A program of this workspace, built with the profile of this test.
 pub fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        let test = env::current_exe().unwrap();
-        let folder = test.ancestors().nth(2).unwrap().to_owned();
-        let profile = if folder.ends_with("debug") { "dev" } else { "release" };
-        let arguments = ["build", "--quiet", "--workspace", "--bins", "--profile", profile];
-        assert!(Command::new(env!("CARGO")).args(arguments).status().unwrap().success());
-        folder
-    });
-    folder.join(name)
+    FOLDER.get_or_init(built_programs).join(name)
 }
 
 /// A folder with the built-in teacher's pack, to run programs in.

@@ -124,8 +124,11 @@ fn distil(Arguments { settings, noise, resume, signer }: &Arguments) -> Result<(
 fn accept(teacher: &mut Pack<HostFile>, signer: &VerifyingKey) -> Result<(), String> {
     let mut kept = HostFile::writable(COUNTER, true).map_err(text)?;
     let mut bytes = [0; 8];
-    if kept.length().map_err(text)? == 8 {
-        kept.read_at(0, &mut bytes).map_err(text)?;
+    match kept.length().map_err(text)? {
+        0 => {}
+        8 => kept.read_at(0, &mut bytes).map_err(text)?,
+        // To begin at 0 again would let old releases in.
+        length => return Err(format!("the counter has {length} bytes, not 8: write it again")),
     }
     let accepted = u64::from_le_bytes(bytes);
     let counter = teacher.verify(signer, accepted).map_err(text)?;

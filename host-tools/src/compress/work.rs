@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use distill_device::{VERSION, open_pack};
+use distill_device::{VERSION, hex, open_pack};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -28,7 +28,7 @@ impl Work {
     /// The file of a stage that `settings` determine, in this version of the program.
     pub fn file(&self, stage: &str, settings: &impl Serialize) -> Result<PathBuf> {
         let settings = serde_json::to_vec(&(VERSION, settings))?;
-        Ok(self.0.join(format!("{stage}-{}.ndp", &hexadecimal(&Sha256::digest(settings))[..KEY])))
+        Ok(self.0.join(format!("{stage}-{}.ndp", &hex(&Sha256::digest(settings))[..KEY])))
     }
 
     /// Whether a stage's file is there. A damaged one is removed, to be made again.
@@ -45,8 +45,4 @@ impl Work {
         fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
         Ok(false)
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

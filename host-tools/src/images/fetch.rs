@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use directories::ProjectDirs;
 use distill_core::WriteAt;
-use distill_device::{NewFile, Progress, say, write_file};
+use distill_device::{NewFile, Progress, hex, say, write_file};
 use flate2::read::GzDecoder;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -171,7 +171,7 @@ fn sha256(path: &Path) -> Result<String> {
         let length = chunk.len();
         reader.consume(length);
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }
 
 fn unpack_binary(archive: &Path, folder: &Path) -> Result<()> {
