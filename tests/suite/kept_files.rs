@@ -34,6 +34,23 @@ fn a_full_disk_leaves_the_old_file_and_no_other() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn an_interruption_promises_no_file_that_is_not_there() {
+    let desk = Desk::new();
+    let mut command = Command::new(program("distill"));
+    // A batch of calibration takes far longer than the wait for its start.
+    let line = "calibrate teacher.ndp -o noisy.ndp --images 1024 --steps 1000";
+    let child = command.args(line.split(' ')).current_dir(desk.0.path()).stderr(Stdio::piped()).spawn().unwrap();
+    thread::sleep(Duration::from_secs(2));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.ends_with("interrupted: nothing was finished yet: the same command begins again\n"), "{said}");
+    assert_eq!(desk.files(), ["teacher.ndp"]);
+}
+
 #[test]
 fn what_no_command_has_made_is_not_replaced() {
     let desk = Desk::new();
