@@ -5,9 +5,9 @@
 use std::alloc::System;
 
 use distill_core::{
-    Batch, Block, BlockBuilder, BlockTraining, Classes, Conv, CountingAllocator, Device, DeviceBlock, Engine, Goal,
-    Goals, Inputs, InputsFrom, Learners, Op, Portions, Purpose, Role, Shape, Statistics, Stream, Trainer, Training,
-    Weight, Width, one_hot, shrink, train,
+    Batch, Block, BlockBuilder, BlockTraining, Classes, Conv, CountingAllocator, Device, DeviceBlock, Disturbance,
+    Engine, Goal, Goals, Inputs, InputsFrom, Learners, LookAhead, Op, Portions, Purpose, Role, Shape, Statistics,
+    Stream, Trainer, Training, Weight, Width, one_hot, shrink, train,
 };
 use distill_tests::{noise_cache, teacher};
 
@@ -67,7 +67,7 @@ fn block_alone(from: InputsFrom<'_>, training: &Training) -> usize {
     batches.next_into(BATCH, &mut goal.output).unwrap();
     rise(|| {
         batches.next_into(BATCH, &mut input).unwrap();
-        trainer.step(&input, Goals { outputs: std::slice::from_ref(&goal), classes: None });
+        trainer.step(&input, Goals { outputs: std::slice::from_ref(&goal), classes: &[] });
     })
 }
 
@@ -76,12 +76,12 @@ fn several(blocks: Vec<Block>, learners: Learners, outputs: usize, engine: &Engi
     let (input, goals) = (noise(blocks[0].input()), goals(&blocks[..outputs]));
     let labels: Vec<u16> = (0..BATCH).map(|image| (image % 10) as u16).collect();
     let probabilities = one_hot(&labels, 10);
-    let classes = blocks.last().is_some_and(|last| last.output() == Shape::new(10, 1, 1)).then_some(Classes {
-        probabilities: &probabilities,
-        temperature: 2.0,
-        weight: 1.0,
-    });
+    let of = |temperature| Classes { probabilities: &probabilities, temperature, weight: 1.0 };
+    let terms = [of(2.0), of(1.0)];
+    let classifies = blocks.last().is_some_and(|last| last.output() == Shape::new(10, 1, 1));
+    let classes = if classifies { &terms[..] } else { &[] };
     let mut trainer = Trainer::new(blocks, learners, training, engine);
+    trainer.disturb(Disturbance { deviation: 0.1, seed: 0 });
     rise(|| trainer.step(&input, Goals { outputs: &goals, classes }))
 }
 
@@ -91,7 +91,7 @@ fn whole_training(from: InputsFrom<'_>, engine: &Engine, training: &Training) ->
     let (mut before, mut rose) = (0, usize::MAX);
     let training = &Training { steps: 24, ..*training };
     rayon::broadcast(|_| ());
-    let how = BlockTraining { teacher: &teacher, ahead: &ahead, training, engine };
+    let how = BlockTraining { teacher: &teacher, ahead: LookAhead { blocks: &ahead, alpha: &[] }, training, engine };
     let student = shrink(&block(), Width::new(0.5).unwrap()).unwrap();
     train(student, how, &mut Inputs::new(from, 3, 0), |step, _| match step {
         4 => {

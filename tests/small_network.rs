@@ -216,7 +216,7 @@ impl BlockTrainer {
     pub fn step(&mut self, input: &Batch, output: &Batch) -> f32 {
         let values = output.len() * output.shape().elements();
         let goal = Goal { output: output.clone(), weight: 1.0 / values as f32 };
-        self.0.step(input, Goals { outputs: &[goal], classes: None });
+        self.0.step(input, Goals { outputs: &[goal], classes: &[] });
         (self.0.distance(0) / values as f64) as f32
     }
 

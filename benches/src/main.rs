@@ -88,7 +88,7 @@ impl Bench {
         // Forward, by weights and by input, which the first convolution has no use for.
         let macs = 3 * student.macs() - first_macs(&student);
         self.measure(&format!("step/{stage}/k{k}/b{batch}"), 25, Some(macs * batch as u64), || {
-            trainer.step(&input, Goals { outputs: &goals, classes: None });
+            trainer.step(&input, Goals { outputs: &goals, classes: &[] });
         });
         Ok(())
     }
@@ -154,6 +154,7 @@ impl Bench {
             update: Update::Momentum { momentum: 0.9 },
             schedule: Schedule::Cosine,
             rate: 1e-3,
+            warm_up: 0,
             weight_decay: 0.0,
             stop: false,
         };
@@ -163,7 +164,7 @@ impl Bench {
         let probabilities = one_hot(&labels, 10);
         let goals = Goals {
             outputs: &[],
-            classes: Some(Classes { probabilities: &probabilities, temperature: 1.0, weight: 1.0 }),
+            classes: &[Classes { probabilities: &probabilities, temperature: 1.0, weight: 1.0 }],
         };
         let learners = Learners { count: teacher.blocks.len(), statistics: Statistics::Current };
         let mut trainer = Trainer::new(teacher.blocks.clone(), learners, &training, &Engine::default());

@@ -34,7 +34,7 @@ pub use self::{
     device::Device,
     device_block::DeviceBlock,
     error::DistillError,
-    goals::{Classes, Goal, Goals, one_hot},
+    goals::{Classes, Disturbance, Goal, Goals, one_hot},
     optimizer::Optimizer,
     portions::{MICRO_BATCH, Portions},
     trainer::{Learners, Trainer, TrainerState},

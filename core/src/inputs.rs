@@ -4,14 +4,12 @@ mod batches;
 mod cache;
 mod noise_images;
 mod source;
-mod stream;
 mod variant;
 
 pub use self::{
     batches::{Batches, Before, InputBytes, Inputs, InputsFrom, MEASURED_INPUTS, VALIDATED_INPUTS},
     cache::{Cache, CacheSize, Side, SideBlocks, Sides, Store},
     noise_images::{NoiseImages, Pixels},
-    source::{Draw, Source, WhiteNoise},
-    stream::{NOISE_BATCH, Purpose, Stream, shuffle},
+    source::{Draw, NOISE_BATCH, Source, WhiteNoise},
     variant::Variant,
 };

@@ -25,6 +25,7 @@ mod recipe;
 mod run;
 mod solve;
 mod storage;
+mod stream;
 mod student;
 mod tensor;
 mod train;
@@ -37,13 +38,13 @@ pub use block::{
 };
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 pub use engine::{
-    Batch, Chain, Classes, Device, DeviceBlock, Difference, DistillError, Engine, Goal, Goals, Learners, MICRO_BATCH,
-    Optimizer, Portions, Trainer, one_hot,
+    Batch, Chain, Classes, Device, DeviceBlock, Difference, DistillError, Disturbance, Engine, Goal, Goals, Learners,
+    MICRO_BATCH, Optimizer, Portions, Trainer, one_hot,
 };
 pub use heap::CountingAllocator;
 pub use inputs::{
-    Batches, Cache, CacheSize, Draw, Inputs, InputsFrom, MEASURED_INPUTS, NOISE_BATCH, NoiseImages, Pixels, Purpose,
-    Side, SideBlocks, Sides, Source, Store, Stream, WhiteNoise, shuffle,
+    Batches, Cache, CacheSize, Draw, Inputs, InputsFrom, MEASURED_INPUTS, NOISE_BATCH, NoiseImages, Pixels, Side,
+    SideBlocks, Sides, Source, Store, WhiteNoise,
 };
 pub use kernels::conv::Conv;
 pub use pack::{
@@ -59,8 +60,12 @@ pub use run::{
 };
 pub use solve::{NormalEquations, Solvable, solvable};
 pub use storage::{ReadAt, Scratch, ScratchError, WriteAt};
+pub use stream::{Purpose, Stream, shuffle};
 pub use student::{
     Unchanged, fold_batch_norms, inner_channels, inner_nodes, replace_activations, shrink, without_layers,
 };
 pub use tensor::{Dims, MAX_ELEMENTS, MAX_EXTENT, Shape, Weight};
-pub use train::{BlockTraining, Calibrator, Course, Lessons, Snapshot, Step, Tuning, finetune, learn, train};
+pub use train::{
+    BlockTraining, Calibrator, Course, Lessons, LookAhead, NoiseLessons, Snapshot, Step, Tuning, WhiteLessons,
+    finetune, learn, train,
+};

@@ -151,6 +151,8 @@ pub enum Schedule {
     Cosine,
     /// Divided by ten after each third of the steps (the paper's ÷10 every 32k of 96k).
     Step,
+    /// The same for every step.
+    Constant,
 }
 
 /// How weights are trained: duration, update rule and learning rate.
@@ -166,6 +168,8 @@ pub struct Training {
     pub schedule: Schedule,
     /// Peak learning rate.
     pub rate: f32,
+    /// Steps over which the rate rises from a tenth of its schedule's to all of it.
+    pub warm_up: usize,
     /// L2 strength.
     pub weight_decay: f32,
     /// Whether to stop early on held-out noise and keep the best student.
@@ -176,7 +180,14 @@ impl Training {
     /// `steps` steps of Adam with a cosine schedule from its default rate, without L2.
     pub const fn adam(steps: usize, batch: usize) -> Self {
         let (update, schedule) = (Update::Adam, Schedule::Cosine);
-        Self { steps, batch, update, schedule, rate: update.default_rate(), weight_decay: 0.0, stop: false }
+        let rate = update.default_rate();
+        Self { steps, batch, update, schedule, rate, warm_up: 0, weight_decay: 0.0, stop: false }
+    }
+
+    /// Learning rate of `step`, from 0.
+    pub fn rate_of(&self, step: usize) -> f32 {
+        let rate = self.schedule.rate(self.rate, step, self.steps);
+        if step >= self.warm_up { rate } else { rate * (0.1 + 0.9 * step as f32 / self.warm_up as f32) }
     }
 }
 
@@ -187,6 +198,7 @@ impl Schedule {
         match self {
             Self::Cosine => peak * 0.5 * (1.0 + libm::cosf(core::f32::consts::PI * progress)),
             Self::Step => peak * libm::powf(0.1, libm::floorf(3.0 * progress)),
+            Self::Constant => peak,
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     pack::{Contents, Encoding, Manifest, Pack, PackError, PackWriter},
     storage::{ReadAt, Scratch, ScratchError, WriteAt},
     student::fold_batch_norms,
+    train::LookAhead,
 };
 
 /// Everything that a run works with.
@@ -178,12 +179,12 @@ pub fn run<R: ReadAt, W: WriteAt>(
                     log::warn!("{}: look-ahead is not used for neighbourhoods inside the block", block.name());
                 }
                 let recipe = settings.recipe_of(block.name());
-                let how = Distillation { recipe: &recipe, ahead: &ahead.blocks, engine: &engine };
+                let how = Distillation { recipe: &recipe, ahead: ahead.all(settings), engine: &engine };
                 let mut inputs = inputs;
                 let step = |step, loss| observe(Event::Stepped { step, loss });
                 let distilled = match distill(block, how, &mut inputs, step) {
                     Err(error) if undoes_steps(&error, &recipe) => {
-                        let how = Distillation { recipe: &recipe.without_steps(), ahead: &[], ..how };
+                        let how = Distillation { recipe: &recipe.without_steps(), ahead: LookAhead::NONE, ..how };
                         distill(
                             teacher.block(planned.position).map_err(RunError::Teacher)?,
                             how,
@@ -255,6 +256,11 @@ struct Ahead {
 }
 
 impl Ahead {
+    /// The blocks, and the weight of each.
+    fn all<'a>(&'a self, settings: &'a Settings) -> LookAhead<'a> {
+        LookAhead { blocks: &self.blocks, alpha: &settings.alpha }
+    }
+
     /// Loads the blocks after `block`, which is at `position`: none if it takes no gradient steps or has parts.
     fn load<R: ReadAt>(
         teacher: &mut Pack<R>,

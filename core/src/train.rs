@@ -4,9 +4,11 @@ mod block;
 mod calibrate;
 mod early_stop;
 mod finetune;
+mod lessons;
 
 pub use self::{
-    block::{BlockTraining, TrainBytes, train},
+    block::{BlockTraining, LookAhead, TrainBytes, train},
     calibrate::Calibrator,
-    finetune::{Course, Lessons, Snapshot, Step, Tuning, finetune, learn},
+    finetune::{Course, Snapshot, Step, Tuning, finetune, learn},
+    lessons::{Lessons, NoiseLessons, WhiteLessons},
 };

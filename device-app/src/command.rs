@@ -12,8 +12,8 @@ use crate::{
     terminal::{print, say},
 };
 
-/// Opens images, by the name that `--inputs` has, for the network in a teacher pack.
-pub type OpenImages = fn(&str, &mut Pack<DiskFile>) -> Result<Box<dyn Source>>;
+/// Opens images, by the name that `--inputs` has, for the network in a teacher pack; so large a share is to learn from.
+pub type OpenImages = fn(&str, f32, &mut Pack<DiskFile>) -> Result<Box<dyn Source>>;
 
 /// Distils a teacher pack into a student pack, and prints the result. `heap` is the program's global allocator. A program that
 /// reads images gives `open_images`.
@@ -34,7 +34,7 @@ pub fn run_command(
     chosen.say();
     let source = match (&work.inputs, open_images) {
         (Some(images), Some(open)) => {
-            let source = open(images, &mut open_trusted(teacher, trust.as_ref())?)?;
+            let source = open(images, work.train_split, &mut open_trusted(teacher, trust.as_ref())?)?;
             say(&format!("inputs: {} images of {images}", source.images().unwrap_or(0)));
             source
         }

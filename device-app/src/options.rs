@@ -19,6 +19,10 @@ use crate::{
     terminal::say,
 };
 
+/// Gradient steps of the paper's preset, and of ours.
+const PAPER_STEPS: usize = 200_000;
+const USUAL_STEPS: usize = 600;
+
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
@@ -76,6 +80,9 @@ pub struct WorkOptions {
     /// pictures
     #[arg(long, value_name = "DATA", conflicts_with = "noise")]
     pub inputs: Option<String>,
+    /// Share of the images to learn from; the others are never looked at. Other commands hold out the same
+    #[arg(long, default_value = "0.9", value_name = "SHARE", value_parser = parse_share, requires = "inputs")]
+    pub train_split: f32,
     /// Feed each block the previous students' outputs, to compensate for their errors (only and by default for
     /// calibrated noise and images)
     #[arg(long, overrides_with = "independent")]
@@ -106,21 +113,24 @@ pub struct WorkOptions {
     /// for calibrated noise without gradient steps, else 0]
     #[arg(long, value_name = "N")]
     pub projections: Option<usize>,
-    /// Gradient steps per block
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub steps: usize,
-    /// Inputs per gradient step
-    #[arg(long, default_value_t = 64, value_name = "N")]
-    pub batch: usize,
-    /// Update rule of the gradient steps
-    #[arg(long, value_enum, default_value_t = OptimizerName::Adam)]
-    pub optimizer: OptimizerName,
+    /// A whole recipe; options beside it change it
+    #[arg(long, value_enum, value_name = "P")]
+    pub preset: Option<PresetName>,
+    /// Gradient steps per block [default: 0]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// Inputs per gradient step [default: 64]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Update rule of the gradient steps [default: adam]
+    #[arg(long, value_enum)]
+    pub optimizer: Option<OptimizerName>,
     /// Peak learning rate [default: 1e-3 for adam, 3e-2 for sgd]
     #[arg(long, value_name = "RATE")]
     pub rate: Option<f32>,
-    /// Learning-rate schedule
-    #[arg(long, value_enum, default_value_t = ScheduleName::Cosine)]
-    pub schedule: ScheduleName,
+    /// Learning-rate schedule [default: cosine]
+    #[arg(long, value_enum)]
+    pub schedule: Option<ScheduleName>,
     /// L2 regularisation of the gradient steps
     #[arg(long, default_value_t = 0.0, value_name = "L2")]
     pub weight_decay: f32,
@@ -130,6 +140,9 @@ pub struct WorkOptions {
     /// Also match the outputs of the teacher's next N blocks
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub look_ahead: usize,
+    /// Weights of these outputs beside the block's own, such as 0.5,0.25 [default: 1 for each]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "look_ahead")]
+    pub alpha: Vec<f32>,
     /// Maximum heap, such as 8MiB: the work is divided to fit, the student stays the same [default: no limit]
     #[arg(long, value_name = "SIZE")]
     pub budget: Option<ByteSize>,
@@ -139,6 +152,16 @@ pub struct WorkOptions {
     /// Seed of all random numbers: the same seed produces the same bytes
     #[arg(long, default_value_t = 0, value_name = "S")]
     pub seed: u64,
+}
+
+/// `--preset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PresetName {
+    /// As the paper: --no-solve --select norm --independent --steps 200000 --batch 128 --optimizer sgd --rate 1e-3
+    /// --schedule constant, and --images 45056 of a data set: hours
+    Paper,
+    /// --steps 600 after the solve: a minute for a ResNet-20
+    Usual,
 }
 
 /// `--noise`.
@@ -190,6 +213,8 @@ pub enum ScheduleName {
     Cosine,
     /// Divided by ten after each third of the steps
     Step,
+    /// The same for all steps
+    Constant,
 }
 
 /// `--device`.
@@ -267,26 +292,29 @@ impl WorkOptions {
     /// # Errors
     /// A value is out of range, or a list of blocks cannot be parsed.
     pub fn settings(&self, source: SourceKind) -> Result<Settings> {
-        let update = match self.optimizer {
-            OptimizerName::Adam => Update::Adam,
-            OptimizerName::Sgd => Update::MOMENTUM,
+        let width = Width::new(self.width.unwrap_or(0.5))?;
+        let steps = |usual: usize| self.steps.unwrap_or(usual);
+        let mut usual = match (self.preset, source) {
+            (Some(PresetName::Paper), _) => Settings::paper(width, steps(PAPER_STEPS), source),
+            (preset, SourceKind::Calibrated | SourceKind::Recorded) => {
+                Settings::calibrated(width, steps(preset.map_or(0, |_| USUAL_STEPS)))
+            }
+            (preset, _) => Settings::new(width, steps(preset.map_or(0, |_| USUAL_STEPS))),
         };
+        let training = &mut usual.recipe.training;
+        if let Some(optimizer) = self.optimizer {
+            training.update = optimizer.update();
+            training.rate = training.update.default_rate();
+        }
+        if let Some(schedule) = self.schedule {
+            training.schedule = schedule.schedule();
+        }
         let training = Training {
-            steps: self.steps,
-            batch: self.batch,
-            update,
-            schedule: match self.schedule {
-                ScheduleName::Cosine => Schedule::Cosine,
-                ScheduleName::Step => Schedule::Step,
-            },
-            rate: self.rate.unwrap_or(update.default_rate()),
+            batch: self.batch.unwrap_or(training.batch),
+            rate: self.rate.unwrap_or(training.rate),
             weight_decay: self.weight_decay,
             stop: self.stop,
-        };
-        let width = Width::new(self.width.unwrap_or(0.5))?;
-        let usual = match source {
-            SourceKind::Calibrated | SourceKind::Recorded => Settings::calibrated(width, self.steps),
-            _ => Settings::new(width, self.steps),
+            ..*training
         };
         let recipe = Recipe {
             width,
@@ -299,7 +327,7 @@ impl WorkOptions {
                 None => usual.recipe.selection,
             },
             images: self.images.unwrap_or(usual.recipe.images),
-            solve: !self.no_solve,
+            solve: self.solve || (usual.recipe.solve && !self.no_solve),
             ridge: self.ridge.unwrap_or(usual.recipe.ridge),
             projections: self.projections.unwrap_or(usual.recipe.projections),
             training,
@@ -312,12 +340,34 @@ impl WorkOptions {
             widths,
             sequential: self.sequential || (usual.sequential && !self.independent),
             look_ahead: self.look_ahead,
+            alpha: self.alpha.clone(),
             blocks,
             seed: self.seed,
             budget,
         };
         settings.check(source)?;
         Ok(settings)
+    }
+}
+
+impl OptimizerName {
+    /// The rule with its usual constants.
+    pub fn update(self) -> Update {
+        match self {
+            Self::Adam => Update::Adam,
+            Self::Sgd => Update::MOMENTUM,
+        }
+    }
+}
+
+impl ScheduleName {
+    /// The schedule.
+    pub fn schedule(self) -> Schedule {
+        match self {
+            Self::Cosine => Schedule::Cosine,
+            Self::Step => Schedule::Step,
+            Self::Constant => Schedule::Constant,
+        }
     }
 }
 

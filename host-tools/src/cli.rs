@@ -1,5 +1,6 @@
 //! The commands of `distill`: their arguments, and what they print. The work is in the library.
 
+mod calibrate;
 mod compare;
 mod compress;
 mod files;
@@ -19,10 +20,11 @@ use distill_device::{RunOptions, VERSION, end_at_interrupt, exit_code, parse, pr
 use distill_host::{learn::open_recorded, quickstart::quickstart};
 
 use self::{
+    calibrate::{CalibrateArgs, calibrate_teacher},
     compare::{CompareArgs, compare_files},
     compress::{CompressArgs, compress_model},
     key::{KeyArgs, make_or_use_key},
-    learn::{BaselineArgs, CalibrateArgs, FinetuneArgs, baseline_student, calibrate_teacher, finetune_student},
+    learn::{BaselineArgs, FinetuneArgs, TrainArgs, baseline_student, finetune_student, train_teacher},
     measure::{DataCommand, EvaluateArgs, ReportCommand, evaluate_file, fetch_data, report_data_free},
     networks::{ImportArgs, InspectArgs, RecomposeArgs, import_file, inspect_file, recompose_files},
 };
@@ -87,12 +89,21 @@ enum Command {
     /// Insert distilled blocks into the teacher
     #[command(after_help = "Example:\n  distill recompose teacher.ndp student.ndp -o student.onnx")]
     Recompose(RecomposeArgs),
-    /// Fine-tune the whole student on noise
-    #[command(after_help = "Example:\n  distill finetune teacher.ndp blocks.ndp -o student.ndp --noise calibrated")]
-    Finetune(FinetuneArgs),
-    /// Train a student end to end without data, by a method that neighbourhood distillation is compared with
-    #[command(after_help = "Example:\n  distill baseline zskd teacher.ndp -o student.ndp --width 0.5")]
-    Baseline(BaselineArgs),
+    /// Fine-tune the whole student, on noise or on images and their classes
+    #[command(
+        after_help = "Examples:\n  distill finetune teacher.ndp blocks.ndp -o student.ndp --noise calibrated\n  distill finetune teacher.ndp blocks.ndp -o student.onnx --data cifar10"
+    )]
+    Finetune(Box<FinetuneArgs>),
+    /// Train a network from random weights, on images and their classes
+    #[command(
+        after_help = "Examples:\n  distill train resnet20 -o teacher.ndp --data cifar10\n  distill train model.onnx -o teacher.ndp --data photos/ --activation-noise 0.1"
+    )]
+    Train(Box<TrainArgs>),
+    /// Train a student end to end, by a method that neighbourhood distillation is compared with
+    #[command(
+        after_help = "Examples:\n  distill baseline kd teacher.ndp -o student.ndp --width 0.5 --data cifar10\n  distill baseline zskd teacher.ndp -o student.ndp --width 0.5"
+    )]
+    Baseline(Box<BaselineArgs>),
     /// Measure every method and write a table, or complete a table
     Report {
         #[command(subcommand)]
@@ -142,6 +153,7 @@ fn execute(command: Command, json: bool, heap: &CountingAllocator<System>) -> Re
         Command::Compare(args) => compare_files(json, &args),
         Command::Recompose(args) => recompose_files(json, &args),
         Command::Finetune(args) => finetune_student(json, &args),
+        Command::Train(args) => train_teacher(json, &args),
         Command::Baseline(args) => baseline_student(json, &args),
         Command::Report { command: ReportCommand::DataFree(options) } => report_data_free(json, &options, heap),
         Command::Key(args) => make_or_use_key(json, &args),

@@ -6,10 +6,16 @@ mod download;
 mod fetch;
 mod folder;
 mod labelled;
+mod part;
 mod picture;
 mod resample;
+mod variation;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -20,8 +26,10 @@ pub use self::{
     fetch::{Fetched, cifar10_folder, fetch_cifar10},
     folder::{ImageFolder, Pictures},
     labelled::{Images, LabelledImages, check_labels, normalised},
+    part::{Part, Split, TRAIN_SPLIT},
     picture::{Colour, Picture},
     resample::Filter,
+    variation::Variation,
 };
 use crate::network::Network;
 
@@ -54,19 +62,49 @@ pub fn open_unlabelled(data: &str, network: &Network, preparation: Preparation) 
 }
 
 /// Images to learn from that `data` names: CIFAR-10's training images (`cifar10`, or a folder with its binary files), or a
-/// folder's pictures. None of CIFAR-10's test images is among them.
+/// folder's pictures. None of CIFAR-10's test images is among them. Their classes stay unknown.
 ///
 /// # Errors
-/// They cannot be found, or the network takes other ones.
-pub fn open_training(data: &str, network: &Network, preparation: Preparation) -> Result<Box<dyn Images>> {
-    ensure!(data != "builtin", "the built-in images are for measuring: nothing learns from them");
-    let folder = if data == "cifar10" { cifar10_folder()? } else { data.into() };
-    let images: Box<dyn Images> = match data == "cifar10" || cifar10::test_file(&folder).is_some() {
-        true => Box::new(TrainingImages::open(&folder)?),
-        false => Box::new(Pictures::open(&folder, network, preparation)?),
+/// They cannot be found, the network takes other ones, or a `share` that [`Split`] does not take.
+pub fn open_training(data: &str, network: &Network, preparation: Preparation, share: f32) -> Result<Split> {
+    let images: Rc<dyn Images> = match training_images(data)? {
+        Training::Cifar(images) => Rc::new(images),
+        Training::Folder(folder) => Rc::new(Pictures::open(&folder, network, preparation)?),
     };
     labelled::check_shape(network, &*images)?;
-    Ok(images)
+    Split::new(images, &[], share)
+}
+
+/// The same with the class of each image, as for [`open`]. Every picture has been decoded once.
+///
+/// # Errors
+/// As [`open_training`]; as [`check_labels`]; or a picture cannot be decoded.
+pub fn open_lessons(data: &str, network: &Network, preparation: Preparation, share: f32) -> Result<Split> {
+    let images: Rc<dyn LabelledImages> = match training_images(data)? {
+        Training::Cifar(images) => Rc::new(images.labelled()?),
+        Training::Folder(folder) => {
+            let images = ImageFolder::open(&folder, network, preparation)?;
+            images.check()?;
+            Rc::new(images)
+        }
+    };
+    check_labels(network, &*images)?;
+    Split::new(images.clone(), images.labels(), share)
+}
+
+/// Where images to learn from are.
+enum Training {
+    Cifar(TrainingImages),
+    Folder(PathBuf),
+}
+
+fn training_images(data: &str) -> Result<Training> {
+    ensure!(data != "builtin", "the built-in images are for measuring: nothing learns from them");
+    let folder = if data == "cifar10" { cifar10_folder()? } else { data.into() };
+    Ok(match data == "cifar10" || cifar10::test_file(&folder).is_some() {
+        true => Training::Cifar(TrainingImages::open(&folder)?),
+        false => Training::Folder(folder),
+    })
 }
 
 /// CIFAR-10's images, unless `data` is another folder.

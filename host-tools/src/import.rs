@@ -71,6 +71,17 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Network> {
     read().with_context(|| format!("cannot import {}", path.display()))
 }
 
+/// A network of this name, such as `resnet20`, whose weights are all zero: for training.
+///
+/// # Errors
+/// An unknown name.
+pub fn architecture(name: &str, options: &ImportOptions) -> Result<Network> {
+    let checkpoint = pytorch::zeros(name)?;
+    let normalisation = options.normalisation.clone().or_else(|| Some(Normalisation::cifar10()));
+    let options = ImportOptions { architecture: None, normalisation, ..options.clone() };
+    network(checkpoint, &options, (name, &[]))
+}
+
 /// An exported student as a teacher: its file describes its blocks.
 fn exported(mut network: Network, options: &ImportOptions) -> Result<Network> {
     let asked = options.architecture.is_some() || options.input.is_some() || options.split != Split::Unit;

@@ -11,7 +11,7 @@ use distill_device::Advised;
 use distill_host::{
     export::{export, recompose},
     import::{ImportOptions, import},
-    learn::{FineTune, Keep, NoiseSource, finetune_on_noise},
+    learn::{FineTune, Keep, LearnFrom, NoiseSource, Watched, finetune_student},
     measure::{Sample, compare},
     network::Network,
 };
@@ -116,8 +116,9 @@ fn what_was_made_from_noise_says_so_however_far_it_goes() {
         (standard, NoiseSource::Standard, standard),
     ] {
         let (teacher, student, output) = (path("teacher.ndp"), recomposed(&[kind]), path("tuned.ndp"));
-        let task = FineTune { teacher: &teacher, student: &student, source, tuning: &tuning };
-        let (tuned, loss) = finetune_on_noise(task, Keep { output: &output, fresh: false }).unwrap();
+        let task = FineTune { teacher: &teacher, student: &student, from: LearnFrom::Noise(source), tuning: &tuning };
+        let keep = Keep { output: &output, fresh: false };
+        let (tuned, loss) = finetune_student(task, Watched::new("fine-tuning", keep)).unwrap();
         assert!(loss.is_some());
         assert_eq!(tuned.manifest.made_from, Some(expected), "{kind} and {source:?}");
     }

@@ -16,6 +16,7 @@ const BARE: Training = Training {
     update: Update::Momentum { momentum: 0.0 },
     schedule: Schedule::Step,
     rate: 1.0,
+    warm_up: 0,
     weight_decay: 0.0,
     stop: false,
 };

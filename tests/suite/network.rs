@@ -16,7 +16,16 @@ const COUNT: usize = 21;
 
 fn training(rate: f32) -> Training {
     let update = Update::Momentum { momentum: 0.0 };
-    Training { steps: 1 << 20, batch: COUNT, update, schedule: Schedule::Step, rate, weight_decay: 0.0, stop: false }
+    Training {
+        steps: 1 << 20,
+        batch: COUNT,
+        update,
+        schedule: Schedule::Step,
+        rate,
+        warm_up: 0,
+        weight_decay: 0.0,
+        stop: false,
+    }
 }
 
 fn labels(count: usize) -> Vec<u16> {
@@ -32,7 +41,7 @@ fn trainer(blocks: &[Block], rate: f32, engine: &Engine) -> Trainer {
 /// A step towards the labels; the mean cross-entropy before it.
 fn step(trainer: &mut Trainer, images: &Batch, labels: &[u16]) -> f32 {
     let classes = Classes { probabilities: &one_hot(labels, 10), temperature: 1.0, weight: 1.0 };
-    trainer.step(images, Goals { outputs: &[], classes: Some(classes) });
+    trainer.step(images, Goals { outputs: &[], classes: &[classes] });
     trainer.cross_entropy()
 }
 
@@ -118,7 +127,7 @@ fn a_teacher_that_starts_again_after_every_batch_norm_learns_the_same_bits() {
             let mut trainer = trainer(&blocks, 0.02, engine);
             let losses = [(); 3].map(|()| step(&mut trainer, &images, &labels(count)).to_bits());
             // With a goal for each output as well, each of which counts once, whatever a pass goes through again.
-            trainer.step(&images, Goals { outputs: &goals, classes: None });
+            trainer.step(&images, Goals { outputs: &goals, classes: &[] });
             let distances: Vec<u64> = (0..goals.len()).map(|block| trainer.distance(block).to_bits()).collect();
             (losses, distances, bits(&trainer.finish().unwrap()))
         };
@@ -172,7 +181,7 @@ fn a_batch_norm_that_begins_a_block_sees_the_output_of_the_block_before() {
         let mut trainer = trainer(&blocks, 0.0, &engine);
         // The second step finds what the first left in memory.
         for _ in 0..2 {
-            trainer.step(&images, Goals { outputs: &goals, classes: None });
+            trainer.step(&images, Goals { outputs: &goals, classes: &[] });
             let found: Vec<f64> = (0..blocks.len()).map(|block| trainer.distance(block)).collect();
             // Sums in f32; statistics of something else than the block's input are off by > 1e-2.
             let error = naive::relative_error(&found, &expected);

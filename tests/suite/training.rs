@@ -1,16 +1,17 @@
 //! Gradient steps: update rules against hand-computed sequences, gradients against finite differences.
 
 use distill_core::{
-    Batch, Block, BlockBuilder, BlockTraining, Calibration, Calibrator, Course, Device, DeviceBlock, Engine, Inputs,
-    InputsFrom, Lessons, NoiseImages, Op, Optimizer, Purpose, Role, Schedule, Shape, Stream, Training, Tuning, Update,
-    Width, fold_batch_norms, learn, shrink, train,
+    Batch, Block, BlockBuilder, BlockTraining, Calibration, Calibrator, Course, Device, DeviceBlock, Disturbance,
+    Engine, Goal, Goals, Inputs, InputsFrom, Learners, Lessons, LookAhead, NoiseImages, NoiseLessons, Op, Optimizer,
+    Purpose, Role, Schedule, Shape, Statistics, Stream, Trainer, Training, Tuning, Update, WhiteLessons, Width,
+    fold_batch_norms, learn, shrink, train,
 };
 
 use crate::{
     naive::{self, mean_squared_error, widen},
     transforms::pre_activation,
 };
-use distill_tests::{BlockTrainer, bits, in_parts, residual};
+use distill_tests::{BlockTrainer, IMAGE, bits, in_parts, residual};
 
 const INPUT: Shape = Shape::new(2, 4, 4);
 
@@ -86,7 +87,11 @@ fn schedules_start_at_the_peak_and_fall() {
     check_rate(Schedule::Cosine, 96, 0.0);
     for (step, expected) in [(0, 0.2), (31, 0.2), (32, 0.02), (63, 0.02), (64, 0.002), (95, 0.002)] {
         check_rate(Schedule::Step, step, expected);
+        check_rate(Schedule::Constant, step, 0.2);
     }
+    let warmed = Training { warm_up: 4, rate: 0.2, schedule: Schedule::Constant, ..Training::adam(96, 1) };
+    let rates = [0, 1, 2, 3, 4, 5].map(|step| (warmed.rate_of(step) * 1e4).round());
+    assert_eq!(rates, [200.0, 650.0, 1100.0, 1550.0, 2000.0, 2000.0]);
 }
 
 /// A folded teacher, and its student at half the width with weights moved away from the teacher's.
@@ -114,14 +119,23 @@ fn trained(teacher: &Block, student: &Block, training: &Training) -> (Block, Vec
         losses.push(loss);
         assert_eq!(step, losses.len());
     };
-    let how = BlockTraining { teacher: &target, ahead: &[], training, engine: &Engine::default() };
+    let how = BlockTraining { teacher: &target, ahead: LookAhead::NONE, training, engine: &Engine::default() };
     let block = train(student.clone(), how, &mut fresh_noise(), progress).unwrap();
     (block, losses)
 }
 
 fn one_step(rate: f32) -> Training {
     let update = Update::Momentum { momentum: 0.9 };
-    Training { steps: 1, batch: 3, update, schedule: Schedule::Cosine, rate, weight_decay: 0.0, stop: false }
+    Training {
+        steps: 1,
+        batch: 3,
+        update,
+        schedule: Schedule::Cosine,
+        rate,
+        warm_up: 0,
+        weight_decay: 0.0,
+        stop: false,
+    }
 }
 
 /// Asserts that one step of momentum SGD at rate 1 moves every weight by minus the finite difference.
@@ -182,8 +196,16 @@ fn no_steps_leave_the_student_as_it_is() {
 fn steps_lower_the_loss() {
     let (teacher, student) = teacher_and_student(4);
     for (update, rate) in [(Update::Adam, 1e-2), (Update::Momentum { momentum: 0.9 }, 3e-2)] {
-        let training =
-            Training { steps: 60, batch: 16, update, schedule: Schedule::Cosine, rate, weight_decay: 0.0, stop: false };
+        let training = Training {
+            steps: 60,
+            batch: 16,
+            update,
+            schedule: Schedule::Cosine,
+            rate,
+            warm_up: 0,
+            weight_decay: 0.0,
+            stop: false,
+        };
         let (_, losses) = trained(&teacher, &student, &training);
         let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
         let (first, last) = (mean(&losses[..5]), mean(&losses[55..]));
@@ -200,7 +222,7 @@ fn running_statistics_stay_as_they_are() {
         fold_batch_norms(&residual(&mut Stream::new(4, Purpose::Images, 0), "block", student.input(), 4)).unwrap();
     let training = Training { steps: 3, weight_decay: 0.1, ..one_step(0.1) };
     let (teacher, engine) = (DeviceBlock::new(&teacher, &Device::Cpu), Engine::default());
-    let how = BlockTraining { teacher: &teacher, ahead: &[], training: &training, engine: &engine };
+    let how = BlockTraining { teacher: &teacher, ahead: LookAhead::NONE, training: &training, engine: &engine };
     let moved = train(student.clone(), how, &mut inputs, |_, _| {}).unwrap();
     let unchanged: Vec<&str> = (0..student.weights().len())
         .filter(|&index| moved.weights()[index] == student.weights()[index])
@@ -245,12 +267,66 @@ fn a_batch_in_parts_trains_a_block_and_one_that_looks_ahead_to_the_same_bits() {
         let what = format!("{} ahead, batch {batch}", ahead.len());
         check_parts(&what, std::slice::from_ref(&student), |engine| {
             let target = DeviceBlock::new(&teacher, &engine.device);
-            let how = BlockTraining { teacher: &target, ahead, training: &training, engine };
+            let how = BlockTraining {
+                teacher: &target,
+                ahead: LookAhead { blocks: ahead, alpha: &[] },
+                training: &training,
+                engine,
+            };
             let mut losses = Vec::new();
             let block = train(student.clone(), how, &mut fresh_noise(), |_, loss| losses.push(loss)).unwrap();
             (vec![block], losses)
         });
     }
+}
+
+#[test]
+fn a_weight_of_a_block_ahead_scales_its_term() {
+    let (teacher, student) = teacher_and_student(4);
+    let next =
+        [fold_batch_norms(&residual(&mut Stream::new(5, Purpose::Images, 0), "next", teacher.output(), 4)).unwrap()];
+    let engine = Engine::default();
+    let target = DeviceBlock::new(&teacher, &Device::Cpu);
+    let training = Training { steps: 3, ..one_step(0.05) };
+    let trained = |blocks, alpha| {
+        let ahead = LookAhead { blocks, alpha };
+        let how = BlockTraining { teacher: &target, ahead, training: &training, engine: &engine };
+        bits(&[train(student.clone(), how, &mut fresh_noise(), |_, _| {}).unwrap()])
+    };
+    let (alone, full) = (trained(&[], &[]), trained(&next, &[]));
+    assert!(trained(&next, &[1.0]) == full && trained(&next, &[0.0]) == alone, "1 is the default, 0 nothing");
+    let half = trained(&next, &[0.5]);
+    assert!(half != full && half != alone);
+}
+
+#[test]
+fn noise_on_activations_has_the_deviation_that_was_asked_for() {
+    let shape = Shape::new(4, 8, 8);
+    let same = |name, role| {
+        let mut block = BlockBuilder::new(name, role, shape);
+        block.push("relu", Op::RELU, &[0], Vec::new()).unwrap();
+        block.finish().unwrap()
+    };
+    // Far above 0, where a ReLU passes everything on. Neither the stem's output nor the last is disturbed.
+    let values = vec![100.0; 40 * shape.elements()];
+    let goal = Goal { output: Batch::from_values(&values, shape), weight: 1.0 };
+    let goals: Vec<Goal> = (0..4).map(|_| goal.clone()).collect();
+    let blocks =
+        [("stem", Role::Stem), ("one", Role::Neighbourhood), ("two", Role::Neighbourhood), ("head", Role::Head)];
+    let blocks: Vec<Block> = blocks.into_iter().map(|(name, role)| same(name, role)).collect();
+    let learners = Learners { count: 4, statistics: Statistics::Running };
+    let mut trainer = Trainer::new(blocks, learners, &Training::adam(1, 40), &Engine::default());
+    trainer.disturb(Disturbance { deviation: 0.5, seed: 1 });
+    let mut step = || {
+        trainer.step(&goal.output, Goals { outputs: &goals, classes: &[] });
+        [0, 1, 2, 3].map(|block| trainer.distance(block) / values.len() as f64)
+    };
+    let first = step();
+    // 10,240 values: the sample's variance is within 5 % of σ² = 0.25, or of the sum of two.
+    for (found, expected) in first.into_iter().zip([0.0, 0.0, 0.25, 0.5]) {
+        assert!((found - expected).abs() <= 0.05 * expected, "{first:?}");
+    }
+    assert!(step() != first, "every step has the same noise");
 }
 
 #[test]
@@ -263,10 +339,10 @@ fn a_batch_in_parts_fine_tunes_to_the_same_bits() {
     for (what, student) in [("folded", folded), ("unfolded", unfolded)] {
         for batch in BATCHES {
             let training = Training { batch, ..Tuning::new(3).training };
-            let tuning = Tuning { training, ..Tuning::new(3) };
+            let tuning = Tuning { training, disturbance: 0.1, ..Tuning::new(3) };
             check_parts(&format!("{what}, batch {batch}"), &student, |engine| {
                 let mut losses = Vec::new();
-                let course = Course { teacher: &teacher, lessons: Lessons::White, tuning: &tuning, engine };
+                let course = Course { teacher: &teacher, lessons: &WhiteLessons(IMAGE), tuning: &tuning, engine };
                 let tuned = learn(course, student.clone(), None, |step| losses.push(step.loss)).unwrap();
                 (tuned, losses)
             });
@@ -290,10 +366,11 @@ fn a_training_resumed_between_any_two_steps_ends_in_the_same_bits() {
     }
     let images = images.unwrap();
     // Epochs of 29 images end inside batches of 16.
-    let calibrated = Lessons::Images { images: &images, pixels: &pixels, seen: 29 };
-    for (lessons, update) in [(Lessons::White, Update::MOMENTUM), (calibrated, Update::Adam)] {
-        let training = Training { batch: 16, update, ..Tuning::new(6).training };
-        let (tuning, engine) = (Tuning { training, ..Tuning::new(6) }, Engine::default());
+    let calibrated = NoiseLessons { images: &images, pixels: &pixels, seen: 29 };
+    let white: (&dyn Lessons, _) = (&WhiteLessons(IMAGE), Update::MOMENTUM);
+    for (lessons, update) in [white, (&calibrated, Update::Adam)] {
+        let training = Training { batch: 16, update, warm_up: 3, ..Tuning::new(6).training };
+        let (tuning, engine) = (Tuning { training, disturbance: 0.1, ..Tuning::new(6) }, Engine::default());
         let course = Course { teacher: &teacher, lessons, tuning: &tuning, engine: &engine };
         let mut left = Vec::new();
         let whole = learn(course, student.clone(), None, |step| left.push(step.snapshot().unwrap())).unwrap();

@@ -3,11 +3,11 @@
 use std::sync::LazyLock;
 
 use distill_core::{
-    Block, Calibration, Calibrator, Course, DistillError, Engine, Lessons, Manifest, Pull, Tuning, Width, finetune,
-    fold_batch_norms, learn,
+    Block, Calibration, Calibrator, Course, DistillError, Engine, Lessons, Manifest, NoiseLessons, Pull, Tuning,
+    WhiteLessons, Width, finetune, fold_batch_norms, learn,
 };
 use distill_host::{learn::untaught, network::Network};
-use distill_tests::{manifest, teacher};
+use distill_tests::{IMAGE, manifest, teacher};
 
 use crate::{
     calibrated::{CALIBRATION, calibrated_pack, images, outputs, relative, student, task},
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A training on the CPU.
-fn course<'a>(teacher: &'a [Block], lessons: Lessons<'a>, tuning: &'a Tuning) -> Course<'a> {
+fn course<'a>(teacher: &'a [Block], lessons: &'a dyn Lessons, tuning: &'a Tuning) -> Course<'a> {
     static ENGINE: LazyLock<Engine> = LazyLock::new(Engine::default);
     Course { teacher, lessons, tuning, engine: &ENGINE }
 }
@@ -25,7 +25,7 @@ fn a_diverged_student_is_told_at_once() {
     let (blocks, mut tuning, mut steps) = (teacher(), Tuning::new(60), 0);
     tuning.training.rate = 1e30;
     let student = untaught(&blocks, Width::new(0.5).unwrap(), 3).unwrap();
-    let found = finetune(course(&blocks, Lessons::White, &tuning), &student, None, |_| steps += 1);
+    let found = finetune(course(&blocks, &WhiteLessons(IMAGE), &tuning), &student, None, |_| steps += 1);
     assert!(matches!(found, Err(DistillError::Diverged { .. })) && steps < 10, "{steps} steps, {found:?}");
 }
 
@@ -45,7 +45,7 @@ fn a_whole_student_learns_from_noise() {
     let (images, pixels, blocks) = (images(4).0, manifest().pixels(), teacher());
     let (student, _) = student(&calibrated_pack(&images), &task(0.5, |_| {}));
     let tuning = Tuning::new(60);
-    let lessons = Lessons::Images { images: &images, pixels: &pixels, seen: 192 };
+    let lessons = &NoiseLessons { images: &images, pixels: &pixels, seen: 192 };
     let tuned = finetune(course(&blocks, lessons, &tuning), &student, None, |_| {}).unwrap();
     let (before, after) = (relative(&student), relative(&tuned));
     assert!(after < 0.95 * before, "{before} became {after}");
@@ -56,7 +56,7 @@ fn a_whole_student_learns_from_noise() {
     let (features, logits) = (inner(&tuned), inner(&other));
     assert!(features < 0.97 * logits, "{logits} with logits alone, {features} with the blocks' outputs");
     // Its teacher has nothing to learn.
-    let same = finetune(course(&blocks, Lessons::White, &tuning), &blocks, None, |_| {}).unwrap();
+    let same = finetune(course(&blocks, &WhiteLessons(IMAGE), &tuning), &blocks, None, |_| {}).unwrap();
     assert_eq!(same, blocks.iter().map(|block| fold_batch_norms(block).unwrap()).collect::<Vec<_>>());
 }
 
@@ -73,7 +73,7 @@ fn baselines_begin_with_nothing_of_the_teacher_and_learn() {
     let mut losses = Vec::new();
     let impressions = Calibrator::new(&blocks).impressions(0, &calibration, 1.0, &pixels, |_| {}).unwrap();
     let tuning = Tuning { features: 0.0, ..Tuning::new(60) };
-    let lessons = Lessons::Images { images: &impressions, pixels: &pixels, seen: 32 };
+    let lessons = &NoiseLessons { images: &impressions, pixels: &pixels, seen: 32 };
     learn(course(&blocks, lessons, &tuning), student, None, |step| losses.push(step.loss)).unwrap();
     assert!(losses[59] < losses[0], "{losses:?}");
 }

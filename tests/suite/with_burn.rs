@@ -43,6 +43,7 @@ const TRAINING: Training = Training {
     update: Update::Momentum { momentum: 0.9 },
     schedule: Schedule::Cosine,
     rate: 0.05,
+    warm_up: 3,
     weight_decay: 0.01,
     stop: false,
 };
@@ -65,11 +66,11 @@ fn check_steps(
             weight: *weight,
         };
         let outputs: Vec<Goal> = goals.iter().zip(blocks).map(goal).collect();
-        let classes = labels.map(|probabilities| Classes { probabilities, temperature: 2.0, weight: 0.7 });
+        let classes: Vec<Classes<'_>> = labels.into_iter().flat_map(terms).collect();
         let mut trainer = Trainer::new(blocks.to_vec(), learners, training, &engine);
         let mut losses = Vec::new();
         for _ in 0..training.steps {
-            trainer.step(&input, Goals { outputs: &outputs, classes });
+            trainer.step(&input, Goals { outputs: &outputs, classes: &classes });
             losses.extend((0..outputs.len()).map(|block| trainer.distance(block)));
             losses.extend(labels.map(|_| f64::from(trainer.cross_entropy())));
         }
@@ -83,6 +84,12 @@ fn check_steps(
     assert!(errors.iter().all(|error| *error <= 2e-4), "{what}, losses and weights: {errors:?}");
     let started = blocks[..learners.count].iter().flat_map(Block::weights).flat_map(|weight| widen(&weight.data));
     assert!(relative_error(&started.collect::<Vec<f64>>(), &ours.1) > 1e-2, "{what}: nothing moved");
+}
+
+/// Two terms with the classes, as with a teacher and labels.
+fn terms(probabilities: &[f32]) -> [Classes<'_>; 2] {
+    let of = |temperature, weight| Classes { probabilities, temperature, weight };
+    [of(2.0, 0.7), of(1.0, 0.3)]
 }
 
 /// Normal values for the outputs of blocks, and the weight of a mean.
@@ -160,7 +167,8 @@ fn check(block: &Block, count: usize, stream: &mut Stream) {
     // A step so long that the weights' own rounding hardly shows in how far they moved.
     let update = Update::Momentum { momentum: 0.0 };
     let schedule = Schedule::Step;
-    let training = Training { steps: 1, batch: count, update, schedule, rate: 1e3, weight_decay: 0.0, stop: false };
+    let training =
+        Training { steps: 1, batch: count, update, schedule, rate: 1e3, warm_up: 0, weight_decay: 0.0, stop: false };
     let [ours, burns] = devices().map(|device| {
         let [input, target] = [(&input, block.input()), (&target, block.output())]
             .map(|(values, shape)| Batch::from_values(values, shape).to_device(&device));
@@ -168,7 +176,7 @@ fn check(block: &Block, count: usize, stream: &mut Stream) {
         let engine = Engine::new(device.clone());
         let mut trainer = Trainer::new(vec![block.clone()], Learners::FIRST, &training, &engine);
         let goal = Goal { output: target, ..Goal::mean_squared(block.output(), count, &engine) };
-        trainer.step(&input, Goals { outputs: &[goal], classes: None });
+        trainer.step(&input, Goals { outputs: &[goal], classes: &[] });
         let loss = trainer.distance(0) as f32;
         let moved = trainer.finish().unwrap();
         let pairs = block.weights().iter().zip(moved[0].weights());

@@ -12,8 +12,8 @@ use crate::{
 pub struct Goals<'a> {
     /// Goals for the blocks' outputs, from the first block on; may be fewer than the blocks.
     pub outputs: &'a [Goal],
-    /// Goal for the last output, taken as logits.
-    pub classes: Option<Classes<'a>>,
+    /// Goals for the last output, taken as logits.
+    pub classes: &'a [Classes<'a>],
 }
 
 /// `weight · ‖S − output‖²` over a batch.
@@ -34,6 +34,16 @@ pub struct Classes<'a> {
     pub temperature: f32,
     /// Weight of the cross-entropy in the loss.
     pub weight: f32,
+}
+
+/// Noise on activations in training: a unit learns to bear the errors of those before it (the paper's regularised teacher,
+/// fig. 5). Each step, image and value gets its own; a step taken again gets the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Disturbance {
+    /// σ of the `N(0, σ²)` that is added to every neighbourhood's output; 0 for none.
+    pub deviation: f32,
+    /// Every random number follows from it.
+    pub seed: u64,
 }
 
 impl Goal {

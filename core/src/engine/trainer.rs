@@ -9,7 +9,7 @@ use super::{batch::OTHER_DEVICE, burn::BurnTrainer};
 use crate::{
     block::{Block, Statistics},
     engine::{
-        Batch, Device, DistillError, Engine, Goals, Optimizer, batch,
+        Batch, Device, DistillError, Disturbance, Engine, Goals, Optimizer, batch,
         cpu::{CpuTrainer, Workspace},
     },
     recipe::Training,
@@ -78,9 +78,14 @@ impl Trainer {
         self.update();
     }
 
+    /// Adds noise to the output of every neighbourhood in all steps that follow.
+    pub fn disturb(&mut self, disturbance: Disturbance) {
+        on_backend!(&mut self.backend, on => on.disturb(disturbance))
+    }
+
     /// Starts a step over `count` inputs that come in parts.
     pub(crate) fn begin(&mut self, count: usize) {
-        on_backend!(&mut self.backend, on => on.begin(count))
+        on_backend!(&mut self.backend, on => on.begin(count, self.step))
     }
 
     /// Adds the gradients of a part of the inputs to the step. All parts but the last are whole groups of images; if
@@ -102,8 +107,7 @@ impl Trainer {
 
     /// Updates the weights with the accumulated gradients.
     pub(crate) fn update(&mut self) {
-        let Training { schedule, rate, steps, .. } = self.training;
-        let rate = schedule.rate(rate, self.step, steps);
+        let rate = self.training.rate_of(self.step);
         on_backend!(&mut self.backend, on => on.update(rate));
         self.step += 1;
     }
@@ -140,7 +144,7 @@ impl Trainer {
         on_backend!(&self.backend, on => on.distance(block))
     }
 
-    /// The mean cross-entropy of the last batch, before its step and without its weight.
+    /// The mean of the last batch's cross-entropies, before its step; of several, their weighted sum.
     pub fn cross_entropy(&self) -> f32 {
         on_backend!(&self.backend, on => on.cross_entropy())
     }

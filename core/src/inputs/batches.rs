@@ -4,8 +4,9 @@ use alloc::vec::Vec;
 
 use crate::{
     engine::{Batch, DeviceBlock, Engine, Workspace},
-    inputs::{Cache, Purpose, Side, Stream, shuffle},
+    inputs::{Cache, Side},
     storage::ScratchError,
+    stream::{Purpose, Stream, shuffle},
     tensor::Shape,
 };
 

@@ -5,7 +5,8 @@ use core::ops::Range;
 
 use crate::{
     engine::Batch,
-    inputs::{MEASURED_INPUTS, Purpose, Stream, Variant},
+    inputs::{MEASURED_INPUTS, Variant},
+    stream::{Purpose, Stream},
     tensor::Shape,
 };
 

@@ -4,10 +4,14 @@ use alloc::vec;
 use core::fmt;
 
 use crate::{
-    inputs::{Cache, Purpose, Stream},
+    inputs::Cache,
     recipe::SourceKind,
     storage::ScratchError,
+    stream::{Purpose, Stream},
 };
+
+/// Images per batch that share current batch statistics: enough for stable estimates.
+pub const NOISE_BATCH: usize = 64;
 
 /// A source of inputs for [`run`](crate::run).
 pub trait Source: fmt::Debug {

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::{inputs::Stream, tensor::Shape};
+use crate::{stream::Stream, tensor::Shape};
 
 /// Divides the side to give the largest shift in each direction: 4 of CIFAR-10's 32 pixels.
 const SHIFT: usize = 8;

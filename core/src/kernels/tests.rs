@@ -11,8 +11,8 @@ use super::{
     plane::{LANES, Lanes, Plane},
 };
 use crate::{
-    inputs::{Purpose, Stream},
     kernels::conv::Conv,
+    stream::{Purpose, Stream},
     tensor::Shape,
 };
 

@@ -4,10 +4,11 @@ use alloc::{vec, vec::Vec};
 use core::fmt;
 
 use crate::{
-    inputs::{Cache, Draw, Purpose, Source, Stream, Variant},
+    inputs::{Cache, Draw, Source, Variant},
     pack::Pack,
     recipe::SourceKind,
     storage::{ReadAt, ScratchError},
+    stream::{Purpose, Stream},
 };
 
 /// Warn if there are more inputs per calibrated image than this.

@@ -5,12 +5,13 @@ use alloc::vec::Vec;
 use crate::{
     block::{Block, BlockError},
     engine::{Batch, DeviceBlock, Difference, DistillError, Engine, Portions, Workspace, cpu::ProgramBytes},
-    inputs::{Before, InputBytes, Inputs, MEASURED_INPUTS, NOISE_BATCH, Purpose, VALIDATED_INPUTS},
+    inputs::{Before, InputBytes, Inputs, MEASURED_INPUTS, NOISE_BATCH, VALIDATED_INPUTS},
     recipe::{Recipe, Training},
     solve::{ClosedFormBytes, closed_form},
     storage::ScratchError,
+    stream::Purpose,
     student::fold_batch_norms,
-    train::{BlockTraining, TrainBytes, train},
+    train::{BlockTraining, LookAhead, TrainBytes, train},
 };
 
 /// A distilled block and its errors.
@@ -30,7 +31,7 @@ pub struct Distillation<'a> {
     /// The recipe.
     pub recipe: &'a Recipe,
     /// The teacher's next folded blocks, whose outputs are matched, too; not used for neighbourhoods inside a block.
-    pub ahead: &'a [Block],
+    pub ahead: LookAhead<'a>,
     /// The compute engine.
     pub engine: &'a Engine,
 }
@@ -125,7 +126,7 @@ fn parts(
         let before = teacher.as_ref().map(|teacher| Before { student: own.as_ref().unwrap_or(teacher), teacher });
         let mut inputs = inputs.of_inner(number, alone.input(), before, how.engine);
         if how.recipe.student(&alone)? != alone {
-            let inner = Distillation { ahead: &[], ..how };
+            let inner = Distillation { ahead: LookAhead::NONE, ..how };
             let learned = neighbourhood(alone, inner, &mut inputs, &mut *progress);
             let (_, learned) = match learned {
                 Err(error) if undoes_steps(&error, how.recipe) => {
@@ -193,7 +194,7 @@ pub fn distill_bytes(
     let folded = fold_batch_norms(&block)?;
     drop(block);
     let held = folded.heap_bytes() as u64;
-    let ahead: u64 = how.ahead.iter().map(|block| block.heap_bytes() as u64).sum();
+    let ahead: u64 = how.ahead.blocks.iter().map(|block| block.heap_bytes() as u64).sum();
     let mut bytes = if folded.parts().is_empty() {
         neighbourhood_bytes(folded, how, inputs, ways)?
     } else {
@@ -228,7 +229,7 @@ fn parts_bytes(
             continue;
         }
         let (part, elements) = (alone.heap_bytes() as u64, alone.input().elements());
-        let how = Distillation { ahead: &[], ..how };
+        let how = Distillation { ahead: LookAhead::NONE, ..how };
         let inner = neighbourhood_bytes(alone, how, InputBytes { elements, ..inputs }, ways)?;
         for ((bytes, inner), portions) in bytes.iter_mut().zip(inner).zip(ways) {
             let judged = if stop { VALIDATED_INPUTS } else { 0 };
@@ -259,9 +260,9 @@ fn neighbourhood_bytes(
     let target = ProgramBytes::of(&folded, folded.nodes().len());
     drop(folded);
     let own = ProgramBytes::of(&student, student.nodes().len());
-    let mut blocks = Vec::with_capacity(1 + ahead.len());
+    let mut blocks = Vec::with_capacity(1 + ahead.blocks.len());
     blocks.push(student);
-    blocks.extend_from_slice(ahead);
+    blocks.extend_from_slice(ahead.blocks);
     let training =
         TrainBytes::new(target, &blocks, inputs, &recipe.training, recipe.images.next_multiple_of(NOISE_BATCH));
     drop(blocks);

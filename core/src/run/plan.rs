@@ -251,7 +251,7 @@ fn block_ways<R: ReadAt>(
     let inputs = InputBytes { cached: kind.is_cached(), paired: settings.sequential, elements };
     let ahead = Ahead::load(teacher, &block, visited.position, settings).map_err(PlanError::Teacher)?;
     let loading = block.heap_bytes() as u64 + ahead.loading;
-    let how = Distillation { recipe: &recipe, ahead: &ahead.blocks, engine: &Engine::default() };
+    let how = Distillation { recipe: &recipe, ahead: ahead.all(settings), engine: &Engine::default() };
     let bytes = distill_bytes(block, how, inputs, &portions).map_err(PlanError::Block)?;
     let staging = Cache::staging_bytes(1, elements);
     let way = |(cut, bytes): (Portions, u64)| Way { cut, bytes: bytes.max(loading), staging };

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     block::Statistics,
     inputs::{CacheSize, MEASURED_INPUTS, NOISE_BATCH, Sides, VALIDATED_INPUTS},
-    recipe::{Recipe, Ridge, Selection, SourceKind, Training, Width},
+    recipe::{Recipe, Ridge, Schedule, Selection, SourceKind, Training, Update, Width},
 };
 
 /// Maximum noise images, and inputs per solve or step; bounds the cost of an untrusted number.
@@ -29,6 +29,8 @@ pub struct Settings {
     pub sequential: bool,
     /// Number of the teacher's next blocks whose outputs a neighbourhood's training matches, too (eq. 4, 5).
     pub look_ahead: usize,
+    /// α_j, the weight of each of these outputs beside that of the block's own; 1 beyond its end.
+    pub alpha: Vec<f32>,
     /// Numbers of the neighbourhoods to distil, from 0; empty for all.
     pub blocks: Vec<usize>,
     /// Seed of all random numbers of the run.
@@ -81,6 +83,7 @@ impl Settings {
             widths: Vec::new(),
             sequential: false,
             look_ahead: 0,
+            alpha: Vec::new(),
             blocks: Vec::new(),
             seed: 0,
             budget: Budget::UNLIMITED,
@@ -96,6 +99,16 @@ impl Settings {
         let recipe =
             Recipe { selection: Selection::Residual, images, ridge: Ridge::HeldOut, projections, ..usual.recipe };
         Self { recipe, sequential: true, ..usual }
+    }
+
+    /// The paper's settings (Shao et al. 2020): from the pruned teacher, `steps` (200,000) steps of momentum at 1e-3 on
+    /// batches of 128, each block on its own; of a data set, 45,056 images.
+    pub fn paper(width: Width, steps: usize, source: SourceKind) -> Self {
+        let usual = Self::new(width, steps);
+        let (update, schedule) = (Update::MOMENTUM, Schedule::Constant);
+        let training = Training { update, schedule, rate: 1e-3, ..Training::adam(steps, 128) };
+        let images = if source == SourceKind::Recorded { 45_056 } else { usual.recipe.images };
+        Self { recipe: Recipe { solve: false, images, training, ..usual.recipe }, ..usual }
     }
 
     /// Number of inputs that neither solve nor training uses.
@@ -133,6 +146,12 @@ impl Settings {
             (inputs.contains(&self.recipe.round_to), "multiple of the channel counts", "from 1 to 65536"),
             (self.recipe.ridge.is_sound(), "strength of the ridge", "a number above 0"),
             (self.look_ahead <= MAX_AHEAD, "number of blocks to look ahead at", "at most 64"),
+            (
+                self.alpha.len() <= self.look_ahead
+                    && self.alpha.iter().all(|alpha| alpha.is_finite() && *alpha >= 0.0),
+                "weights of the blocks ahead",
+                "numbers of at least 0, at most one for each of these blocks",
+            ),
             (inputs.contains(&batch), "batch", "from 1 to 65536"),
             (steps <= MAX_STEPS, "number of steps", "at most 2^30"),
             (rate.is_finite() && rate > 0.0, "learning rate", "a number above 0"),

@@ -3,10 +3,11 @@
 use crate::{
     block::{Block, op::Op},
     engine::{Batch, DeviceBlock, DistillError, Engine, Portions, Workspace, cpu::ProgramBytes},
-    inputs::{Batches, InputBytes, Inputs, Purpose},
+    inputs::{Batches, InputBytes, Inputs},
     recipe::Recipe,
     solve::{EquationBytes, NormalEquations, Solvable},
     storage::ScratchError,
+    stream::Purpose,
 };
 
 /// A student's convolution and its teacher's.

@@ -12,9 +12,10 @@ use crate::{
         Batch, DistillError, Engine, Goal, Goals, Learners, Portions, Trainer, Workspace,
         cpu::{CpuTrainer, TrainerBytes},
     },
-    inputs::{Inputs, Purpose},
+    inputs::Inputs,
     recipe::{Recipe, Ridge, Training, Update},
     solve::{SolveTarget, SumBytes, put_solution, sum_equations},
+    stream::Purpose,
 };
 
 /// Steps in the history of L-BFGS.
@@ -112,7 +113,7 @@ fn gradient(
     trainer.begin(count);
     while batches.next_into(engine.portions.solving, &mut input)? {
         goal.value_into(&mut batches, &input, &mut spare, &mut goals[0].output, &mut trainer.workspace)?;
-        trainer.add(&input, Goals { outputs: &goals, classes: None });
+        trainer.add(&input, Goals { outputs: &goals, classes: &[] });
     }
     // The solve's error sums over output channels, the trainer's averages.
     let channels = layers.output().channels as f64;

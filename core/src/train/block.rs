@@ -13,20 +13,34 @@ use crate::{
     train::early_stop::{EarlyStop, StopBytes},
 };
 
+/// The blocks that a training looks ahead at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LookAhead<'a> {
+    /// The next blocks, in order.
+    pub blocks: &'a [Block],
+    /// α_j of each in the loss; 1 where none is given.
+    pub alpha: &'a [f32],
+}
+
+impl LookAhead<'_> {
+    /// No blocks.
+    pub const NONE: Self = Self { blocks: &[], alpha: &[] };
+}
+
 /// How a student block is trained.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockTraining<'a> {
     /// The block to reproduce.
     pub teacher: &'a DeviceBlock,
     /// The teacher's next blocks, whose outputs are matched, too.
-    pub ahead: &'a [Block],
+    pub ahead: LookAhead<'a>,
     /// Duration, update rule and learning rate.
     pub training: &'a Training,
     /// The compute engine.
     pub engine: &'a Engine,
 }
 
-/// Trains `student` on `inputs` with the look-ahead loss `L_{i,0} + Σ_j L_{i,j}` (eq. 5, every α_j = 1). `progress` is
+/// Trains `student` on `inputs` with the look-ahead loss `L_{i,0} + Σ_j α_j L_{i,j}` (eq. 5). `progress` is
 /// called after every step with the step's number (from 1) and `L_{i,0}`.
 ///
 /// # Errors
@@ -37,7 +51,7 @@ pub fn train(
     inputs: &mut Inputs<'_>,
     mut progress: impl FnMut(usize, f32),
 ) -> Result<Block, DistillError> {
-    let BlockTraining { teacher, ahead, training, engine } = how;
+    let BlockTraining { teacher, ahead: LookAhead { blocks: ahead, alpha }, training, engine } = how;
     let trained = (0..student.weights().len()).any(|index| student.is_trained(index));
     if training.steps == 0 || !trained {
         return Ok(student);
@@ -48,6 +62,7 @@ pub fn train(
     };
     let outputs = [&student].into_iter().chain(ahead).map(Block::output);
     let mut goals: Vec<Goal> = outputs.map(|shape| Goal::mean_squared(shape, training.batch, engine)).collect();
+    goals[1..].iter_mut().zip(alpha).for_each(|(goal, alpha)| goal.weight *= alpha);
     let elements = training.batch * student.output().elements();
     let next: Vec<DeviceBlock> = ahead.iter().map(|block| DeviceBlock::new(block, &engine.device)).collect();
     let mut blocks = Vec::with_capacity(1 + ahead.len());
@@ -67,7 +82,7 @@ pub fn train(
                 let (done, goals) = goals.split_at_mut(index + 1);
                 block.forward_into(&done[index].output, &mut goals[0].output, &mut trainer.workspace);
             }
-            trainer.add(&input, Goals { outputs: &goals, classes: None });
+            trainer.add(&input, Goals { outputs: &goals, classes: &[] });
             left -= left.min(engine.portions.training);
         }
         trainer.update();

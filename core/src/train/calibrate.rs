@@ -17,9 +17,10 @@ use crate::{
         Batch, Classes, Goals, Optimizer, Workspace,
         cpu::{Feed, Groups, Norms, Passes, Stop},
     },
-    inputs::{NoiseImages, Pixels, Purpose, Stream},
+    inputs::{NoiseImages, Pixels},
     kernels::{norm::Moments, plane::LANES},
     recipe::{Aim, Calibration, Pull, Schedule, Start, Update},
+    stream::{Purpose, Stream},
     tensor::Shape,
 };
 
@@ -174,16 +175,16 @@ impl<'a> Calibrator<'a> {
             stage.backward.pull(&stage.program, node, pulls.into_iter());
         };
         let classes = (weight > 0.0).then_some(Classes { probabilities, temperature, weight });
-        let goals = Goals { outputs: &[], classes };
+        let goals = Goals { outputs: &[], classes: classes.as_slice() };
         slopes.reset(*shape, images.len());
         let images = &images.on_cpu();
-        passes.begin(images.len());
+        passes.begin(images.len(), 0);
         passes.add(blocks, Feed { images, goals, waits: true, slopes: Some(slopes), observe }, workspace, &mut []);
         let elements = shape.elements();
         slopes.read(|image, offset, chunk| {
             gradient[image * elements + offset..][..chunk.len()].copy_from_slice(chunk);
         });
-        if aim == Aim::Statistics { mismatch as f32 } else { passes.cross_entropy() }
+        if aim == Aim::Statistics { mismatch as f32 } else { passes.cross_entropy() / weight }
     }
 }
 

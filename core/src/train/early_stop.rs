@@ -3,7 +3,8 @@
 use crate::{
     block::Block,
     engine::{Batch, DeviceBlock, Difference, DistillError, Engine, Trainer, Workspace, cpu::ProgramBytes},
-    inputs::{InputBytes, Inputs, Purpose, VALIDATED_INPUTS},
+    inputs::{InputBytes, Inputs, VALIDATED_INPUTS},
+    stream::Purpose,
 };
 
 /// Number of checks during a training.

@@ -1,19 +1,25 @@
-//! Knowledge distillation of a whole student on noise images (the paper's G-ND+FT and its baselines GN-KD and ZSKD).
+//! Training of a whole network: knowledge distillation of a student (the paper's G-ND+FT and ND+FT, its baselines KD,
+//! GN-KD and ZSKD), or learning from labels alone (CE, and teachers).
 //!
-//! The loss is `CE(softmax(z_T / τ), softmax(z_S / τ))` (eq. 3 with λ = 0, as noise has no labels), plus `w · ‖S_i −
-//! T_i‖² / ‖T_i‖²` over a batch of outputs of each block but the last.
+//! The loss is `CE(softmax(z_T / τ), softmax(z_S / τ)) + λ · CE(y, softmax(z_S))` (eq. 3), plus `w · ‖S_i − T_i‖² / ‖T_i‖²`
+//! over a batch of outputs of each block but the last. Without a teacher, the term of the labels is left; without
+//! labels, as on noise, the others.
 
-use alloc::{vec, vec::Vec};
+use alloc::vec::Vec;
 
 use serde::Serialize;
 
 use crate::{
     block::{Block, Statistics},
-    engine::{Batch, Classes, DeviceBlock, DistillError, Engine, Goal, Goals, Learners, Trainer, TrainerState},
-    inputs::{NoiseImages, Pixels, Purpose, Stream, Variant, shuffle},
+    engine::{
+        Batch, Classes, DeviceBlock, DistillError, Disturbance, Engine, Goal, Goals, Learners, Trainer, TrainerState,
+        one_hot,
+    },
     recipe::Training,
+    stream::{Purpose, Stream},
     student::fold_batch_norms,
     tensor::Shape,
+    train::lessons::{Drawn, Lessons},
 };
 
 /// How a student is trained.
@@ -23,8 +29,12 @@ pub struct Tuning {
     pub training: Training,
     /// τ, the divisor of the logits in both softmaxes.
     pub temperature: f32,
+    /// λ, the weight of the cross-entropy with the labels, where there are any.
+    pub labels: f32,
     /// w, the weight of the distance of each block's output.
     pub features: f32,
+    /// σ of the noise on every neighbourhood's output, see [`Disturbance`].
+    pub disturbance: f32,
     /// Seed of all random numbers.
     pub seed: u64,
 }
@@ -33,36 +43,20 @@ impl Tuning {
     /// Default number of steps.
     pub const STEPS: usize = 3000;
 
-    /// `steps` steps of Adam (batch 128, cosine schedule from 1e-3), temperature 2.5 (the paper's), feature weight 100.
+    /// `steps` steps of Adam (batch 128, cosine schedule from 1e-3), temperature 2.5 (the paper's), λ 1, feature weight 100.
     pub fn new(steps: usize) -> Self {
         let training = Training::adam(steps, 128);
-        Self { training, temperature: 2.5, features: 100.0, seed: 0 }
+        Self { training, temperature: 2.5, labels: 1.0, features: 100.0, disturbance: 0.0, seed: 0 }
     }
 }
 
-/// The images on which a student is trained; noise is the only kind.
-#[derive(Clone, Copy, Debug)]
-pub enum Lessons<'a> {
-    /// `N(0, 1)` in every pixel, drawn anew for every step.
-    White,
-    /// Variants of noise images.
-    Images {
-        /// The images.
-        images: &'a NoiseImages,
-        /// The teacher's normalisation of pixels.
-        pixels: &'a Pixels,
-        /// Number of images to use, from the first; at least 1.
-        seen: usize,
-    },
-}
-
-/// How a student is trained: by which teacher, on which images, and on which device.
+/// How a network is trained: by which teacher, on which images, and on which device.
 #[derive(Clone, Copy, Debug)]
 pub struct Course<'a> {
-    /// The teacher's blocks; its output has shape `[classes, 1, 1]`, as the student's.
+    /// The teacher's blocks; its output has shape `[classes, 1, 1]`, as the student's. Without blocks, labels teach.
     pub teacher: &'a [Block],
     /// The images.
-    pub lessons: Lessons<'a>,
+    pub lessons: &'a dyn Lessons,
     /// Steps, loss and seed.
     pub tuning: &'a Tuning,
     /// The compute engine.
@@ -91,13 +85,24 @@ impl Snapshot {
 pub struct Step<'a> {
     /// Its number, from 1.
     pub number: usize,
-    /// Mean cross-entropy before it.
+    /// Its learning rate.
+    pub rate: f32,
+    /// Mean cross-entropy before it; with labels, that with the teacher and λ times that with the labels.
     pub loss: f32,
     trainer: &'a Trainer,
     lessons: &'a Drawn<'a>,
+    blocks: usize,
 }
 
 impl Step<'_> {
+    /// The network after this step.
+    ///
+    /// # Errors
+    /// [`DistillError::Diverged`].
+    pub fn network(&self) -> Result<Vec<Block>, DistillError> {
+        (0..self.blocks).map(|index| self.trainer.block(index)).collect()
+    }
+
     /// The training after this step; `None` on Burn's devices.
     pub fn snapshot(&self) -> Option<Snapshot> {
         let Drawn { stream, order, .. } = self.lessons;
@@ -130,6 +135,9 @@ pub fn finetune(
 ///
 /// # Errors
 /// As [`finetune`].
+///
+/// # Panics
+/// If a label is not below the number of classes.
 pub fn learn(
     course: Course<'_>,
     student: Vec<Block>,
@@ -139,23 +147,32 @@ pub fn learn(
     let Course { teacher, lessons, tuning, engine } = course;
     let on_device = |block: &Block| Ok(DeviceBlock::new(&fold_batch_norms(block)?, &engine.device));
     let teacher: Vec<DeviceBlock> = teacher.iter().map(on_device).collect::<Result<_, DistillError>>()?;
-    let mut lessons = Drawn::new(lessons, tuning.seed, student.first().map_or(Shape::new(1, 1, 1), Block::input));
-    let learners = Learners { count: student.len(), statistics: Statistics::Current };
+    let stream = || Stream::new(tuning.seed, Purpose::Train, usize::MAX);
+    let labels = lessons.labels();
+    let mut drawn = Drawn::new(lessons, stream());
+    let shape = student.first().map_or(Shape::new(1, 1, 1), Block::input);
+    let (blocks, logits) = (student.len(), student.last().map_or(0, |head| head.output().elements()));
+    let learners = Learners { count: blocks, statistics: Statistics::Current };
     let mut trainer = Trainer::new(student, learners, &tuning.training, engine);
+    trainer.disturb(Disturbance { deviation: tuning.disturbance, seed: tuning.seed });
     let mut done = 0;
-    if let Some(Snapshot { trainer: state, stream, order }) = from {
+    if let Some(Snapshot { trainer: state, stream: rest, order }) = from {
         let steps = state.step as usize;
-        if lessons.restore(stream, order) && trainer.restore(state) {
+        if drawn.restore(rest, order) && trainer.restore(state) {
             done = steps;
         } else {
             log::warn!("what an earlier training left is not of this one: starting over");
-            lessons = Drawn::new(lessons.lessons, tuning.seed, lessons.shape);
+            drawn = Drawn::new(lessons, stream());
         }
     }
     let [mut images] = engine.batches();
     let mut goals: Vec<Goal> = teacher.iter().map(|_| Goal::new(&engine.device)).collect();
     for number in done + 1..=tuning.training.steps {
-        lessons.next_into(tuning.training.batch, &mut images);
+        drawn.next(tuning.training.batch)?;
+        let elements = shape.elements();
+        images.fill(shape, tuning.training.batch, |image, offset, chunk| {
+            chunk.copy_from_slice(&drawn.values[image * elements + offset..][..chunk.len()])
+        });
         for (index, block) in teacher.iter().enumerate() {
             let (done, rest) = goals.split_at_mut(index);
             let Goal { output, weight } = &mut rest[0];
@@ -163,13 +180,19 @@ pub fn learn(
             let energy = output.energy();
             *weight = if energy > 0.0 { (f64::from(tuning.features) / energy) as f32 } else { 0.0 };
         }
-        let Some((logits, features)) = goals.split_last() else { break };
-        let probabilities = softmax(&logits.output, tuning.temperature);
-        let classes = Classes { probabilities: &probabilities, temperature: tuning.temperature, weight: 1.0 };
+        let (last, features) = goals.split_last().map_or((None, &[][..]), |(last, features)| (Some(last), features));
+        let taught = last.map(|last| softmax(&last.output, tuning.temperature));
+        let known: Vec<u16> = drawn.images.iter().filter_map(|&image| labels.get(image)).copied().collect();
+        let known = (tuning.labels > 0.0 && !known.is_empty()).then(|| one_hot(&known, logits));
+        let taught =
+            taught.iter().map(|probabilities| Classes { probabilities, temperature: tuning.temperature, weight: 1.0 });
+        let known =
+            known.iter().map(|probabilities| Classes { probabilities, temperature: 1.0, weight: tuning.labels });
+        let classes: Vec<Classes<'_>> = taught.chain(known).collect();
         let outputs = if tuning.features > 0.0 { features } else { &[] };
-        trainer.step(&images, Goals { outputs, classes: Some(classes) });
-        let loss = trainer.cross_entropy();
-        progress(Step { number, loss, trainer: &trainer, lessons: &lessons });
+        trainer.step(&images, Goals { outputs, classes: &classes });
+        let (rate, loss) = (tuning.training.rate_of(number - 1), trainer.cross_entropy());
+        progress(Step { number, rate, loss, trainer: &trainer, lessons: &drawn, blocks });
         if !loss.is_finite() {
             // The weights are not finite either.
             break;
@@ -188,62 +211,4 @@ fn softmax(logits: &Batch, temperature: f32) -> Vec<f32> {
         image.iter_mut().for_each(|share| *share /= total);
     }
     values
-}
-
-/// Draws batches of lessons.
-#[derive(Debug)]
-struct Drawn<'a> {
-    lessons: Lessons<'a>,
-    stream: Stream,
-    shape: Shape,
-    /// The rest of an epoch's order.
-    order: Vec<usize>,
-    values: Vec<f32>,
-}
-
-impl<'a> Drawn<'a> {
-    fn new(lessons: Lessons<'a>, seed: u64, shape: Shape) -> Self {
-        let stream = Stream::new(seed, Purpose::Train, usize::MAX);
-        Self { lessons, stream, shape, order: Vec::new(), values: Vec::new() }
-    }
-
-    /// Continues from the rest of an epoch; returns whether it is one of these lessons'.
-    fn restore(&mut self, stream: Stream, order: Vec<u32>) -> bool {
-        let seen = match self.lessons {
-            Lessons::White => 0,
-            Lessons::Images { seen, .. } => seen,
-        };
-        let fits = order.len() <= seen && order.iter().all(|&image| (image as usize) < seen);
-        if fits {
-            (self.stream, self.order) = (stream, order.into_iter().map(|image| image as usize).collect());
-        }
-        fits
-    }
-
-    fn next_into(&mut self, count: usize, images: &mut Batch) {
-        let Self { lessons, stream, shape, order, values } = self;
-        let (shape, elements) = (*shape, shape.elements());
-        match *lessons {
-            Lessons::White => *values = stream.images(count, shape),
-            Lessons::Images { images: noise, pixels, seen } => {
-                let [mut image, mut other] = [(); 2].map(|()| vec![0.0; elements]);
-                let mut varied = Vec::with_capacity(elements);
-                values.clear();
-                for _ in 0..count {
-                    if order.is_empty() {
-                        shuffle(stream, order, seen);
-                    }
-                    let pair = [order.pop().unwrap_or(0), stream.below(seen)];
-                    for (index, values) in pair.into_iter().zip([&mut image, &mut other]) {
-                        pixels.values(&noise.pixels()[index * elements..][..elements], shape, values);
-                    }
-                    Variant::draw(stream, shape).of(&image, &other, shape, &mut varied);
-                    values.extend_from_slice(&varied);
-                }
-            }
-        }
-        images.fill(shape, count, |image, offset, chunk| {
-            chunk.copy_from_slice(&values[image * elements + offset..][..chunk.len()])
-        });
-    }
 }

@@ -124,7 +124,7 @@ pub fn inspect_file(json: bool, InspectArgs { file, read, draw: picture, trust, 
         let settings = work.settings(chosen.kind)?;
         chosen.say();
         let source = match &work.inputs {
-            Some(images) => open_recorded(images, &mut open_pack(file)?)?,
+            Some(images) => open_recorded(images, work.train_split, &mut open_pack(file)?)?,
             None => open_source(chosen.kind, file, None)?,
         };
         let plan = PlanTable::new(file, source, &settings)?;

@@ -10,7 +10,7 @@ use distill_device::{open_pack, say};
 
 use super::Stages;
 use crate::{
-    learn::{FineTune, Keep, NoiseSource, finetune_on_noise},
+    learn::{FineTune, Keep, LearnFrom, NoiseSource, Watched, finetune_student},
     measure::{Comparison, Sample, compare},
     network::Network,
 };
@@ -65,10 +65,10 @@ impl Tuner<'_> {
         let noise = open_pack(self.teacher)?.noise_checksum();
         let path = stages.work.file("tuned", &(student.digest()?, noise, tuning))?;
         stages.stage("fine-tune", &path, |_| {
-            let source = NoiseSource::Calibrated;
-            let task = FineTune { teacher: self.teacher, student, source, tuning: &tuning };
+            let from = LearnFrom::Noise(NoiseSource::Calibrated);
+            let task = FineTune { teacher: self.teacher, student, from, tuning: &tuning };
             let keep = Keep { output: &path, fresh: false };
-            let (tuned, _) = finetune_on_noise(task, keep)?;
+            let (tuned, _) = finetune_student(task, Watched::new("fine-tuning", keep))?;
             tuned.write_pack(&path, Encoding::F32)?;
             keep.clear()
         })?;

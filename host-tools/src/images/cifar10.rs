@@ -99,6 +99,8 @@ pub fn read_test(folder: &Path) -> Result<CifarImages> {
 #[derive(Clone, Debug)]
 pub struct TrainingImages {
     files: Vec<PathBuf>,
+    /// Empty unless they were asked for.
+    labels: Vec<u16>,
 }
 
 impl TrainingImages {
@@ -108,9 +110,26 @@ impl TrainingImages {
     /// As [`read_test`].
     pub fn open(folder: &Path) -> Result<Self> {
         let files = FILES[..5].iter().map(|name| open_file(folder, name).map(|(_, path)| path));
-        Ok(Self { files: files.collect::<Result<_>>()? })
+        Ok(Self { files: files.collect::<Result<_>>()?, labels: Vec::new() })
     }
 
+    /// The same, with their labels read.
+    ///
+    /// # Errors
+    /// As [`read_test`].
+    pub fn labelled(mut self) -> Result<Self> {
+        let mut labels = Vec::with_capacity(self.len());
+        self.each(0..self.len(), |record| labels.push(u16::from(record[0])))?;
+        let wrong = labels.iter().position(|&label| usize::from(label) >= CLASSES.len());
+        if let Some(image) = wrong {
+            let (file, place) = (self.files[image / IMAGES_PER_FILE].display(), image % IMAGES_PER_FILE);
+            bail!("image {place} of {file} has label {}, there are {} classes", labels[image], CLASSES.len());
+        }
+        self.labels = labels;
+        Ok(self)
+    }
+
+    /// Shows the records of images.
     fn each(&self, range: Range<usize>, mut show: impl FnMut(&[u8])) -> Result<()> {
         let mut record = [0; RECORD];
         for index in range {
@@ -121,8 +140,7 @@ impl TrainingImages {
                 file.read_exact(&mut record)
             };
             read().with_context(|| format!("cannot read {}", path.display()))?;
-            // The label before them is not looked at.
-            show(&record[1..]);
+            show(&record);
         }
         Ok(())
     }
@@ -139,14 +157,20 @@ impl Images for TrainingImages {
 
     fn checksum(&self) -> Result<u32> {
         let mut hasher = crc32fast::Hasher::new();
-        self.each(0..self.len(), |pixels| hasher.update(pixels))?;
+        self.each(0..self.len(), |record| hasher.update(&record[1..]))?;
         Ok(hasher.finalize())
     }
 
     fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
         let mut all = Vec::with_capacity(range.len() * PIXELS);
-        self.each(range, |pixels| all.extend_from_slice(pixels))?;
+        self.each(range, |record| all.extend_from_slice(&record[1..]))?;
         Ok(Cow::Owned(all))
+    }
+}
+
+impl LabelledImages for TrainingImages {
+    fn labels(&self) -> &[u16] {
+        &self.labels
     }
 }
 

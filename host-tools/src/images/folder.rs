@@ -16,10 +16,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use distill_core::Shape;
+use distill_device::Progress;
 use rayon::prelude::*;
 
 use super::{Colour, Images, LabelledImages, Picture, Preparation};
 use crate::network::{Network, ending};
+
+/// Pictures that are decoded at once to check them.
+const CHECKED: usize = 32;
 
 const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
 const EXPECTED: &str =
@@ -139,6 +143,21 @@ impl ImageFolder {
         );
         let (files, labels) = labelled.into_iter().unzip();
         Ok(Self { pictures: Pictures::of(files, network, preparation)?, labels })
+    }
+
+    /// Decodes every picture once, so that none fails later.
+    ///
+    /// # Errors
+    /// A picture that cannot be read.
+    pub fn check(&self) -> Result<()> {
+        let count = self.len();
+        let mut progress = Progress::new("checking the pictures", Some(count as u64), "{pos}/{len} pictures")?;
+        for start in (0..count).step_by(CHECKED) {
+            let end = count.min(start + CHECKED);
+            self.pixels(start..end)?;
+            progress.set(end as u64);
+        }
+        Ok(())
     }
 
     /// The pictures, in order.

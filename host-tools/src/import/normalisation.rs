@@ -17,6 +17,11 @@ impl Normalisation {
         Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
     }
 
+    /// The statistics of CIFAR-10's training images.
+    pub fn cifar10() -> Self {
+        Self { mean: vec![0.4914, 0.4822, 0.4465], std: vec![0.2470, 0.2435, 0.2616] }
+    }
+
     /// What most networks for images of so many channels take, and its title.
     pub fn usual(channels: usize) -> (&'static str, Self) {
         match channels {
@@ -35,7 +40,7 @@ impl Normalisation {
         match text {
             "imagenet" => Ok(Self::imagenet()),
             "efficientnet-lite" => Ok(Self::efficientnet_lite()),
-            "cifar10" => Ok(Self { mean: vec![0.4914, 0.4822, 0.4465], std: vec![0.2470, 0.2435, 0.2616] }),
+            "cifar10" => Ok(Self::cifar10()),
             other => {
                 let (mean, std) = other.split_once('/').with_context(|| {
                     format!("normalisation {other} is neither imagenet, cifar10, efficientnet-lite nor M,M,M/S,S,S")

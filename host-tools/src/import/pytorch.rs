@@ -10,7 +10,7 @@ mod resnet;
 mod timm;
 mod vgg;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use distill_core::Shape;
 
 use self::layers::Layers;
@@ -95,6 +95,16 @@ pub fn build(checkpoint: &mut Checkpoint, asked: Option<&str>, input: Option<Sha
         bail!("tensor {name} with shape {:?} has no place in {}", tensor.dims, network.name);
     }
     Ok(Built { graph, architecture: network.name, normalisation: network.normalisation })
+}
+
+/// The tensors of a network of this name, all zero.
+///
+/// # Errors
+/// An unknown name.
+pub fn zeros(name: &str) -> Result<Checkpoint> {
+    resnet::cifar(name).with_context(|| {
+        format!("{name} is neither a file nor a network that is known by its name: those are resnet20, resnet32 and so on, with 6n + 2 layers, for CIFAR-10")
+    })
 }
 
 /// The first family whose tensors a checkpoint has, and what its names have in front of the family's.

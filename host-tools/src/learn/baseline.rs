@@ -1,22 +1,27 @@
-//! The baselines that neighbourhood distillation is compared with: students trained end to end without data, from random
-//! weights.
+//! The baselines that neighbourhood distillation is compared with: students trained end to end from random weights, with
+//! data or without.
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use distill_core::{
-    Block, Calibration, Calibrator, Course, Engine, Lessons, Manifest, NoiseImages, Op, Pull, Purpose, Schedule,
-    SourceKind, Start, Stream, Training, Tuning, Update, Width, learn, shrink,
+    Block, Calibration, Calibrator, Course, Engine, Lessons, Manifest, NoiseImages, NoiseLessons, Op, Pull, Purpose,
+    Schedule, SourceKind, Start as Origin, Stream, Training, Tuning, Update, WhiteLessons, Width, shrink,
 };
 use distill_device::Progress;
 use serde::{Deserialize, Serialize};
 
 use super::{
     check_step,
-    checkpoint::{Checkpoint, Keep},
+    finetune::check_tuning,
+    shown::Shown,
+    whole::{Start, Watched, train_whole},
 };
-use crate::network::Network;
+use crate::{
+    images::{Images, Part},
+    network::Network,
+};
 
 /// A baseline from the literature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -25,6 +30,17 @@ pub enum Baseline {
     GnKd,
     /// Zero-Shot Knowledge Distillation: on images optimised towards sampled outputs of the teacher (Nayak et al. 2019)
     Zskd,
+    /// Knowledge distillation on images and their classes (Hinton et al. 2015)
+    Kd,
+    /// Training on images and their classes, without a teacher
+    Ce,
+}
+
+impl Baseline {
+    /// Whether it learns from images of a data set.
+    pub fn takes_data(self) -> bool {
+        matches!(self, Self::Kd | Self::Ce)
+    }
 }
 
 /// How much work goes into a baseline.
@@ -39,34 +55,51 @@ pub enum Preset {
 
 /// A student to train by a baseline.
 #[derive(Clone, Copy, Debug)]
-pub struct BaselineOptions {
+pub struct BaselineOptions<'a> {
     /// How it is trained.
     pub method: Baseline,
-    /// For how long.
+    /// Number and making of ZSKD's images.
     pub preset: Preset,
     /// Share of the inner channels that it keeps.
     pub width: Width,
-    /// Every random number follows from it.
-    pub seed: u64,
+    /// Labelled images, for the methods that take data.
+    pub images: Option<&'a Part>,
+    /// Steps, loss and seed.
+    pub tuning: Tuning,
 }
 
 /// Scales of the classes' similarity in the concentrations of the Dirichlet distributions, each for half of the impressions.
 const CONCENTRATIONS: [f32; 2] = [1.0, 0.1];
 
+/// A training from random weights as the paper's (Shao et al. 2020): 128 images a step, momentum 0.9, a rate that rises to 0.1
+/// over the first 400 of 96,000 steps and is divided by ten after each third, L2 1e-4.
+pub fn from_scratch(steps: usize) -> Training {
+    let (update, schedule) = (Update::MOMENTUM, Schedule::Step);
+    Training {
+        update,
+        schedule,
+        rate: 0.1,
+        warm_up: 400.min(steps / 10),
+        weight_decay: 1e-4,
+        ..Training::adam(steps, 128)
+    }
+}
+
 impl Preset {
-    /// Paper: Shao et al. 2020, section 2 of its settings: 96,000 steps of 128 images with momentum 0.9, a rate of 0.1 divided
-    /// by ten after each third, L2 1e-4; a range of temperatures, and 2.5 where it fine-tunes. ZSKD's is 20, with Adam at 1e-3.
-    fn tuning(self, method: Baseline) -> Tuning {
-        let steps = if self == Self::Paper { 96_000 } else { 400 };
-        let adam = Training::adam(steps, 128);
-        let (update, schedule) = (Update::MOMENTUM, Schedule::Step);
-        let momentum = Training { update, schedule, rate: 0.1, weight_decay: 1e-4, ..adam };
-        let (training, temperature) = match (method, self) {
-            (Baseline::GnKd, Self::Paper) => (momentum, 2.5),
-            (Baseline::GnKd, Self::Short) => (adam, 2.5),
-            (Baseline::Zskd, _) => (adam, 20.0),
+    /// Paper: 96,000 steps as [`from_scratch`]; a range of temperatures, and 2.5 where it fine-tunes. ZSKD's is 20, with Adam
+    /// at 1e-3. Short: 400 steps without data, 6,000 with.
+    pub fn tuning(self, method: Baseline) -> Tuning {
+        let steps = match self {
+            Self::Paper => 96_000,
+            Self::Short if method.takes_data() => 6000,
+            Self::Short => 400,
         };
-        Tuning { training, temperature, features: 0.0, seed: 0 }
+        let (training, temperature) = match (method, self) {
+            (Baseline::Zskd, _) => (Training::adam(steps, 128), 20.0),
+            (Baseline::GnKd, Self::Short) => (Training::adam(steps, 128), 2.5),
+            _ => (from_scratch(steps), 2.5),
+        };
+        Tuning { training, temperature, features: 0.0, ..Tuning::new(steps) }
     }
 
     /// Number of ZSKD's images, and how they are made; the paper's are those for CIFAR-10.
@@ -76,51 +109,55 @@ impl Preset {
             // Fewer steps must be larger.
             Self::Short => (1000, Pull { rate: 0.05, ..Pull::impressions(100) }),
         };
-        (count, Calibration { batch: 100, start: Start::White, seed, pull })
+        (count, Calibration { batch: 100, start: Origin::White, seed, pull })
     }
 }
 
 /// A student of the teacher in `path`, trained by a baseline.
 ///
 /// # Errors
-/// The teacher's pack, a teacher that does not classify, or whose last layer is not linear ([`Baseline::Zskd`]), training
-/// that diverges, or something else in the place of its state.
-pub fn baseline(path: &Path, options: BaselineOptions, keep: Keep<'_>) -> Result<Network> {
-    let BaselineOptions { method, preset, width, seed } = options;
+/// The teacher's pack, a teacher that does not classify, or whose last layer is not linear ([`Baseline::Zskd`]), a method
+/// whose images are missing, a number out of range, and those of [`train_whole`].
+pub fn baseline(path: &Path, options: BaselineOptions<'_>, watched: Watched<'_>) -> Result<Network> {
+    let BaselineOptions { method, preset, width, images: part, tuning } = options;
     let teacher = Network::read_pack(path)?;
     teacher.check_classifies()?;
-    let tuning = Tuning { seed, ..preset.tuning(method) };
+    check_tuning(&tuning)?;
     check_step(&teacher.blocks, tuning.training.batch)?;
-    let settings = ("baseline", teacher.digest()?, preset.impressions(seed), width, method == Baseline::Zskd, tuning);
-    let mut checkpoint = Checkpoint::new(keep, &settings)?;
-    let from = checkpoint.resume()?;
-    let images = match method {
-        Baseline::GnKd => None,
-        Baseline::Zskd => {
-            let (count, calibration) = preset.impressions(seed);
-            Some(impressions(&teacher, count, &calibration)?)
+    ensure!(
+        method.takes_data() == part.is_some(),
+        "{}",
+        if method.takes_data() {
+            "this baseline learns from images: name them with --data"
+        } else {
+            "this baseline takes no data: leave --data out"
         }
-    };
+    );
+    let content = part.map(Images::checksum).transpose()?;
+    let settings =
+        ("baseline", teacher.digest()?, preset.impressions(tuning.seed), width, format!("{method:?}"), content, tuning);
     let pixels = teacher.manifest.pixels();
-    let lessons = images.as_ref().map_or(Lessons::White, |images| Lessons::Images {
-        images,
-        pixels: &pixels,
-        seen: images.len(),
-    });
-    let student = untaught(&teacher.blocks, width, seed)?;
-    let steps = tuning.training.steps;
-    let mut progress = Progress::new("training", Some(steps as u64), "{pos}/{len} steps")?;
-    let course = Course { teacher: &teacher.blocks, lessons, tuning: &tuning, engine: &Engine::default() };
-    let blocks = learn(course, student, from, |step| {
-        progress.set(step.number as u64);
-        if step.number < steps {
-            checkpoint.keep(step);
+    let (images, noise, shown);
+    let (lessons, source): (&dyn Lessons, _) = match (method, part) {
+        (Baseline::Zskd, _) => {
+            // What they are made for may be there already; they are made again after a cut.
+            let (count, calibration) = preset.impressions(tuning.seed);
+            images = impressions(&teacher, count, &calibration)?;
+            noise = NoiseLessons { images: &images, pixels: &pixels, seen: images.len() };
+            (&noise, SourceKind::Calibrated)
         }
-    });
-    let source = if images.is_some() { SourceKind::Calibrated } else { SourceKind::Standard };
+        (_, Some(part)) => {
+            shown = Shown::new(part, &teacher);
+            (&shown, SourceKind::Recorded)
+        }
+        _ => (&WhiteLessons(teacher.input()), SourceKind::Standard),
+    };
+    let start = Start::AsIs(untaught(&teacher.blocks, width, tuning.seed)?);
+    let blocks = if method == Baseline::Ce { &[][..] } else { &teacher.blocks };
+    let course = Course { teacher: blocks, lessons, tuning: &tuning, engine: &Engine::default() };
+    let (blocks, _) = train_whole(course, start, &teacher.manifest, watched, &settings)?;
     let made_from = teacher.manifest.made_from.max(Some(source));
-    let manifest = Manifest { made_from, ..teacher.manifest };
-    Network::new(manifest, blocks.context("try the other preset")?)
+    Network::new(Manifest { made_from, ..teacher.manifest }, blocks)
 }
 
 /// A randomly initialised student: the teacher's blocks at `width`, kernels as in He et al. 2015, batch norms at their start.

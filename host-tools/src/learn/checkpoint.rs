@@ -123,7 +123,7 @@ impl Checkpoint {
 #[cfg(test)]
 mod tests {
     use distill_core::{
-        Block, BlockBuilder, Course, Engine, Lessons, Op, Role, Shape, Training, Tuning, Weight, Width, learn,
+        Block, BlockBuilder, Course, Engine, Op, Role, Shape, Training, Tuning, Weight, WhiteLessons, Width, learn,
     };
     use tempfile::tempdir;
 
@@ -157,7 +157,8 @@ mod tests {
         let teacher = teacher()?;
         let training = Training { batch: 2, ..Tuning::new(1).training };
         let (tuning, engine) = (Tuning { training, ..Tuning::new(1) }, Engine::default());
-        let course = Course { teacher: &teacher, lessons: Lessons::White, tuning: &tuning, engine: &engine };
+        let course =
+            Course { teacher: &teacher, lessons: &WhiteLessons(Shape::new(3, 4, 4)), tuning: &tuning, engine: &engine };
         let mut left = None;
         learn(course, untaught(&teacher, Width::new(0.25)?, 0)?, None, |step| left = step.snapshot())?;
         let (checkpoint, other) = (Checkpoint::new(keep, &"this")?, Checkpoint::new(keep, &"another")?);

@@ -1,27 +1,26 @@
-//! Fine-tuning of a whole student on noise, with its teacher as the target.
+//! Fine-tuning of a whole student, with its teacher as the target: on noise, or on images and their classes.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use distill_core::{
-    Block, Contents, Course, DistillError, Engine, Lessons, MAX_INPUTS, MEASURED_INPUTS, Manifest, NoiseImages,
-    SourceKind, Tuning, finetune,
+    Block, Contents, Course, Engine, Lessons, MAX_INPUTS, MEASURED_INPUTS, Manifest, NoiseImages, NoiseLessons,
+    SourceKind, Tuning, WhiteLessons,
 };
-use distill_device::{Progress, open_pack};
+use distill_device::open_pack;
 
 use super::{
     check_step,
-    checkpoint::{Checkpoint, Keep},
+    shown::Shown,
+    whole::{Start, Watched, train_whole},
 };
 use crate::{
     export::recompose,
+    images::{Images, Part},
     import::{ImportOptions, import},
     network::{Network, is_pack},
 };
-
-/// Steps between two log messages.
-const LOG_INTERVAL: usize = 100;
 
 /// Where the images of a fine-tune come from: never from a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,6 +49,24 @@ pub fn read_student(teacher: &Path, students: &[PathBuf]) -> Result<Network> {
     }
 }
 
+/// The images of a fine-tune.
+#[derive(Clone, Copy, Debug)]
+pub enum LearnFrom<'a> {
+    /// Noise.
+    Noise(NoiseSource),
+    /// Images of a data set, and their classes if they have any.
+    Images(&'a Part),
+}
+
+impl LearnFrom<'_> {
+    fn kind(self) -> SourceKind {
+        match self {
+            Self::Noise(noise) => noise.kind(),
+            Self::Images(_) => SourceKind::Recorded,
+        }
+    }
+}
+
 /// A student to fine-tune, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct FineTune<'a> {
@@ -57,66 +74,62 @@ pub struct FineTune<'a> {
     pub teacher: &'a Path,
     /// The student.
     pub student: &'a Network,
-    /// Where the images come from.
-    pub source: NoiseSource,
+    /// The images to learn from.
+    pub from: LearnFrom<'a>,
     /// Steps, loss and seed.
     pub tuning: &'a Tuning,
 }
 
-/// The student fine-tuned on noise, and the mean cross-entropy of the last step; `None` if there was nothing to train.
+/// The student fine-tuned, and the loss of the last step; `None` if there was nothing to train.
 ///
 /// # Errors
-/// A number out of range, a teacher that does not classify or has no noise images, a student of other shapes, training that
-/// diverges, or something else in the place of its state.
-pub fn finetune_on_noise(task: FineTune<'_>, keep: Keep<'_>) -> Result<(Network, Option<f32>)> {
-    let FineTune { teacher, student, source, tuning } = task;
-    check(tuning)?;
+/// A number out of range, a teacher that does not classify or has no noise images, a student of other shapes, and those of
+/// [`train_whole`].
+pub fn finetune_student(task: FineTune<'_>, watched: Watched<'_>) -> Result<(Network, Option<f32>)> {
+    let FineTune { teacher, student, from, tuning } = task;
+    check_tuning(tuning)?;
     let network = Network::read_pack(teacher)?;
     network.check_classifies()?;
     check_shapes(&network, student, tuning)?;
     check_step(&student.blocks, tuning.training.batch).context("take a smaller --batch")?;
-    let images = match source {
-        NoiseSource::Standard => None,
-        NoiseSource::Calibrated => Some(noise_images(teacher)?),
-    };
-    let noise = images.is_some().then(|| open_pack(teacher).map(|pack| pack.noise_checksum())).transpose()?;
-    let settings = ("finetune", network.digest()?, student.digest()?, noise, tuning);
-    let mut checkpoint = Checkpoint::new(keep, &settings)?;
     let pixels = network.manifest.pixels();
-    let lessons = images.as_ref().map_or(Lessons::White, |images| Lessons::Images {
-        images,
-        pixels: &pixels,
-        seen: images.len() - MEASURED_INPUTS,
-    });
-    let steps = tuning.training.steps;
-    let mut progress = Progress::new("fine-tuning", Some(steps as u64), "{pos}/{len} steps")?;
-    let mut last = None;
+    let (noise, images);
+    let (lessons, content): (&dyn Lessons, u32) = match from {
+        LearnFrom::Noise(NoiseSource::Standard) => (&WhiteLessons(network.input()), 0),
+        LearnFrom::Noise(NoiseSource::Calibrated) => {
+            images = noise_images(teacher)?;
+            noise = NoiseLessons { images: &images, pixels: &pixels, seen: images.len() - MEASURED_INPUTS };
+            (&noise, open_pack(teacher)?.noise_checksum())
+        }
+        LearnFrom::Images(part) => (&Shown::new(part, &network), part.checksum()?),
+    };
+    let settings = ("finetune", network.digest()?, student.digest()?, from.kind(), content, lessons.labels(), tuning);
     let course = Course { teacher: &network.blocks, lessons, tuning, engine: &Engine::default() };
-    let blocks = finetune(course, &student.blocks, checkpoint.resume()?, |step| {
-        if step.number % LOG_INTERVAL == 1 {
-            log::info!("step {}: cross-entropy {:.6}", step.number, step.loss);
-        }
-        last = Some(step.loss);
-        progress.set(step.number as u64);
-        if step.number < steps {
-            checkpoint.keep(step);
-        }
-    });
-    let blocks = blocks.map_err(|error| match error {
-        DistillError::Diverged { .. } => anyhow!("{error}: try a lower --rate"),
-        _ => error.into(),
-    })?;
-    // What is not known of the student stays unknown.
-    let made_from = student.manifest.made_from.map(|made_from| made_from.max(source.kind()));
-    Ok((Network::new(Manifest { made_from, ..student.manifest.clone() }, blocks)?, last))
+    let start = Start::Folded(student.blocks.clone());
+    let (blocks, loss) = train_whole(course, start, &student.manifest, watched, &settings)?;
+    // What is not known of the student stays unknown, unless data took part.
+    let made_from = match from.kind() {
+        SourceKind::Recorded => Some(SourceKind::Recorded),
+        kind => student.manifest.made_from.map(|made_from| made_from.max(kind)),
+    };
+    Ok((Network::new(Manifest { made_from, ..student.manifest.clone() }, blocks)?, loss))
 }
 
-fn check(tuning: &Tuning) -> Result<()> {
-    let Tuning { training, temperature, features, .. } = tuning;
+/// Checks the numbers of a training.
+pub(super) fn check_tuning(tuning: &Tuning) -> Result<()> {
+    let Tuning { training, temperature, labels, features, disturbance, .. } = tuning;
     ensure!((1..=MAX_INPUTS).contains(&training.batch), "the batch must be from 1 to {MAX_INPUTS}");
     ensure!(training.rate.is_finite() && training.rate > 0.0, "the learning rate must be a number above 0");
     ensure!(temperature.is_finite() && *temperature > 0.0, "the temperature must be a number above 0");
-    ensure!(features.is_finite() && *features >= 0.0, "the weight of the features must be a number of at least 0");
+    let weights = [
+        (training.weight_decay, "weight decay"),
+        (*labels, "weight of the labels"),
+        (*features, "weight of the features"),
+        (*disturbance, "noise on activations"),
+    ];
+    for (weight, name) in weights {
+        ensure!(weight.is_finite() && weight >= 0.0, "the {name} must be a number of at least 0");
+    }
     Ok(())
 }
 

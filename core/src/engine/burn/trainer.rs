@@ -1,22 +1,23 @@
 //! Training on a Burn device: weights, gradients and optimiser state stay there as tensors.
 
-use alloc::{borrow::Cow, vec::Vec};
+use alloc::{borrow::Cow, vec, vec::Vec};
 
 use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
 
 use super::{BurnBatch, download, forward, weights_of};
 use crate::{
     block::{
-        Block, Statistics,
+        Block, Role, Statistics,
         op::{Op, burn::moments},
     },
     engine::{
-        Classes, Goals, Learners,
+        Classes, Disturbance, Goals, Learners,
         batch::{Backend, OTHER_DEVICE},
         cpu::STATISTICS_RATE,
         optimizer::adam_bias,
     },
     recipe::{ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON, Training, Update},
+    stream::{Purpose, Stream},
 };
 
 /// See [`Trainer`](crate::engine::Trainer).
@@ -26,6 +27,7 @@ pub struct BurnTrainer {
     blocks: Vec<Block>,
     learners: Learners,
     training: Training,
+    disturbance: Disturbance,
     device: Device,
     /// The weights of each block, in the block's order.
     weights: Vec<Vec<Tensor<1>>>,
@@ -61,10 +63,15 @@ impl BurnTrainer {
         let errors = (0..=blocks.len()).map(|_| zero(device)).collect();
         blocks.iter_mut().for_each(|block| drop(block.take_values()));
         let (training, device) = (*training, device.clone());
-        Self { blocks, learners, training, device, weights, states, count: 0, steps: 0, errors }
+        let disturbance = Disturbance::default();
+        Self { blocks, learners, training, disturbance, device, weights, states, count: 0, steps: 0, errors }
     }
 
-    pub fn begin(&mut self, count: usize) {
+    pub fn disturb(&mut self, disturbance: Disturbance) {
+        self.disturbance = disturbance;
+    }
+
+    pub fn begin(&mut self, count: usize, _step: usize) {
         self.count = count;
         self.states.iter_mut().for_each(|state| state.gradient = state.gradient.zeros_like());
         self.errors.iter_mut().for_each(|error| *error = zero(&self.device));
@@ -88,19 +95,24 @@ impl BurnTrainer {
                 }
             };
             value = forward(block, block.nodes().len(), &weights[index], value, statistics, &mut observe);
+            let before = value.clone();
+            if self.disturbance.deviation > 0.0 && block.role() == Role::Neighbourhood && index + 1 < self.blocks.len()
+            {
+                value = value + self.noise(index, before.dims());
+            }
             let Some(goal) = goals.outputs.get(index) else { continue };
             let Backend::Burn(output) = &goal.output.0 else { panic!("{OTHER_DEVICE}") };
-            let distance = (value.clone() - output.tensor()).square().sum();
+            let distance = (before - output.tensor()).square().sum();
             self.errors[index] = self.errors[index].clone() + distance.clone().inner();
             loss = loss + distance * goal.weight;
         }
-        if let Some(Classes { probabilities, temperature, weight }) = goals.classes {
+        for &Classes { probabilities, temperature, weight } in goals.classes {
             let dims = [input.len(), probabilities.len() / input.len()];
             let wanted = Tensor::<2>::from_data(TensorData::new(probabilities.to_vec(), dims), &self.device);
-            let entropy = -(log_softmax(value.reshape(dims) / temperature, 1) * wanted).sum();
+            let entropy = -(log_softmax(value.clone().reshape(dims) / temperature, 1) * wanted).sum() * weight;
             let last = self.blocks.len();
             self.errors[last] = self.errors[last].clone() + entropy.clone().inner();
-            loss = loss + entropy * (weight / self.count as f32);
+            loss = loss + entropy / self.count as f32;
         }
         let mut found = loss.backward();
         for State { block, weight, gradient, .. } in &mut self.states {
@@ -108,6 +120,15 @@ impl BurnTrainer {
                 *gradient = gradient.clone() + here;
             }
         }
+    }
+
+    /// What disturbs the output of a block in this step.
+    fn noise(&self, block: usize, dims: [usize; 4]) -> Tensor<4> {
+        let Disturbance { deviation, seed } = self.disturbance;
+        let mut values = vec![0.0; dims.iter().product()];
+        let index = ((self.steps as usize) << 24) ^ block;
+        Stream::new(seed, Purpose::Disturb, index).disturb(deviation, &mut values);
+        Tensor::from_data(TensorData::new(values, dims), &self.device).autodiff()
     }
 
     pub fn update(&mut self, rate: f32) {

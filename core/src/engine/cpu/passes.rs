@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     block::{Block, Statistics},
-    engine::Goals,
+    engine::{Disturbance, Goals},
     heap::held,
     kernels::{
         norm::Moments,
@@ -146,9 +146,14 @@ impl Passes {
         }
     }
 
-    /// Starts a batch of `count` images.
-    pub fn begin(&mut self, count: usize) {
-        (self.count, self.done) = (count, 0);
+    /// Adds noise to the output of every neighbourhood in all passes that follow.
+    pub fn disturb(&mut self, blocks: &[Block], disturbance: Disturbance) {
+        self.sequence.disturb(blocks, disturbance);
+    }
+
+    /// Starts the batch of a step, of `count` images.
+    pub fn begin(&mut self, count: usize, step: usize) {
+        (self.count, self.done, self.sequence.step) = (count, 0, step);
         self.errors.fill(0.0);
     }
 
@@ -210,11 +215,11 @@ impl Passes {
         let places = self.sequence.segment(segment);
         let Place { stage, node } = self.sequence.places[places.end];
         let channels = self.sequence.stages[stage].program.norm_channels(node);
-        let (start, images) = (if waits { places.start } else { 0 }, feed.images);
+        let (start, images, before) = (if waits { places.start } else { 0 }, feed.images, self.done);
         self.each_group(waits, images, None, workspace, |sequence, task, index, arena| {
-            sequence.forward(start..places.end, arena, images.plane(index));
+            sequence.forward(start..places.end, arena, images.plane(index), before + index);
             // A batch norm may be the first node of its block.
-            sequence.load(places.end, arena, images.plane(index));
+            sequence.load(places.end, arena, images.plane(index), before + index);
             let found = &mut task.piece.moments;
             found.resize(channels * task.groups.len(), Moments::default());
             let found = &mut found[(index - task.groups.start) * channels..][..channels];
@@ -235,7 +240,7 @@ impl Passes {
     fn backward(&mut self, segment: usize, waits: bool, feed: &mut Feed<'_>, workspace: &mut Workspace) {
         let (places, end) = (self.sequence.segment(segment), self.sequence.places.len());
         let last = places.end == end;
-        let (images, goals, count) = (feed.images, feed.goals, self.count);
+        let (images, goals, count, before) = (feed.images, feed.goals, self.count, self.done);
         let slopes = feed.slopes.as_deref_mut().filter(|_| segment == 0);
         self.each_group(waits, images, slopes, workspace, |sequence, task, index, arena| {
             let Piece { sums, errors, .. } = &mut *task.piece;
@@ -246,7 +251,8 @@ impl Passes {
             let group = Group { index, lanes: images.lanes(index), count };
             let top = if waits { places.end } else { end };
             if last || !waits {
-                sequence.forward(if waits { places.start } else { 0 }..end, arena, images.plane(index));
+                let start = if waits { places.start } else { 0 };
+                sequence.forward(start..end, arena, images.plane(index), before + index);
                 sequence.pull_last(&goals, group, arena, errors.as_mut_slice(), last);
             } else {
                 sequence.step_back(top, &goals, group, arena, errors, true);

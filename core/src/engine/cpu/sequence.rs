@@ -5,12 +5,13 @@ use core::ops::Range;
 
 use super::{Backward, Norms, Program, clear_absent};
 use crate::{
-    block::Block,
-    engine::{Classes, Goal, Goals},
+    block::{Block, Role},
+    engine::{Classes, Disturbance, Goal, Goals},
     kernels::{
         elementwise::{Read, Write, copy, squared_error},
-        plane::{LANES, Lanes, Plane},
+        plane::{LANES, Lanes, Plane, floats_mut},
     },
+    stream::{Purpose, Stream},
 };
 
 /// One block of the sequence.
@@ -22,6 +23,8 @@ pub struct Stage {
     pub values: usize,
     pub sums: usize,
     pub weights: usize,
+    /// Whether noise is added to its output.
+    pub is_disturbed: bool,
 }
 
 /// A sequence of blocks and its stops.
@@ -39,6 +42,9 @@ pub struct Sequence {
     /// Where gradients begin in an arena, and the largest length of one stage's gradients.
     slopes: usize,
     slope: usize,
+    /// What is added to the output of each disturbed stage in `step`.
+    disturbance: Disturbance,
+    pub step: usize,
 }
 
 /// A node of a stage.
@@ -72,11 +78,12 @@ impl Sequence {
             }
             let of_stage = if index < trained { backward.sums() } else { 0 };
             let lengths = [program.arena(), of_stage, block.weights().len()];
-            stages.push(Stage { program, backward, values, sums, weights });
+            stages.push(Stage { program, backward, values, sums, weights, is_disturbed: false });
             (values, sums, weights) = (values + lengths[0], sums + lengths[1], weights + lengths[2]);
         }
         let slope = stages.iter().map(|stage| stage.backward.arena()).max().unwrap_or(0);
-        Self { stages, places, stops, trained, sums, slopes: values, slope }
+        let disturbance = Disturbance::default();
+        Self { stages, places, stops, trained, sums, slopes: values, slope, disturbance, step: 0 }
     }
 
     pub fn arena(&self) -> usize {
@@ -96,23 +103,42 @@ impl Sequence {
         start..start + self.slope
     }
 
-    pub fn forward(&self, places: Range<usize>, arena: &mut [Lanes], input: Read<'_>) {
+    /// See [`Passes::disturb`](super::Passes::disturb).
+    pub fn disturb(&mut self, blocks: &[Block], disturbance: Disturbance) {
+        self.disturbance = disturbance;
+        let last = blocks.len().saturating_sub(1);
+        for (index, (stage, block)) in self.stages.iter_mut().zip(blocks).enumerate() {
+            stage.is_disturbed = disturbance.deviation > 0.0 && block.role() == Role::Neighbourhood && index < last;
+        }
+    }
+
+    /// Takes a group, the `group`th of its batch, forward through some places.
+    pub fn forward(&self, places: Range<usize>, arena: &mut [Lanes], input: Read<'_>, group: usize) {
         for place in places {
-            self.load(place, arena, input);
+            self.load(place, arena, input, group);
             let Place { stage, node } = self.places[place];
             let Stage { program, values, .. } = &self.stages[stage];
             program.step(node, &mut arena[*values..]);
         }
     }
 
-    /// Copies the input of a stage to where its first node reads it: the output of the stage before, or the images.
-    pub fn load(&self, place: usize, arena: &mut [Lanes], input: Read<'_>) {
+    /// Copies the input of a stage to where its first node reads it: the output of the stage before, or the images. What
+    /// disturbs it is the same whenever the group is loaded again.
+    pub fn load(&self, place: usize, arena: &mut [Lanes], input: Read<'_>, group: usize) {
         let Place { stage: index, node: 0 } = self.places[place] else { return };
         let stage = &self.stages[index];
         let (before, here) = arena.split_at_mut(stage.values);
         let previous = index.checked_sub(1).map(|previous| &self.stages[previous]);
         let input = previous.map_or(input, |previous| previous.program.output(&before[previous.values..]));
         stage.program.load(here, input);
+        if previous.is_some_and(|previous| previous.is_disturbed) {
+            let Disturbance { deviation, seed } = self.disturbance;
+            let mut stream = Stream::new(seed, Purpose::Disturb, (self.step << 24) ^ (group << 12) ^ index);
+            let (values, plane) = stage.program.input(here);
+            for row in plane.rows() {
+                stream.disturb(deviation, floats_mut(&mut values[row..row + plane.shape.width]));
+            }
+        }
     }
 
     /// Sets the gradient of the last output.
@@ -130,8 +156,8 @@ impl Sequence {
             }
             None => to.rows().for_each(|row| slope[row..row + to.shape.width].fill(Lanes::ZERO)),
         }
-        if let Some(classes) = &goals.classes {
-            let error = cross_entropy(classes, group, program.output(values), (slope, to));
+        for classes in goals.classes {
+            let error = cross_entropy(classes, group, program.output(values), (&mut *slope, to));
             errors[last + 1] += if counts { error } else { 0.0 };
         }
     }
@@ -196,7 +222,7 @@ fn pull(program: &Program, goal: &Goal, group: Group, values: &mut [Lanes], slop
     squared_error(program.arch, program.output(values), wanted.group(group.index), slope, 2.0 * goal.weight, add)
 }
 
-/// Adds the gradient of the cross-entropy to that of the logits; returns the sum of the images' cross-entropies.
+/// Adds the gradient of the cross-entropy to that of the logits; returns the weighted sum of the images' cross-entropies.
 fn cross_entropy(classes: &Classes<'_>, group: Group, (logits, plane): Read<'_>, (slope, to): Write<'_>) -> f64 {
     let &Classes { probabilities, temperature, weight } = classes;
     let (count, scale, mut error) = (plane.shape.channels, 1.0 / group.count.max(1) as f32, 0.0);
@@ -211,5 +237,5 @@ fn cross_entropy(classes: &Classes<'_>, group: Group, (logits, plane): Read<'_>,
             slope[to.at(class, 0, 0)].0[lane] += scale * weight * (share - wanted) / temperature;
         }
     }
-    error
+    f64::from(weight) * error
 }

@@ -5,7 +5,7 @@ use alloc::{borrow::Cow, vec, vec::Vec};
 use super::{Feed, Groups, Norms, Passes, Stop, Workspace};
 use crate::{
     block::{Block, op::Op},
-    engine::{Goals, Learners, Optimizer},
+    engine::{Disturbance, Goals, Learners, Optimizer},
     heap::held,
     kernels::norm::Moments,
     recipe::Training,
@@ -52,10 +52,14 @@ impl CpuTrainer {
         Self { blocks, passes, norms, weights, gradients, optimizer }
     }
 
-    pub fn begin(&mut self, count: usize) {
+    pub fn disturb(&mut self, disturbance: Disturbance) {
+        self.passes.disturb(&self.blocks, disturbance);
+    }
+
+    pub fn begin(&mut self, count: usize, step: usize) {
         self.passes.set_weights(&self.blocks, &self.weights);
         self.gradients.iter_mut().for_each(|gradient| gradient.fill(0.0));
-        self.passes.begin(count);
+        self.passes.begin(count, step);
     }
 
     pub fn add(&mut self, images: &Groups, goals: Goals<'_>, waits: bool, workspace: &mut Workspace) {

@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 use distill_core::{MaxPool, Op, Pad, Shape, Slice, Window};
 
 use super::{Candidate, Family, layers::Layers};
-use crate::import::Checkpoint;
+use crate::import::{Checkpoint, TensorValues};
 
 pub(super) const FAMILY: Family = Family {
     title: "ResNets",
@@ -51,6 +51,36 @@ fn name(checkpoint: &Checkpoint) -> String {
         (3, 1, 128) => format!("wide_resnet{layers}_2"),
         _ => format!("resnet{layers}"),
     }
+}
+
+/// The tensors, all zero, of a ResNet for CIFAR-10 with 6n + 2 layers (He et al. 2015, section 4.2; shortcuts without weights).
+pub(super) fn cifar(name: &str) -> Option<Checkpoint> {
+    let layers: usize = name.strip_prefix("resnet")?.parse().ok()?;
+    let blocks = layers.checked_sub(2).filter(|layers| layers % 6 == 0 && (6..=1200).contains(layers))? / 6;
+    let mut checkpoint = Checkpoint::default();
+    let mut add = |name: String, dims: &[usize]| {
+        let values = TensorValues { dims: dims.to_vec(), data: vec![0.0; dims.iter().product()] };
+        checkpoint.tensors.insert(name, values);
+    };
+    let mut layer = |conv: String, norm: String, [outputs, inputs]: [usize; 2]| {
+        add(format!("{conv}.weight"), &[outputs, inputs, 3, 3]);
+        for tensor in ["weight", "bias", "running_mean", "running_var"] {
+            add(format!("{norm}.{tensor}"), &[outputs]);
+        }
+    };
+    layer("conv1".into(), "bn1".into(), [16, 3]);
+    let mut inputs = 16;
+    for (stage, width) in [16, 32, 64].into_iter().enumerate() {
+        for block in 0..blocks {
+            let name = format!("layer{}.{block}", stage + 1);
+            layer(format!("{name}.conv1"), format!("{name}.bn1"), [width, inputs]);
+            layer(format!("{name}.conv2"), format!("{name}.bn2"), [width, width]);
+            inputs = width;
+        }
+    }
+    add("linear.weight".into(), &[10, 64]);
+    add("linear.bias".into(), &[10]);
+    Some(checkpoint)
 }
 
 /// What follows the first convolution.

@@ -21,8 +21,8 @@ use crate::{
     export::recompose,
     images::{self, LabelledImages, Preparation},
     learn::{
-        BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, FineTune, Keep, NoiseSource, Preset, baseline,
-        calibrate, finetune_on_noise, usual_calibration,
+        BaselineOptions, CALIBRATED_IMAGES, CALIBRATION_STEPS, FineTune, Keep, LearnFrom, NoiseSource, Preset, Watched,
+        baseline, calibrate, finetune_student, usual_calibration,
     },
     measure::{Sample, compare, evaluate},
     network::Network,
@@ -293,13 +293,15 @@ impl Maker<'_> {
         let student = match (method, method.baseline()) {
             (_, Some(method)) => {
                 let preset = self.options.baselines.unwrap_or(Preset::Short);
-                baseline(&self.options.teacher, BaselineOptions { method, preset, width, seed }, keep)?
+                let tuning = Tuning { seed, ..preset.tuning(method) };
+                let options = BaselineOptions { method, preset, width, images: None, tuning };
+                baseline(&self.options.teacher, options, Watched::new("training", keep))?
             }
             (Method::FineTuned, _) => {
                 let (student, tuning) = (recompose(&calibrated, &[distilled])?, self.recipes.tuning(seed));
-                let source = NoiseSource::Calibrated;
-                let task = FineTune { teacher: &calibrated, student: &student, source, tuning: &tuning };
-                finetune_on_noise(task, keep)?.0
+                let from = LearnFrom::Noise(NoiseSource::Calibrated);
+                let task = FineTune { teacher: &calibrated, student: &student, from, tuning: &tuning };
+                finetune_student(task, Watched::new("fine-tuning", keep))?.0
             }
             _ => {
                 let student = self.pack(method, width);

@@ -13,9 +13,6 @@ use rand_xoshiro::{
 
 use crate::tensor::Shape;
 
-/// Images per batch that share current batch statistics: enough for stable estimates.
-pub const NOISE_BATCH: usize = 64;
-
 /// Correlation between the channels of natural images.
 const COMMON: f32 = 0.9;
 
@@ -36,6 +33,8 @@ pub enum Purpose {
     Validate = 6,
     /// Random initial weights of a student.
     Weights = 7,
+    /// Noise on the activations of a network in training.
+    Disturb = 8,
 }
 
 /// A stream of random numbers.
@@ -57,6 +56,14 @@ impl Stream {
     /// Fills `values` with independent samples of `N(0, 1)`.
     pub fn fill(&mut self, values: &mut [f32]) {
         values.iter_mut().for_each(|value| *value = StandardNormal.sample(&mut self.0));
+    }
+
+    /// Adds independent samples of `N(0, deviation²)` to `values`.
+    pub fn disturb(&mut self, deviation: f32, values: &mut [f32]) {
+        for value in values {
+            let sample: f32 = StandardNormal.sample(&mut self.0);
+            *value += deviation * sample;
+        }
     }
 
     /// Draws a sample of the gamma distribution with this shape (above 0) and scale 1.
