@@ -72,3 +72,5 @@ mod whole_students;
 #[cfg(feature = "burn")]
 #[path = "suite/with_burn.rs"]
 mod with_burn;
+#[path = "suite/with_data.rs"]
+mod with_data;

@@ -25,9 +25,9 @@ use crate::file::{check_distinct, places};
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// Identifiers of arguments that name a file to write.
-const OUTPUTS: [&str; 4] = ["output", "predictions", "draw", "counter_file"];
+const OUTPUTS: [&str; 5] = ["output", "predictions", "draw", "counter_file", "metrics"];
 /// Of those that name a folder in which a command writes files of its own.
-const FOLDERS: [&str; 2] = ["work", "dir"];
+const FOLDERS: [&str; 3] = ["work", "dir", "tensorboard"];
 
 /// Parses the arguments, and refuses to write over what any of them names. Wrong usage ends the program with exit code 2, an
 /// output in an input's place with 1; with `--json` stdout gets an object, too.

@@ -63,7 +63,7 @@ fn images_that_cannot_be_learned_from_are_refused_before_work() {
     for (data, why) in [
         ("builtin", "nothing learns from them"),
         ("missing", "missing"),
-        ("few", "the source has 64 images, but 64 are held out to measure on"),
+        ("few", "the source has 58 images, but 64 are held out to measure on"),
         ("broken", "007.png"),
     ] {
         let error = desk.failure(&format!("{RUN} {data}"), 1);
