@@ -25,7 +25,7 @@ use self::{
     compress::{CompressArgs, compress_model},
     key::{KeyArgs, make_or_use_key},
     learn::{BaselineArgs, FinetuneArgs, TrainArgs, baseline_student, finetune_student, train_teacher},
-    measure::{DataCommand, EvaluateArgs, ReportCommand, evaluate_file, fetch_data, report_data_free},
+    measure::{DataCommand, EvaluateArgs, ReportCommand, evaluate_file, fetch_data, make_report},
     networks::{ImportArgs, InspectArgs, RecomposeArgs, import_file, inspect_file, recompose_files},
 };
 
@@ -155,7 +155,7 @@ fn execute(command: Command, json: bool, heap: &CountingAllocator<System>) -> Re
         Command::Finetune(args) => finetune_student(json, &args),
         Command::Train(args) => train_teacher(json, &args),
         Command::Baseline(args) => baseline_student(json, &args),
-        Command::Report { command: ReportCommand::DataFree(options) } => report_data_free(json, &options, heap),
+        Command::Report { command } => make_report(json, &command, heap),
         Command::Key(args) => make_or_use_key(json, &args),
         Command::Completions { shell } => lookup::completions(json, shell, &mut Cli::command()),
         Command::Man { dir } => lookup::manual(json, dir.as_deref(), Cli::command()),

@@ -9,5 +9,5 @@ pub use self::{
     compare::{BlockComparison, Comparison, Sample, compare},
     evaluate::{Evaluation, batch, evaluate},
     latency::{block_milliseconds, milliseconds},
-    report::{DataFree, DataFreeOptions, data_free},
+    report::{Kind, Report, ReportOptions, fill},
 };

@@ -37,7 +37,7 @@ const TRAIN: &str = "distill train resnet8 -o trained.ndp --data data --batch 16
 fn rows(desk: &Desk, name: &str) -> Vec<Vec<String>> {
     let text = fs::read_to_string(desk.path(name)).unwrap();
     let mut lines = text.lines();
-    assert_eq!(lines.next(), Some("step,rate,loss,held-out accuracy %"));
+    assert_eq!(lines.next(), Some("step,seconds,rate,loss,accuracy %"));
     lines.map(|line| line.split(',').map(str::to_owned).collect()).collect()
 }
 
@@ -52,8 +52,8 @@ fn a_teacher_learns_colours_and_writes_down_how() {
     assert_eq!(desk.json("distill evaluate trained.ndp --data data")["total"], 100);
     let rows = rows(&desk, "m.csv");
     assert_eq!(rows.len(), 60);
-    assert_eq!((rows[59][0].as_str(), rows[59][3].parse().ok()), ("60", trained["accuracy"].as_f64()));
-    assert!(rows[59][2].parse::<f64>().unwrap() < rows[0][2].parse::<f64>().unwrap() / 2.0);
+    assert_eq!((rows[59][0].as_str(), rows[59][4].parse().ok()), ("60", trained["accuracy"].as_f64()));
+    assert!(rows[59][3].parse::<f64>().unwrap() < rows[0][3].parse::<f64>().unwrap() / 2.0);
     // What TensorBoard reads: records with their lengths and checksums, whose first names the version.
     let name = fs::read_dir(desk.path("board")).unwrap().next().unwrap().unwrap().path();
     let bytes = fs::read(name).unwrap();
@@ -71,7 +71,7 @@ fn a_teacher_learns_colours_and_writes_down_how() {
     }
     let holds = |record: &[u8], text: &str| record.windows(text.len()).any(|window| window == text.as_bytes());
     assert_eq!(records.len(), 61);
-    assert!(holds(records[0], "brain.Event:2") && holds(records[60], "held-out accuracy"));
+    assert!(holds(records[0], "brain.Event:2") && holds(records[60], "accuracy"));
     // Other metrics are not written over.
     fs::write(desk.path("notes.csv"), "mine").unwrap();
     let error = desk.failure(&format!("{TRAIN} --steps 1 --metrics notes.csv --fresh"), 1);
@@ -190,4 +190,28 @@ fn a_label_that_is_no_class_is_named() {
     }
     let error = desk.failure("distill train resnet20 -o trained.ndp --data cifar", 1);
     assert!(error.contains("image 17 of") && error.contains("data_batch_2.bin has label 10"), "{error}");
+}
+
+#[test]
+fn reports_with_data_share_their_students() {
+    let desk = desk();
+    let options = "teacher.ndp -o report --data builtin --training data --limit 20 --effort 0.001 --widths 0.5";
+    let line = format!("distill report parameter-reduction {options} --only nd,nd-ft,kd,ce");
+    let first = desk.json(&line);
+    let methods: Vec<&str> =
+        first["cells"].as_array().unwrap().iter().map(|cell| cell["method"].as_str().unwrap()).collect();
+    assert_eq!(methods, ["nd", "nd-ft", "kd", "ce"]);
+    let [nd, tuned, kd, _] = [0, 1, 2, 3].map(|index| &first["cells"][index]);
+    assert!(nd["unit_seconds"].is_number() && nd["interface_error"].is_number() && kd["interface_error"].is_null());
+    assert_eq!(tuned["curve"].as_array().unwrap().last().unwrap()["accuracy"], tuned["accuracy"]);
+    let table = fs::read_to_string(desk.path("report/parameter-reduction.md")).unwrap();
+    assert!(table.contains("| 0.5 | ND+FT |") && table.contains("parameter-reduction-minutes.svg"), "{table}");
+    assert_eq!(desk.json(&line), first, "nothing is made again");
+    // Seconds are part of a student: one that was made again has others.
+    let timing = desk.json(&format!("distill report timing {options}"));
+    assert_eq!(timing["cells"], first["cells"]);
+    let ahead = desk.json(&format!("distill report look-ahead {options}"));
+    assert_eq!((&ahead["cells"][0], &ahead["cells"][2]), (nd, tuned));
+    let error = desk.failure(&format!("distill report timing {}", options.replace("--data builtin", "--data data")), 1);
+    assert!(error.contains("must not learn from the test images"), "{error}");
 }

@@ -8,7 +8,7 @@ use distill_core::{CountingAllocator, Device};
 use distill_device::{TrustOptions, check_writable, print, write_file};
 use distill_host::{
     images::{self, CROP_FRACTION, Filter, Preparation, cifar10_folder, fetch_cifar10},
-    measure::{Comparison, DataFreeOptions, Evaluation, Sample, compare, data_free, evaluate},
+    measure::{Comparison, Evaluation, Kind, ReportOptions, Sample, compare, evaluate, fill},
 };
 use serde::Serialize;
 
@@ -123,11 +123,29 @@ pub enum ReportCommand {
         name = "data-free",
         after_help = "Example:\n  distill report data-free teacher.ndp -o docs/results --data cifar10"
     )]
-    DataFree(DataFreeOptions),
+    DataFree(ReportOptions),
+    /// Accuracy over parameters of students with data (the paper's table 1): distilled, fine-tuned, and the baselines
+    #[command(
+        name = "parameter-reduction",
+        after_help = "Example:\n  distill report parameter-reduction teacher.ndp -o docs/results --widths 0.75,0.5"
+    )]
+    ParameterReduction(ReportOptions),
+    /// What looking ahead adds before and after the fine-tune (table 5)
+    #[command(name = "look-ahead", after_help = "Example:\n  distill report look-ahead teacher.ndp -o docs/results")]
+    LookAhead(ReportOptions),
+    /// Where the time goes, and when each training is as good as knowledge distillation (table 6)
+    #[command(name = "timing", after_help = "Example:\n  distill report timing teacher.ndp -o docs/results")]
+    Timing(ReportOptions),
 }
 
-pub fn report_data_free(json: bool, options: &DataFreeOptions, heap: &CountingAllocator<System>) -> Result<()> {
-    let report = data_free(options, heap)?;
+pub fn make_report(json: bool, command: &ReportCommand, heap: &CountingAllocator<System>) -> Result<()> {
+    let (kind, options) = match command {
+        ReportCommand::DataFree(options) => (Kind::DataFree, options),
+        ReportCommand::ParameterReduction(options) => (Kind::ParameterReduction, options),
+        ReportCommand::LookAhead(options) => (Kind::LookAhead, options),
+        ReportCommand::Timing(options) => (Kind::Timing, options),
+    };
+    let report = fill(kind, options, heap)?;
     let text = report.markdown()?;
     print(json, &report, || text)
 }

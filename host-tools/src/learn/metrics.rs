@@ -5,7 +5,7 @@ use std::{
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
     process,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +17,7 @@ use prost::Message;
 const ROWS: usize = 200;
 const MEASURED: usize = 20;
 
-const HEADER: &str = "step,rate,loss,held-out accuracy %";
+const HEADER: &str = "step,seconds,rate,loss,accuracy %";
 
 /// Where metrics go.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,10 +28,61 @@ pub struct MetricFiles<'a> {
     pub tensorboard: Option<&'a Path>,
 }
 
+/// A row of a CSV file of metrics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Row {
+    /// Steps taken.
+    pub step: usize,
+    /// Wall time of the training until then, without measuring, and without what a cut lost.
+    pub seconds: f64,
+    /// Learning rate.
+    pub rate: f32,
+    /// Mean cross-entropy.
+    pub loss: f32,
+    /// Percent of the images on which the training is watched.
+    pub accuracy: Option<f64>,
+}
+
+impl Row {
+    fn parse(line: &str) -> Option<Self> {
+        let mut cells = line.split(',');
+        let (step, seconds) = (cells.next()?.parse().ok()?, cells.next()?.parse().ok()?);
+        let (rate, loss) = (cells.next()?.parse().ok()?, cells.next()?.parse().ok()?);
+        Some(Self { step, seconds, rate, loss, accuracy: cells.next()?.parse().ok() })
+    }
+
+    fn line(&self) -> String {
+        let Self { step, seconds, rate, loss, accuracy } = self;
+        let accuracy = accuracy.map_or_else(String::new, |accuracy| format!("{accuracy:.2}"));
+        format!("{step},{seconds:.2},{rate},{loss},{accuracy}\n")
+    }
+}
+
+/// The rows of a CSV file of metrics; none if there is no such file.
+///
+/// # Errors
+/// A file that cannot be read, or of something else.
+pub fn read_metrics(path: &Path) -> Result<Vec<Row>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let mut lines = text.lines();
+    ensure!(
+        lines.next().is_none_or(|first| first == HEADER),
+        "{} holds something else than metrics: name another file",
+        path.display()
+    );
+    Ok(lines.filter_map(Row::parse).collect())
+}
+
 /// The metrics of a training.
 #[derive(Debug)]
 pub struct Metrics {
     steps: usize,
+    /// When the training would have started, had it not been cut or measured.
+    start: Instant,
     csv: Option<(PathBuf, String)>,
     events: Option<Events>,
 }
@@ -41,33 +92,18 @@ impl Metrics {
     /// goes on after them.
     ///
     /// # Errors
-    /// A file that cannot be read or written, or a CSV file of something else.
+    /// As [`read_metrics`]; or a file cannot be written.
     pub fn new(files: MetricFiles<'_>, steps: usize, done: usize) -> Result<Self> {
-        let csv = files.csv.map(|path| -> Result<_> {
-            let context = || format!("cannot read {}", path.display());
-            let text = match fs::read_to_string(path) {
-                Ok(text) => text,
-                Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-                Err(error) => return Err(error).with_context(context),
-            };
-            ensure!(
-                text.is_empty() || text.lines().next() == Some(HEADER),
-                "{} holds something else than metrics: name another file",
-                path.display()
-            );
-            let is_before = |row: &&str| {
-                row.split(',').next().and_then(|step| step.parse().ok()).is_some_and(|step: usize| step <= done)
-            };
-            let mut rows = format!("{HEADER}\n");
-            for row in text.lines().skip(1).filter(is_before) {
-                rows.push_str(row);
-                rows.push('\n');
-            }
-            write_file(path, rows.as_bytes())?;
-            Ok((path.to_owned(), rows))
-        });
-        let events = files.tensorboard.map(Events::create).transpose()?;
-        Ok(Self { steps, csv: csv.transpose()?, events })
+        let (mut start, mut csv) = (Instant::now(), None);
+        if let Some(path) = files.csv {
+            let rows: Vec<Row> = read_metrics(path)?.into_iter().filter(|row| row.step <= done).collect();
+            let before = rows.last().map_or(Duration::ZERO, |row| Duration::from_secs_f64(row.seconds.max(0.0)));
+            start = start.checked_sub(before).unwrap_or(start);
+            let text = rows.iter().fold(format!("{HEADER}\n"), |text, row| text + &row.line());
+            write_file(path, text.as_bytes())?;
+            csv = Some((path.to_owned(), text));
+        }
+        Ok(Self { steps, start, csv, events: files.tensorboard.map(Events::create).transpose()? })
     }
 
     /// Writes a step down, if it is due. `accuracy` measures the network in percent.
@@ -79,22 +115,20 @@ impl Metrics {
         if (self.csv.is_none() && self.events.is_none()) || !is_due(ROWS) {
             return Ok(());
         }
+        let elapsed = self.start.elapsed();
         let accuracy = if is_due(MEASURED) { accuracy(step)? } else { None };
-        if let Some((path, rows)) = &mut self.csv {
-            let accuracy = accuracy.map_or_else(String::new, |accuracy| format!("{accuracy:.2}"));
-            rows.push_str(&format!("{},{},{},{accuracy}\n", step.number, step.rate, step.loss));
-            write_file(path, rows.as_bytes())?;
+        let Step { number, rate, loss, .. } = *step;
+        if let Some((path, text)) = &mut self.csv {
+            text.push_str(&Row { step: number, seconds: elapsed.as_secs_f64(), rate, loss, accuracy }.line());
+            write_file(path, text.as_bytes())?;
         }
         if let Some(events) = &mut self.events {
-            let values = [
-                ("rate", Some(step.rate)),
-                ("loss", Some(step.loss)),
-                ("held-out accuracy", accuracy.map(|a| a as f32)),
-            ];
+            let values = [("rate", Some(rate)), ("loss", Some(loss)), ("accuracy", accuracy.map(|a| a as f32))];
             let value = |(tag, value): (&str, Option<f32>)| Some(Value { tag: tag.to_owned(), simple_value: value? });
             let summary = Summary { value: values.into_iter().filter_map(value).collect() };
-            events.write(Event { step: step.number as i64, summary: Some(summary), ..Event::now() })?;
+            events.write(Event { step: number as i64, summary: Some(summary), ..Event::now() })?;
         }
+        self.start += self.start.elapsed() - elapsed;
         Ok(())
     }
 }

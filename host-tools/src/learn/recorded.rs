@@ -12,7 +12,7 @@ use crate::{
 /// Warn if there are more inputs per image than this.
 const FEW: usize = 4;
 
-/// Images, shifted and mirrored at random, as a run's inputs. They have no labels.
+/// Images, shifted and mirrored at random, as a run's inputs.
 #[derive(Debug)]
 struct Recorded {
     images: Part,
@@ -27,7 +27,14 @@ struct Recorded {
 pub fn open_recorded(data: &str, share: f32, teacher: &mut Pack<DiskFile>) -> Result<Box<dyn Source>> {
     let blocks: Result<Vec<Block>, _> = (0..teacher.blocks()).map(|index| teacher.block(index)).collect();
     let network = Network::whole(teacher.manifest().clone(), blocks?)?;
-    let images = open_training(data, &network, Preparation::default(), share)?.learned;
+    recorded(open_training(data, &network, Preparation::default(), share)?.learned, &network)
+}
+
+/// Images as a run's inputs; their labels, if they have any, are not looked at.
+///
+/// # Errors
+/// They cannot be read.
+pub fn recorded(images: Part, network: &Network) -> Result<Box<dyn Source>> {
     let checksum = images.checksum()?;
     Ok(Box::new(Recorded { images, pixels: network.manifest.pixels(), checksum }))
 }

@@ -1,8 +1,14 @@
-//! Tables of measurements, filled cell by cell, so that an interrupted report can be resumed.
+//! Tables of measurements, filled student by student, so that an interrupted report can be resumed. A report is a [`Kind`]: a
+//! list of students, and the paper's table beside them.
 
-mod data_free;
+mod fill;
+mod kind;
+mod maker;
+mod method;
 mod plot;
+mod recipes;
 mod table;
 
-pub use data_free::{DataFreeOptions, data_free};
-pub use table::DataFree;
+pub use fill::{ReportOptions, fill};
+pub use kind::Kind;
+pub use table::Report;

@@ -1,72 +1,20 @@
-//! The content of a report, and its table in Markdown.
+//! The content of a report, and its tables in Markdown.
 
 use std::{fmt::Write as _, path::Path};
 
 use anyhow::Result;
-use distill_core::SourceKind;
 use distill_device::write_file;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::plot::{Curve, plot};
-use crate::learn::{Baseline, Preset};
+use super::{
+    kind::Kind,
+    method::Method,
+    plot::{Curve, Plot},
+};
+use crate::learn::Preset;
 
-/// A column of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// Standard noise, gradient steps alone: the paper's recipe.
-    Standard,
-    /// Propagated noise, solve, gradient steps.
-    Propagated,
-    /// Calibrated noise, solve alone.
-    Solved,
-    /// Calibrated noise, solve, gradient steps.
-    Distilled,
-    /// The same, then the whole network fine-tuned on that noise.
-    FineTuned,
-    /// Knowledge distillation on noise images.
-    GnKd,
-    /// Zero-shot knowledge distillation.
-    Zskd,
-}
-
-impl Method {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Standard, Self::Propagated, Self::Solved, Self::Distilled, Self::FineTuned, Self::GnKd, Self::Zskd];
-
-    /// The baseline that it is, if any.
-    pub(super) fn baseline(self) -> Option<Baseline> {
-        match self {
-            Self::GnKd => Some(Baseline::GnKd),
-            Self::Zskd => Some(Baseline::Zskd),
-            _ => None,
-        }
-    }
-
-    /// What its neighbourhoods are distilled from.
-    pub(super) fn source(self) -> SourceKind {
-        match self {
-            Self::Standard => SourceKind::Standard,
-            Self::Propagated => SourceKind::Propagated,
-            _ => SourceKind::Calibrated,
-        }
-    }
-
-    /// Its name in the table.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Standard => "standard noise, steps",
-            Self::Propagated => "propagated, solve + steps",
-            Self::Solved => "calibrated, solve only",
-            Self::Distilled => "calibrated, solve + steps",
-            Self::FineTuned => "the same, fine-tuned",
-            Self::GnKd => "GN-KD",
-            Self::Zskd => "ZSKD",
-        }
-    }
-}
-
+/// A student, measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cell {
     pub method: Method,
@@ -74,11 +22,24 @@ pub struct Cell {
     pub seed: u64,
     /// Percent of the test images.
     pub accuracy: f64,
-    /// Mean relative error of its blocks on calibrated noise; `None` for a student trained end to end.
+    /// Mean relative error of its blocks, on inputs like those that it learned from; `None` for a student trained end to end.
     pub interface_error: Option<f64>,
     pub parameters: usize,
     /// Wall time of the method's last step: from the teacher pack, or from the student that is fine-tuned.
     pub seconds: f64,
+    /// Mean wall time of a block that was distilled on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit_seconds: Option<f64>,
+    /// Accuracy in the course of a training of the whole network, on the test images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<Point>,
+}
+
+/// A moment of a training.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Point {
+    pub seconds: f64,
+    pub accuracy: f64,
 }
 
 /// The noise images of one seed.
@@ -92,9 +53,11 @@ pub struct Calibrated {
     pub seconds: Option<f64>,
 }
 
-/// The content of `data-free.json`.
+/// The content of a report's `.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DataFree {
+pub struct Report {
+    /// Which report it is.
+    pub kind: Kind,
     /// The command that makes the report.
     pub command: String,
     /// File that the teacher was imported from.
@@ -111,9 +74,11 @@ pub struct DataFree {
     pub labels: u32,
     /// Share of the usual work.
     pub effort: f32,
+    /// How much work goes into students that learn from data.
+    pub preset: Preset,
     /// Version and settings of every method, for seed 0 and width 1.
     pub recipes: Value,
-    /// How much work went into the baselines.
+    /// How much work went into the baselines without data.
     pub baselines: Option<Preset>,
     /// Calibrated noise, by seed.
     pub noise: Vec<Calibrated>,
@@ -121,49 +86,24 @@ pub struct DataFree {
     pub cells: Vec<Cell>,
 }
 
-/// A row of the paper's table 3b: accuracies in percent, `ce` with data.
-struct PaperRow {
-    k: f32,
-    ce: f64,
-    g_nd: f64,
-    g_nd_ft: f64,
-    gn_kd: f64,
-    zskd: f64,
-}
-
-const PAPER: [PaperRow; 4] = [
-    PaperRow { k: 1.0, ce: 91.60, g_nd: 91.51, g_nd_ft: 91.51, gn_kd: 16.00, zskd: 21.50 },
-    PaperRow { k: 0.9, ce: 91.31, g_nd: 88.78, g_nd_ft: 88.78, gn_kd: 12.97, zskd: 22.77 },
-    PaperRow { k: 0.75, ce: 90.89, g_nd: 80.64, g_nd_ft: 83.74, gn_kd: 13.00, zskd: 21.54 },
-    PaperRow { k: 0.5, ce: 90.17, g_nd: 53.40, g_nd_ft: 54.83, gn_kd: 12.74, zskd: 22.17 },
-];
-
-fn paper(k: f32) -> Option<&'static PaperRow> {
-    PAPER.iter().find(|row| row.k == k)
-}
-
 fn mean(cells: &[&Cell], value: impl Fn(&Cell) -> Option<f64>) -> Option<f64> {
     let values: Vec<f64> = cells.iter().map(|cell| value(cell)).collect::<Option<_>>()?;
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-impl DataFree {
-    /// Mean accuracy of each method at each width, largest first, and the paper's best without data.
-    fn curves(&self) -> Vec<Curve> {
-        let curve = |method: Method| {
-            let point = |k: f32| Some((k, mean(&self.seeds(method, k), |cell| Some(cell.accuracy))?));
-            Curve { title: method.title(), points: self.widths().into_iter().filter_map(point).collect() }
-        };
-        let paper = self.widths().into_iter().filter_map(|k| Some((k, paper(k)?.g_nd_ft))).collect();
-        Method::ALL.into_iter().map(curve).chain([Curve { title: "paper, G-ND+FT", points: paper }]).collect()
-    }
-
+impl Report {
     /// Widths of the students, largest first.
-    pub(super) fn widths(&self) -> Vec<f32> {
+    pub fn widths(&self) -> Vec<f32> {
         let mut widths: Vec<f32> = self.cells.iter().map(|cell| cell.width).collect();
         widths.sort_by(|a, b| b.total_cmp(a));
         widths.dedup();
         widths
+    }
+
+    /// Its methods of which there are students.
+    fn methods(&self) -> Vec<Method> {
+        let made = |method: &&Method| self.cells.iter().any(|cell| cell.method == **method);
+        self.kind.methods().iter().filter(made).copied().collect()
     }
 
     /// The students of a method and width, one for each seed.
@@ -171,34 +111,96 @@ impl DataFree {
         self.cells.iter().filter(|cell| cell.method == method && cell.width == k).collect()
     }
 
-    pub(super) fn write(&self, folder: &Path) -> Result<()> {
-        write_file(&folder.join("data-free.json"), &serde_json::to_vec_pretty(self)?)?;
-        write_file(&folder.join("data-free.md"), self.markdown()?.as_bytes())?;
-        write_file(&folder.join("data-free.svg"), plot(self.curves())?.as_bytes())
+    /// Writes the report, its tables and its plots into a folder.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let path = |ending: &str| folder.join(format!("{}{ending}", self.kind.name()));
+        write_file(&path(".json"), &serde_json::to_vec_pretty(self)?)?;
+        write_file(&path(".md"), self.markdown()?.as_bytes())?;
+        if let Some(plot) = self.over_minutes() {
+            write_file(&path("-minutes.svg"), plot.svg()?.as_bytes())?;
+        }
+        write_file(&path(".svg"), self.over_width().svg()?.as_bytes())
+    }
+
+    /// Mean accuracy of each method at each width, and the paper's best.
+    fn over_width(&self) -> Plot {
+        let (paper, widths) = (self.kind.paper(), self.widths());
+        let curve = |&method: &Method| {
+            let point = |&k: &f32| Some((f64::from(k), mean(&self.seeds(method, k), |cell| Some(cell.accuracy))?));
+            Curve { title: method.title().to_owned(), points: widths.iter().filter_map(point).collect() }
+        };
+        let theirs = widths.iter().filter_map(|&k| Some((f64::from(k), paper.row(k)?[paper.beside])));
+        let theirs = Curve { title: format!("paper, {}", paper.columns[paper.beside]), points: theirs.collect() };
+        let curves = self.kind.methods().iter().map(curve).chain([theirs]).collect();
+        Plot { x: "share of inner channels kept, k", curves }
+    }
+
+    /// Accuracy over time of the smallest students: from the blocks on where a student is fine-tuned.
+    fn over_minutes(&self) -> Option<Plot> {
+        let smallest = *self.widths().last()?;
+        let curve = |&method: &Method| {
+            let cell = self.cells.iter().find(|cell| cell.method == method && cell.width == smallest);
+            let points = cell.map_or_else(Vec::new, |cell| self.curve(cell));
+            let minutes = |Point { seconds, accuracy }| (seconds / 60.0, accuracy);
+            Curve { title: method.title().to_owned(), points: points.into_iter().map(minutes).collect() }
+        };
+        let trained: Vec<Curve> = self.kind.methods().iter().map(curve).collect();
+        let any = trained.iter().any(|curve| !curve.points.is_empty());
+        any.then_some(Plot { x: "minutes, distilling the blocks included", curves: trained })
+    }
+
+    /// The course of a training, with what came before it.
+    fn curve(&self, cell: &Cell) -> Vec<Point> {
+        let before = cell.method.before().and_then(|method| self.same(cell, method));
+        let start = before.map_or(0.0, |before| before.seconds);
+        let from = before.map(|before| Point { seconds: start, accuracy: before.accuracy });
+        let later = cell.curve.iter().map(|point| Point { seconds: start + point.seconds, ..*point });
+        if cell.curve.is_empty() { Vec::new() } else { from.into_iter().chain(later).collect() }
+    }
+
+    /// The student of another method, of the same width and seed.
+    fn same(&self, cell: &Cell, method: Method) -> Option<&Cell> {
+        self.cells.iter().find(|other| (other.method, other.width, other.seed) == (method, cell.width, cell.seed))
     }
 
     /// The report in Markdown.
     pub fn markdown(&self) -> Result<String> {
         let mut text = String::new();
-        writeln!(text, "# Distillation without data\n\nMade by `{}`.\n", self.command)?;
+        let (name, inputs) = (
+            self.kind.name(),
+            if self.kind.takes_data() {
+                "held-out training images (calibrated noise for students made without data)"
+            } else {
+                "calibrated noise that no student saw"
+            },
+        );
+        writeln!(text, "# {}\n\nMade by `{}`.\n", self.kind.title(), self.command)?;
         writeln!(
             text,
             "Teacher `{}`: {:.2} % of {} test images, {} parameters. Mean ± the largest distance from it (number of seeds). *Error* is \
-             the mean over the blocks of ‖S(a) − T(a)‖ / ‖T(a)‖ on calibrated noise that no student saw, with the teacher's own \
+             the mean over the blocks of ‖S(a) − T(a)‖ / ‖T(a)‖ on {inputs}, with the teacher's own \
              activations as inputs; seconds are those of the column's last step alone.\n",
             self.source, self.teacher_accuracy, self.images, self.teacher_parameters
         )?;
         if self.effort != 1.0 {
             writeln!(text, "**{} of the usual work: a trial.**\n", self.effort)?;
         }
-        text.push_str("![Accuracy over width](data-free.svg)\n\n");
+        writeln!(text, "![Accuracy over width]({name}.svg)\n")?;
         self.table(&mut text)?;
-        text.push_str("\n## The paper, its own teacher (Shao et al. 2020, table 3b; CE sees the data)\n\n");
-        text.push_str("| k | CE | G-ND | G-ND+FT | GN-KD | ZSKD |\n|---|---|---|---|---|---|\n");
-        for PaperRow { k, ce, g_nd, g_nd_ft, gn_kd, zskd } in PAPER {
-            writeln!(text, "| {k} | {ce:.2} | {g_nd:.2} | {g_nd_ft:.2} | {gn_kd:.2} | {zskd:.2} |")?;
+        if self.over_minutes().is_some() {
+            self.timing(&mut text)?;
         }
-        text.push_str("\n## Noise images\n\n| seed | images | mismatch left | seconds |\n|---|---|---|---|\n");
+        let paper = self.kind.paper();
+        writeln!(text, "\n## The paper, its own teacher (Shao et al. 2020, {})\n", paper.title)?;
+        writeln!(text, "| k | {} |\n|---|{}", paper.columns.join(" | "), "---|".repeat(paper.columns.len()))?;
+        let digits = if self.kind == Kind::DataFree { 2 } else { 1 };
+        for (k, row) in paper.rows {
+            let row: Vec<String> = row.iter().map(|accuracy| format!("{accuracy:.digits$}")).collect();
+            writeln!(text, "| {k} | {} |", row.join(" | "))?;
+        }
+        if !self.noise.is_empty() {
+            text.push_str("\n## Noise images\n\n| seed | images | mismatch left | seconds |\n|---|---|---|---|\n");
+        }
         for Calibrated { seed, images, mismatch, seconds } in &self.noise {
             let seconds = seconds.map_or("made before".to_owned(), |seconds| format!("{seconds:.0}"));
             let mismatch = mismatch.map_or("none to match".to_owned(), |mismatch| format!("{mismatch:.3}"));
@@ -208,15 +210,14 @@ impl DataFree {
     }
 
     fn table(&self, text: &mut String) -> Result<()> {
-        let made = |method: &Method| self.cells.iter().any(|cell| cell.method == *method);
-        let methods: Vec<Method> = Method::ALL.into_iter().filter(made).collect();
+        let (methods, paper) = (self.methods(), self.kind.paper());
         let titles: Vec<&str> = methods.iter().map(|method| method.title()).collect();
-        writeln!(text, "| k | parameters | paper, G-ND | {} |", titles.join(" | "))?;
+        writeln!(text, "| k | parameters | paper, {} | {} |", paper.columns[paper.beside], titles.join(" | "))?;
         writeln!(text, "|{}", "---|".repeat(3 + methods.len()))?;
         for k in self.widths() {
             let parameters = self.cells.iter().find(|cell| cell.width == k);
             write!(text, "| {k} | {} |", parameters.map_or(0, |cell| cell.parameters))?;
-            text.push_str(&paper(k).map_or_else(|| " |".to_owned(), |row| format!(" {:.2} |", row.g_nd)));
+            text.push_str(&paper.row(k).map_or_else(|| " |".to_owned(), |row| format!(" {:.2} |", row[paper.beside])));
             for &method in &methods {
                 let seeds = self.seeds(method, k);
                 let Some(accuracy) = mean(&seeds, |cell| Some(cell.accuracy)) else {
@@ -232,6 +233,43 @@ impl DataFree {
                 write!(text, ", {seconds:.0} s |")?;
             }
             text.push('\n');
+        }
+        Ok(())
+    }
+
+    /// Where the time goes (table 6), and when each training is as good as knowledge distillation ends.
+    fn timing(&self, text: &mut String) -> Result<()> {
+        writeln!(
+            text,
+            "\n## Time\n\n![Accuracy over minutes]({}-minutes.svg)\n\n\
+             Seconds of the first seed. *As good as KD*: until a training first reaches the accuracy at which KD ends, \
+             measured 20 times on the way, blocks included.\n\n\
+             | k | training | one block | all blocks | whole network | total | as good as KD |\n|{}",
+            self.kind.name(),
+            "---|".repeat(7)
+        )?;
+        for cell in self.cells.iter().filter(|cell| !cell.curve.is_empty()) {
+            let before = cell.method.before().and_then(|method| self.same(cell, method));
+            let shown = |seconds: Option<f64>| seconds.map_or(String::new(), |seconds| format!("{seconds:.1}"));
+            let all = before.map(|before| before.seconds);
+            let kd = self.same(cell, Method::Kd).map(|kd| kd.accuracy);
+            let points = self.curve(cell);
+            let reached = kd.map(|kd| points.iter().find(|point| point.accuracy >= kd).map(|point| point.seconds));
+            let reached = match reached {
+                Some(Some(seconds)) => format!("{seconds:.1}"),
+                Some(None) => "never".to_owned(),
+                None => String::new(),
+            };
+            writeln!(
+                text,
+                "| {} | {} | {} | {} | {:.1} | {:.1} | {reached} |",
+                cell.width,
+                cell.method.title(),
+                shown(before.and_then(|before| before.unit_seconds)),
+                shown(all),
+                cell.seconds,
+                cell.seconds + all.unwrap_or(0.0)
+            )?;
         }
         Ok(())
     }

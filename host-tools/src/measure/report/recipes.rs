@@ -1,0 +1,125 @@
+//! The settings of each method, at a share of the usual work.
+
+use anyhow::Result;
+use distill_core::{Calibration, NOISE_BATCH, Pull, Settings, Training, Tuning, Width};
+use serde_json::{Map, Value, json};
+
+use super::{kind::Kind, method::Method};
+use crate::learn::{CALIBRATED_IMAGES, CALIBRATION_STEPS, Preset, from_scratch};
+
+/// Gradient steps per block on calibrated noise, and on recorded activations.
+const DISTILL_STEPS: usize = 600;
+const RECORDED_STEPS: usize = 1000;
+/// Recorded inputs of a block.
+const RECORDED_IMAGES: usize = 16_384;
+/// Blocks that are looked ahead at, as in the paper.
+const AHEAD: usize = 2;
+/// Steps of a fine-tune with data, and of the baselines beside it, which take about as long.
+const TUNING_STEPS: usize = 6000;
+const SCRATCH_STEPS: usize = 6000;
+
+/// The settings of each method.
+pub struct Recipes {
+    /// Share of the usual work, for a trial; without data it does not affect baselines.
+    pub effort: f32,
+    /// The paper's amounts of work with data, or ours.
+    pub preset: Preset,
+    /// How much work goes into baselines without data.
+    pub baselines: Preset,
+    /// The teacher's usual calibration.
+    pub usual: Calibration,
+}
+
+impl Recipes {
+    /// A share of the usual number of steps or images, at least one.
+    fn share(&self, usual: usize) -> usize {
+        ((usual as f32 * self.effort) as usize).max(1)
+    }
+
+    /// A share of the paper's or our number of steps.
+    fn steps(&self, paper: usize, ours: usize) -> usize {
+        self.share(if self.preset == Preset::Paper { paper } else { ours })
+    }
+
+    /// How noise images are made.
+    pub fn calibration(&self, seed: u64) -> Calibration {
+        let pull = Pull { steps: self.share(CALIBRATION_STEPS), ..self.usual.pull };
+        Calibration { seed, pull, ..self.usual }
+    }
+
+    /// Their number.
+    pub fn images(&self) -> usize {
+        self.share(CALIBRATED_IMAGES).max(256)
+    }
+
+    /// How blocks are distilled.
+    pub fn settings(&self, method: Method, width: Width, seed: u64) -> Settings {
+        let source = method.source();
+        let mut settings = match method {
+            Method::Solved => Settings::calibrated(width, 0),
+            Method::Distilled => Settings::calibrated(width, self.share(DISTILL_STEPS)),
+            Method::Nd | Method::NdAhead if self.preset == Preset::Paper => {
+                Settings::paper(width, self.share(200_000), source)
+            }
+            Method::Nd | Method::NdAhead => {
+                let usual = Settings::calibrated(width, self.share(RECORDED_STEPS));
+                let recipe = distill_core::Recipe { images: RECORDED_IMAGES, ..usual.recipe };
+                Settings { recipe, ..usual }
+            }
+            _ => Settings::new(width, self.share(150)),
+        };
+        if method == Method::Standard {
+            settings.recipe.solve = false;
+            settings.recipe.training.rate = 3e-3;
+        }
+        if method == Method::NdAhead {
+            settings.look_ahead = AHEAD;
+        }
+        settings.recipe.images = self.share(settings.recipe.images).max(NOISE_BATCH);
+        Settings { seed, ..settings }
+    }
+
+    /// How whole students are trained.
+    pub fn tuning(&self, method: Method, seed: u64) -> Tuning {
+        let tuning = match (method.baseline(), method) {
+            (Some(baseline), _) if baseline.takes_data() => {
+                let training = from_scratch(self.steps(96_000, SCRATCH_STEPS));
+                Tuning { training, ..Preset::Paper.tuning(baseline) }
+            }
+            (Some(baseline), _) => self.baselines.tuning(baseline),
+            (None, Method::FineTuned) => Tuning::new(self.share(Tuning::STEPS)),
+            (None, _) if self.preset == Preset::Paper => {
+                let training = Training { rate: 1e-2, warm_up: 0, ..from_scratch(self.share(50_000)) };
+                Tuning { training, features: 0.0, ..Tuning::new(0) }
+            }
+            (None, _) => {
+                let usual = Tuning::new(self.share(TUNING_STEPS));
+                Tuning { training: Training { batch: 64, ..usual.training }, ..usual }
+            }
+        };
+        Tuning { seed, ..tuning }
+    }
+
+    /// All settings of a report's methods: it can only be continued with the same ones.
+    pub fn described(&self, kind: Kind) -> Result<Value> {
+        let whole = Width::new(1.0)?;
+        let mut described = Map::new();
+        described.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+        if kind.methods().iter().any(|method| method.takes_noise()) {
+            described.insert("images".to_owned(), json!(self.images()));
+            described.insert("calibration".to_owned(), json!(self.calibration(0)));
+        }
+        for &method in kind.methods() {
+            let is_trained_whole =
+                method.before().is_some() || method.baseline().is_some_and(|baseline| baseline.takes_data());
+            let settings = match (is_trained_whole, method.baseline()) {
+                (true, _) => json!(self.tuning(method, 0)),
+                (false, None) => json!(self.settings(method, whole, 0)),
+                // Those are told by the name of their preset.
+                (false, Some(_)) => continue,
+            };
+            described.insert(serde_json::to_value(method)?.as_str().unwrap_or_default().to_owned(), settings);
+        }
+        Ok(Value::Object(described))
+    }
+}
