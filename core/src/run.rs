@@ -293,7 +293,10 @@ fn start_cache<R: ReadAt, W>(
     let Some((planned, first)) = plan.cache.zip(plan.blocks.first()) else { return Ok(None) };
     let shape = teacher.outline(first.position).map_err(RunError::Teacher)?.input;
     let store = match scratch.filter(|_| planned.in_storage) {
-        Some(scratch) => Store::Storage(scratch),
+        Some(mut scratch) => {
+            scratch.room(planned.bytes())?;
+            Store::Storage(scratch)
+        }
         None => Store::Memory(Vec::with_capacity(planned.images * planned.elements)),
     };
     let mut cache = Cache::new(store, shape, settings.cache_size());

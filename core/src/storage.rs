@@ -29,6 +29,15 @@ pub trait WriteAt: ReadAt {
     /// The storage's own, such as a full disk.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Self::Error>;
 
+    /// Checks that there is room for so many bytes, where that can be told.
+    ///
+    /// # Errors
+    /// There is not, in the storage's own words.
+    fn check_room(&mut self, bytes: u64) -> Result<(), Self::Error> {
+        let _ = bytes;
+        Ok(())
+    }
+
     /// Removes all content.
     ///
     /// # Errors
@@ -105,6 +114,10 @@ impl<S: WriteAt> WriteAt for &mut S {
         (**self).write_at(offset, bytes)
     }
 
+    fn check_room(&mut self, bytes: u64) -> Result<(), S::Error> {
+        (**self).check_room(bytes)
+    }
+
     fn clear(&mut self) -> Result<(), S::Error> {
         (**self).clear()
     }
@@ -130,6 +143,12 @@ pub trait Scratch: fmt::Debug + Send {
     /// # Errors
     /// The storage's own.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ScratchError>;
+
+    /// As [`WriteAt::check_room`].
+    ///
+    /// # Errors
+    /// There is too little.
+    fn room(&mut self, bytes: u64) -> Result<(), ScratchError>;
 }
 
 impl<S: WriteAt + fmt::Debug + Send> Scratch for S {
@@ -139,5 +158,9 @@ impl<S: WriteAt + fmt::Debug + Send> Scratch for S {
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ScratchError> {
         self.write_at(offset, bytes).map_err(Into::into)
+    }
+
+    fn room(&mut self, bytes: u64) -> Result<(), ScratchError> {
+        self.check_room(bytes).map_err(Into::into)
     }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use bytesize::ByteSize;
 use distill_core::{MAGIC, Pack, ReadAt, WriteAt};
 
 use crate::advice::Advised;
@@ -38,6 +39,18 @@ pub fn scratch_file(path: &Path) -> Result<DiskFile> {
     file.map(DiskFile).with_context(|| format!("cannot make a file for the cache in the folder of {}", path.display()))
 }
 
+/// What this user may still write to the disk of a file, if the system says.
+#[cfg(unix)]
+fn free_bytes(file: &File) -> Option<u64> {
+    let disk = rustix::fs::fstatvfs(file).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_: &File) -> Option<u64> {
+    None
+}
+
 impl ReadAt for DiskFile {
     type Error = io::Error;
 
@@ -55,6 +68,21 @@ impl WriteAt for DiskFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.0.seek(SeekFrom::Start(offset))?;
         self.0.write_all(bytes)
+    }
+
+    fn check_room(&mut self, bytes: u64) -> io::Result<()> {
+        let Some(free) = free_bytes(&self.0) else { return Ok(()) };
+        let [wanted, free] = [bytes, free].map(ByteSize);
+        match wanted <= free {
+            true => Ok(()),
+            false => Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!(
+                    "it takes {wanted}, but only {free} are free on the disk: take fewer --images, a larger --budget, \
+                     or another folder for the output"
+                ),
+            )),
+        }
     }
 
     fn clear(&mut self) -> io::Result<()> {

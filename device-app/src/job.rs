@@ -3,6 +3,7 @@
 use std::{alloc::System, path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
+use bytesize::ByteSize;
 use distill_core::{
     BlockPlan, BlockReport, Budget, CalibratedNoise, CountingAllocator, Device, Event, Pack, PlanError, ReadAt, Run,
     RunError, Settings, Source, SourceKind, WhiteNoise, run,
@@ -131,6 +132,10 @@ pub fn run_job(
     let observe = |event: Event<'_>| match event {
         Event::Planned(plan) => {
             planned_bytes = plan.bytes;
+            if let Some(cache) = plan.cache {
+                let place = if cache.in_storage { "in a file beside the student" } else { "in memory" };
+                say(&format!("activations: {} {place}, for {} inputs", ByteSize(cache.bytes()), cache.images));
+            }
             let count = plan.blocks.iter().filter(|block| block.number.is_some()).count() as u64;
             watch.progress = Progress::new("distilling", Some(count * units), "{msg}").ok();
             blocks.reserve_exact(plan.blocks.len());

@@ -43,6 +43,19 @@ fn a_student_of_images_says_so_and_depends_on_no_label() {
 }
 
 #[test]
+fn blocks_made_apart_are_those_made_together() {
+    let desk = Desk::new();
+    pictures(&desk.path("data"), 90, 1);
+    let run = "distill run teacher.ndp --images 16 --inputs data --independent -o";
+    desk.json(&format!("{run} whole.ndp"));
+    desk.json(&format!("{run} first.ndp --blocks 0-3"));
+    desk.json(&format!("{run} second.ndp --blocks 4-8"));
+    desk.json("distill recompose teacher.ndp whole.ndp -o together.ndp");
+    desk.json("distill recompose teacher.ndp first.ndp second.ndp -o apart.ndp");
+    assert!(fs::read(desk.path("together.ndp")).unwrap() == fs::read(desk.path("apart.ndp")).unwrap());
+}
+
+#[test]
 fn what_is_not_known_of_another_part_hides_no_data() {
     let desk = Desk::new();
     pictures(&desk.path("data"), 80, 1);

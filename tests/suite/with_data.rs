@@ -50,6 +50,9 @@ fn a_teacher_learns_colours_and_writes_down_how() {
     let inspection = desk.json("distill inspect trained.ndp");
     assert_eq!((&inspection["architecture"], &inspection["made_from"]), (&"resnet8-cifar".into(), &().into()));
     assert_eq!(desk.json("distill evaluate trained.ndp --data data")["total"], 100);
+    // The same images as were held out of the training.
+    let held_out = desk.json("distill evaluate trained.ndp --data data --held-out 90%");
+    assert_eq!((&held_out["total"], &held_out["accuracy"]), (&10.into(), &trained["accuracy"]));
     let rows = rows(&desk, "m.csv");
     assert_eq!(rows.len(), 60);
     assert_eq!((rows[59][0].as_str(), rows[59][4].parse().ok()), ("60", trained["accuracy"].as_f64()));

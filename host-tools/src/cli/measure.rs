@@ -5,9 +5,9 @@ use std::{alloc::System, fmt::Write as _, num::NonZeroUsize, path::PathBuf};
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use distill_core::{CountingAllocator, Device};
-use distill_device::{TrustOptions, check_writable, print, write_file};
+use distill_device::{TrustOptions, check_writable, parse_share, print, write_file};
 use distill_host::{
-    images::{self, CROP_FRACTION, Filter, Preparation, cifar10_folder, fetch_cifar10},
+    images::{self, CROP_FRACTION, Filter, LabelledImages, Preparation, cifar10_folder, fetch_cifar10, open_lessons},
     measure::{Comparison, Evaluation, Kind, ReportOptions, Sample, compare, evaluate, fill},
 };
 use serde::Serialize;
@@ -65,6 +65,10 @@ pub struct EvaluateArgs {
     filter: Filter,
     #[command(flatten)]
     read: ReadOptions,
+    /// Only those images of a data set to learn from that commands with this --train-split hold out; of CIFAR-10, training
+    /// images
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    held_out: Option<f32>,
     /// Only the first N images
     #[arg(long, value_name = "N")]
     limit: Option<NonZeroUsize>,
@@ -83,7 +87,11 @@ pub fn evaluate_file(json: bool, args: &EvaluateArgs) -> Result<()> {
     args.trust.check([&args.file].into_iter().chain(&args.teacher).map(PathBuf::as_path))?;
     let network = read_network(&args.file, &args.read)?;
     let preparation = Preparation::new(args.crop_fraction, args.filter)?;
-    let images = images::open(&args.data, &network, preparation)?;
+    let images: Box<dyn LabelledImages> = match args.held_out {
+        Some(share) => Box::new(open_lessons(&args.data, &network, preparation, share)?.held_out),
+        None => images::open(&args.data, &network, preparation)?,
+    };
+    ensure!(!images.is_empty(), "no image is held out: name a smaller share with --held-out");
     let limit = args.limit.map_or(usize::MAX, NonZeroUsize::get);
     let evaluation = evaluate(&network, &*images, limit, &Device::Cpu)?;
     let with =

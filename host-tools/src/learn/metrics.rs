@@ -201,3 +201,25 @@ struct Value {
     #[prost(float, tag = "2")]
     simple_value: f32,
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::tempdir;
+
+    use super::*;
+
+    #[test]
+    fn a_resumed_training_goes_on_after_the_rows_of_its_steps() -> Result<()> {
+        let folder = tempdir()?;
+        let path = folder.path().join("metrics.csv");
+        let rows = format!("{HEADER}\n1,0.50,0.1,2.5,\n2,1.00,0.1,2.25,40.00\n3,1.50,0.1,2,\n");
+        fs::write(&path, &rows)?;
+        let files = MetricFiles { csv: Some(&path), tensorboard: None };
+        let metrics = Metrics::new(files, 4, 2)?;
+        assert_eq!(fs::read_to_string(&path)?, rows[..rows.len() - "3,1.50,0.1,2,\n".len()]);
+        assert!(metrics.start.elapsed() >= Duration::from_secs(1), "the clock goes on where the last row was written");
+        Metrics::new(files, 4, 0)?;
+        assert_eq!(read_metrics(&path)?, []);
+        Ok(())
+    }
+}

@@ -14,9 +14,6 @@ const RECORDED_STEPS: usize = 1000;
 const RECORDED_IMAGES: usize = 16_384;
 /// Blocks that are looked ahead at, as in the paper.
 const AHEAD: usize = 2;
-/// Steps of a fine-tune with data, and of the baselines beside it, which take about as long.
-const TUNING_STEPS: usize = 6000;
-const SCRATCH_STEPS: usize = 6000;
 
 /// The settings of each method.
 pub struct Recipes {
@@ -34,11 +31,6 @@ impl Recipes {
     /// A share of the usual number of steps or images, at least one.
     fn share(&self, usual: usize) -> usize {
         ((usual as f32 * self.effort) as usize).max(1)
-    }
-
-    /// A share of the paper's or our number of steps.
-    fn steps(&self, paper: usize, ours: usize) -> usize {
-        self.share(if self.preset == Preset::Paper { paper } else { ours })
     }
 
     /// How noise images are made.
@@ -83,8 +75,8 @@ impl Recipes {
     pub fn tuning(&self, method: Method, seed: u64) -> Tuning {
         let tuning = match (method.baseline(), method) {
             (Some(baseline), _) if baseline.takes_data() => {
-                let training = from_scratch(self.steps(96_000, SCRATCH_STEPS));
-                Tuning { training, ..Preset::Paper.tuning(baseline) }
+                let usual = self.preset.tuning(baseline);
+                Tuning { training: from_scratch(self.share(usual.training.steps)), ..usual }
             }
             (Some(baseline), _) => self.baselines.tuning(baseline),
             (None, Method::FineTuned) => Tuning::new(self.share(Tuning::STEPS)),
@@ -92,10 +84,7 @@ impl Recipes {
                 let training = Training { rate: 1e-2, warm_up: 0, ..from_scratch(self.share(50_000)) };
                 Tuning { training, features: 0.0, ..Tuning::new(0) }
             }
-            (None, _) => {
-                let usual = Tuning::new(self.share(TUNING_STEPS));
-                Tuning { training: Training { batch: 64, ..usual.training }, ..usual }
-            }
+            (None, _) => Tuning::with_data(self.share(Tuning::STEPS_WITH_DATA)),
         };
         Tuning { seed, ..tuning }
     }
