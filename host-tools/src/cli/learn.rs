@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use distill_core::{Device, Training, Tuning, Width};
-use distill_device::{OptimizerName, ScheduleName, SignOptions, parse_share, print, say};
+use distill_device::{OptimizerName, ScheduleName, SignOptions, check_writable, parse_share, print, say};
 use distill_host::{
     export::export,
     images::{Images, LabelledImages, Part, Preparation, Split, open_lessons, open_training},
@@ -73,16 +73,22 @@ impl TuningOptions {
             training.update = optimizer.update();
             training.rate = training.update.default_rate();
         }
+        let steps = self.steps.unwrap_or(training.steps);
         let training = Training {
-            steps: self.steps.unwrap_or(training.steps),
+            steps,
             batch: self.batch.unwrap_or(training.batch),
             rate: self.rate.unwrap_or(training.rate),
             schedule: self.schedule.map_or(training.schedule, ScheduleName::schedule),
-            warm_up: self.warm_up.unwrap_or(training.warm_up),
+            warm_up: self.warm_up.unwrap_or(training.warm_up.min(steps / 10)),
             weight_decay: self.weight_decay.unwrap_or(training.weight_decay),
             ..training
         };
         Tuning { training, seed: self.seed, ..usual }
+    }
+
+    /// Checks before any work that the metrics can be written.
+    fn check(&self) -> Result<()> {
+        self.metrics.as_ref().map_or(Ok(()), |path| check_writable(path, []))
     }
 
     fn metrics(&self) -> MetricFiles<'_> {
@@ -97,7 +103,7 @@ struct DataOptions {
     #[arg(long, value_name = "DATA")]
     data: Option<String>,
     /// Share of the images to learn from; the accuracy on the others decides what is chosen
-    #[arg(long, default_value = "0.9", value_name = "SHARE", value_parser = parse_share)]
+    #[arg(long, default_value = "0.9", value_name = "SHARE", value_parser = parse_share, requires = "data")]
     train_split: f32,
 }
 
@@ -215,6 +221,7 @@ impl Judged {
 pub fn finetune_student(json: bool, args: &FinetuneArgs) -> Result<()> {
     let FinetuneArgs { teacher, students, output, .. } = args;
     check_output(output, students.iter().chain([teacher]))?;
+    args.tuning.check()?;
     let signer = args.sign.signer(output)?;
     let student = read_student(teacher, students)?;
     let whole = Network::read_pack(teacher)?;
@@ -310,6 +317,7 @@ pub struct BaselineArgs {
 pub fn baseline_student(json: bool, args: &BaselineArgs) -> Result<()> {
     let &BaselineArgs { method, preset, width, .. } = args;
     check_output(&args.output, [&args.teacher].into_iter())?;
+    args.tuning.check()?;
     let start = Instant::now();
     let usual = preset.tuning(method);
     let tuning = args.tuning.tuning(Tuning {
@@ -358,6 +366,7 @@ const TEACHING_STEPS: usize = 12_000;
 pub fn train_teacher(json: bool, args: &TrainArgs) -> Result<()> {
     let path = Path::new(&args.architecture);
     check_output(&args.output, [&path.to_owned()].into_iter())?;
+    args.tuning.check()?;
     let network = match path.exists() {
         true => read_network(path, &args.read)?,
         false => architecture(&args.architecture, &args.read.options()?)?,
