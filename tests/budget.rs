@@ -6,8 +6,8 @@ use std::alloc::System;
 
 use distill_core::{
     Activation, BatchNorm, Block, BlockBuilder, Budget, Calibration, Calibrator, Conv, CountingAllocator, Device,
-    Encoding, Event, Manifest, Op, Pack, PackWriter, Part, PlanError, Purpose, Recipe, Ridge, Role, Run, RunError,
-    Selection, Settings, Shape, SourceKind, Stream, Training, Update, Width, run,
+    Encoding, Event, Manifest, Op, Pack, PackWriter, Part, Pattern, PlanError, Purpose, Recipe, Ridge, Role, Run,
+    RunError, Selection, Settings, Shape, SourceKind, Sparsity, Stream, Training, Update, Width, run,
 };
 
 use distill_tests::{Task, conv_norm, gaussian, norm_weights, pack, residual, source};
@@ -229,6 +229,14 @@ fn check_calibrated() {
             ("stop", with(&steps, |s| s.recipe.training.stop = true)),
             ("stop, sequential", with(&steps, |s| (s.sequential, s.recipe.training.stop) = (true, true))),
             ("steps", with(&steps, all)),
+            ("sparse", with(&plain, |s| s.recipe.sparsity = Sparsity::new(0.5, Pattern::Weights).ok())),
+            (
+                "sparse alone",
+                with(&plain, |s| {
+                    (s.sequential, s.recipe.width) = (true, Width::FULL);
+                    s.recipe.sparsity = Sparsity::of_each(2, 4).ok();
+                }),
+            ),
             ("all", with(&with(&plain, all), |s| s.recipe.projections = 2)),
         ] {
             check_budgets(&format!("{from}x{size}x{size} to {to}, calibrated, {what}"), &teacher, &task);

@@ -52,7 +52,8 @@ pub use pack::{
     PackWriter, Probabilities, Signature, VERSION, sign,
 };
 pub use recipe::{
-    Aim, Calibration, Pull, Recipe, Ridge, Schedule, Selection, SourceKind, Start, Training, Update, Width, WidthError,
+    Aim, Calibration, Pattern, Pull, Recipe, Ridge, Schedule, Selection, SourceKind, Sparsity, SparsityError, Start,
+    Training, Update, Width, WidthError,
 };
 pub use run::{
     BlockPlan, BlockReport, Budget, CachePlan, Distillation, Distilled, Event, MAX_INPUTS, Plan, PlanError, Run,

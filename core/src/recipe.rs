@@ -28,6 +28,8 @@ pub struct Recipe {
     pub ridge: Ridge,
     /// Maximum iterations on the layers before the solved convolution, each with its own solve (variable projection).
     pub projections: usize,
+    /// Which weights of the dense layers to remove after the solve; `None` keeps all.
+    pub sparsity: Option<Sparsity>,
     /// Gradient steps after it.
     pub training: Training,
 }
@@ -48,6 +50,63 @@ pub enum Selection {
     /// others, the largest norms. Without a solve, or if the student differs in more than its width, all are chosen by
     /// norm.
     Residual,
+}
+
+/// How many weights of each layer are zero, and where. A kernel's zeros stay zero in all that learns.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Sparsity {
+    /// Share of the weights, from 0 to below 1.
+    share: f32,
+    /// Where they may be.
+    pub pattern: Pattern,
+}
+
+/// Where the zeros of a kernel `[C_out, C_in, K_h, K_w]` may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Pattern {
+    /// Anywhere.
+    Weights,
+    /// All taps between an input and an output channel together.
+    Kernels,
+    /// In each tap, all but `kept` of every `of` neighbouring input channels (2:4, …).
+    OfEach {
+        /// How many stay.
+        kept: u8,
+        /// Of how many.
+        of: u8,
+    },
+}
+
+/// A sparsity outside its range.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SparsityError;
+
+impl Sparsity {
+    /// # Errors
+    /// [`SparsityError`] unless `0 ≤ share < 1`.
+    pub fn new(share: f32, pattern: Pattern) -> Result<Self, SparsityError> {
+        if (0.0..1.0).contains(&share) { Ok(Self { share, pattern }) } else { Err(SparsityError) }
+    }
+
+    /// `kept` weights of every `of` input channels.
+    ///
+    /// # Errors
+    /// [`SparsityError`] unless `0 < kept < of`.
+    pub fn of_each(kept: u8, of: u8) -> Result<Self, SparsityError> {
+        let share = if kept > 0 { 1.0 - f32::from(kept) / f32::from(of) } else { 1.0 };
+        Self::new(share, Pattern::OfEach { kept, of })
+            .and_then(|sparsity| if share > 0.0 { Ok(sparsity) } else { Err(SparsityError) })
+    }
+
+    /// Share of the weights that are zero.
+    pub fn share(self) -> f32 {
+        self.share
+    }
+
+    /// How many of `count` weights are zero.
+    pub(crate) fn removed(self, count: usize) -> usize {
+        (libm::round(f64::from(self.share) * count as f64) as usize).min(count)
+    }
 }
 
 /// The bottleneck multiplier: above 0, at most 1.
@@ -349,3 +408,11 @@ impl fmt::Display for WidthError {
 }
 
 impl core::error::Error for WidthError {}
+
+impl fmt::Display for SparsityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sparsity is from 0 to below 1; of every M weights, N:M keeps from 1 to M - 1")
+    }
+}
+
+impl core::error::Error for SparsityError {}

@@ -4,6 +4,8 @@ mod channels;
 mod closed_form;
 mod normal_equations;
 mod ridge;
+mod sparse;
+mod surgeon;
 mod target;
 mod variable_projection;
 

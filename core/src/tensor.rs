@@ -41,6 +41,11 @@ impl Weight {
         Self { name: name.into(), dims: dims.iter().map(|&d| d as u32).collect(), data }
     }
 
+    /// Whether it is a kernel or a matrix, whose zeros say which inputs an output does not read.
+    pub fn is_kernel(&self) -> bool {
+        self.dims.len() > 1
+    }
+
     /// Selects slices by index along the first two dimensions, in the given order; `None` selects all.
     pub fn select(&self, outputs: Option<&[usize]>, inputs: Option<&[usize]>) -> Self {
         let keep = [outputs, inputs];

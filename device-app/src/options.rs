@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use distill_core::{
-    Activation, Budget, Device, MEASURED_INPUTS, Recipe, Ridge, Role, Schedule, Selection, Settings, SourceKind,
-    Training, Update, Width,
+    Activation, Budget, Device, MEASURED_INPUTS, Pattern, Recipe, Ridge, Role, Schedule, Selection, Settings,
+    SourceKind, Sparsity, Training, Update, Width,
 };
 
 use crate::{
@@ -116,6 +116,13 @@ pub struct WorkOptions {
     /// A whole recipe; options beside it change it
     #[arg(long, value_enum, value_name = "P")]
     pub preset: Option<PresetName>,
+    /// Share of the weights of each convolution to remove after the solve, 0.8 or 80%
+    #[arg(long, value_name = "S", value_parser = parse_share)]
+    pub sparsity: Option<f32>,
+    /// Where weights are removed: weights (anywhere), kernels (all taps of an input and an output channel together), or N:M (all but N of
+    /// every M neighbouring input channels, such as 2:4, which needs no --sparsity) [default: weights]
+    #[arg(long, value_name = "P", value_parser = parse_pattern)]
+    pub pattern: Option<Pattern>,
     /// Gradient steps per block [default: 0]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
@@ -287,6 +294,19 @@ impl WorkOptions {
         chosen(SourceKind::Propagated, format!("{lack}: `distill calibrate` makes them, for better students"))
     }
 
+    fn sparsity(&self) -> Result<Option<Sparsity>> {
+        Ok(match (self.pattern, self.sparsity) {
+            (Some(Pattern::OfEach { kept, of }), None) => Some(Sparsity::of_each(kept, of)?),
+            (Some(Pattern::OfEach { .. }), Some(_)) => {
+                bail!("a pattern such as 2:4 says the sparsity itself: leave --sparsity out")
+            }
+            (Some(_), None) => bail!("say how much goes with --sparsity"),
+            (pattern, share) => {
+                share.map(|share| Sparsity::new(share, pattern.unwrap_or(Pattern::Weights))).transpose()?
+            }
+        })
+    }
+
     /// Translates the options to settings, for inputs from this source.
     ///
     /// # Errors
@@ -330,6 +350,7 @@ impl WorkOptions {
             solve: self.solve || (usual.recipe.solve && !self.no_solve),
             ridge: self.ridge.unwrap_or(usual.recipe.ridge),
             projections: self.projections.unwrap_or(usual.recipe.projections),
+            sparsity: self.sparsity()?,
             training,
         };
         let blocks = self.blocks.as_deref().map(parse_blocks).transpose()?.unwrap_or_default();
@@ -347,6 +368,19 @@ impl WorkOptions {
         };
         settings.check(source)?;
         Ok(settings)
+    }
+}
+
+/// `weights`, `kernels` or `2:4`.
+fn parse_pattern(text: &str) -> Result<Pattern> {
+    let number = |text: &str| text.parse::<u8>().context("neither weights, nor kernels, nor N:M such as 2:4");
+    match (text, text.split_once(':')) {
+        ("weights", _) => Ok(Pattern::Weights),
+        ("kernels", _) => Ok(Pattern::Kernels),
+        (_, Some((kept, of))) => Ok(Pattern::OfEach { kept: number(kept)?, of: number(of)? }),
+        _ => number(text)
+            .map(|_| Pattern::Weights)
+            .and_then(|_| bail!("neither weights, nor kernels, nor N:M such as 2:4")),
     }
 }
 

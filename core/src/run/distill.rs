@@ -125,7 +125,7 @@ fn parts(
         let own = (leads && inputs.are_paired()).then(|| DeviceBlock::up_to(&student, place.from.into(), device));
         let before = teacher.as_ref().map(|teacher| Before { student: own.as_ref().unwrap_or(teacher), teacher });
         let mut inputs = inputs.of_inner(number, alone.input(), before, how.engine);
-        if how.recipe.student(&alone)? != alone {
+        if changes(how.recipe, &alone)? {
             let inner = Distillation { ahead: LookAhead::NONE, ..how };
             let learned = neighbourhood(alone, inner, &mut inputs, &mut *progress);
             let (_, learned) = match learned {
@@ -204,6 +204,11 @@ pub fn distill_bytes(
     Ok(bytes)
 }
 
+/// Whether a recipe's student of a neighbourhood differs from it.
+fn changes(recipe: &Recipe, alone: &Block) -> Result<bool, BlockError> {
+    Ok(recipe.unchanged(alone)?.is_none())
+}
+
 /// Heap bytes of [`parts`] and of measuring the block.
 fn parts_bytes(
     folded: Block,
@@ -225,7 +230,7 @@ fn parts_bytes(
         let before = if inputs.paired { before.and(before) } else { before };
         let alone = folded.part(part)?;
         // A part that would not change is not distilled.
-        if how.recipe.student(&alone)? == alone {
+        if !changes(how.recipe, &alone)? {
             continue;
         }
         let (part, elements) = (alone.heap_bytes() as u64, alone.input().elements());

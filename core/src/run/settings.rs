@@ -76,6 +76,7 @@ impl Settings {
             solve: true,
             ridge: Ridge::USUAL,
             projections: 0,
+            sparsity: None,
             training: Training::adam(steps, 64),
         };
         Self {

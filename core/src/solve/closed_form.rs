@@ -6,7 +6,9 @@ use crate::{
     inputs::{InputBytes, Inputs},
     recipe::{Recipe, Ridge, Selection},
     solve::{
-        Site, Solvable, SolveTarget, SumBytes, eliminate, solvable, sum_equations,
+        Site, Solvable, SolveTarget, SumBytes, eliminate, solvable,
+        sparse::{SparseBytes, sparsify},
+        sum_equations,
         variable_projection::{ProjectBytes, project},
     },
     student::ChannelClasses,
@@ -14,6 +16,20 @@ use crate::{
 
 /// Builds the student of a folded neighbourhood.
 pub fn closed_form(
+    teacher: &Block,
+    inputs: &mut Inputs<'_>,
+    recipe: &Recipe,
+    engine: &Engine,
+) -> Result<Block, DistillError> {
+    let student = dense_form(teacher, inputs, recipe, engine)?;
+    match recipe.sparsity.filter(|_| recipe.solve) {
+        Some(sparsity) => sparsify(student, teacher, sparsity, inputs, recipe, engine),
+        None => Ok(student),
+    }
+}
+
+/// The student before weights are removed.
+fn dense_form(
     teacher: &Block,
     inputs: &mut Inputs<'_>,
     recipe: &Recipe,
@@ -72,6 +88,27 @@ fn most_useful(
 
 /// The heap use of [`closed_form`], excluding the teacher.
 pub struct ClosedFormBytes {
+    dense: Option<DenseBytes>,
+    sparse: Option<SparseBytes>,
+}
+
+impl ClosedFormBytes {
+    /// `None` if nothing is solved.
+    pub fn new(student: &Block, teacher: &Block, recipe: &Recipe, inputs: InputBytes) -> Option<Self> {
+        let dense = DenseBytes::new(student, teacher, recipe, inputs);
+        let sparse = SparseBytes::new(student, teacher, recipe, inputs);
+        (dense.is_some() || sparse.is_some()).then_some(Self { dense, sparse })
+    }
+
+    /// Heap bytes with these portions.
+    pub fn bytes(&self, portions: Portions) -> u64 {
+        let dense = self.dense.as_ref().map_or(0, |dense| dense.bytes(portions));
+        dense.max(self.sparse.as_ref().map_or(0, |sparse| sparse.bytes(portions)))
+    }
+}
+
+/// The heap use of [`dense_form`].
+struct DenseBytes {
     ridge: Ridge,
     student: u64,
     /// Sums over the teacher, and channels that are removed together, if channels are chosen by residual.
@@ -81,9 +118,8 @@ pub struct ClosedFormBytes {
     projecting: Option<ProjectBytes>,
 }
 
-impl ClosedFormBytes {
-    /// `None` if nothing is solved.
-    pub fn new(student: &Block, teacher: &Block, recipe: &Recipe, inputs: InputBytes) -> Option<Self> {
+impl DenseBytes {
+    fn new(student: &Block, teacher: &Block, recipe: &Recipe, inputs: InputBytes) -> Option<Self> {
         let nodes = solvable(student, teacher).filter(|_| recipe.solve)?;
         let choosing = chooses(recipe, student, teacher).then(|| {
             let read = usize::from(teacher.nodes()[nodes.teacher].inputs[0]);
@@ -99,8 +135,7 @@ impl ClosedFormBytes {
         })
     }
 
-    /// Heap bytes with these portions.
-    pub fn bytes(&self, portions: Portions) -> u64 {
+    fn bytes(&self, portions: Portions) -> u64 {
         let Self { ridge, student, choosing, solving, projecting } = self;
         let choose = choosing.as_ref().map_or(0, |(sums, together)| {
             let equations = sums.equations;

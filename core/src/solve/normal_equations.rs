@@ -5,6 +5,8 @@
 
 use alloc::{vec, vec::Vec};
 
+use nalgebra::DMatrix;
+
 use crate::{
     block::{Block, BlockError, op::Op},
     engine::{Batch, cpu::energy},
@@ -38,18 +40,9 @@ pub struct Solvable {
 /// teacher's output shape and different layers or input shape before it; a gate's only if there is no other. Returns
 /// `None` without such a convolution.
 pub fn solvable(student: &Block, teacher: &Block) -> Option<Solvable> {
-    // Nodes with the same name are matched by their position from the end.
-    let named = |block: &Block, name: &str| -> Vec<usize> {
-        (0..block.nodes().len()).rev().filter(|&node| block.nodes()[node].name == name).collect()
-    };
-    let same_node = |node: usize| {
-        let name = &student.nodes()[node].name;
-        let place = named(student, name).iter().position(|&other| other == node)?;
-        named(teacher, name).get(place).copied()
-    };
     let solvable = |node: usize| {
         let dense = dense(&student.nodes()[node].op).is_some();
-        let same = same_node(node).filter(|_| dense && student.weight(node, 1).is_some())?;
+        let same = counterpart(student, node, teacher).filter(|_| dense && student.weight(node, 1).is_some())?;
         let value = |block: &Block, node: usize| block.shape(block.nodes()[node].inputs[0].into());
         let ops = |block: &Block, node: usize| {
             let needed = block.needed(0, block.nodes()[node].inputs[0].into());
@@ -66,8 +59,18 @@ pub fn solvable(student: &Block, teacher: &Block) -> Option<Solvable> {
     nodes().filter(|node| !gates(node)).find_map(solvable).or_else(|| nodes().filter(gates).find_map(solvable))
 }
 
+/// The teacher's node with the name of the student's `node`; several of one name are matched by their position from the end.
+pub fn counterpart(student: &Block, node: usize, teacher: &Block) -> Option<usize> {
+    let named = |block: &Block, name: &str| -> Vec<usize> {
+        (0..block.nodes().len()).rev().filter(|&node| block.nodes()[node].name == name).collect()
+    };
+    let name = &student.nodes()[node].name;
+    let place = named(student, name).iter().position(|&other| other == node)?;
+    named(teacher, name).get(place).copied()
+}
+
 /// The convolution of a layer whose every output depends on all input channels.
-fn dense(op: &Op) -> Option<Conv> {
+pub fn dense(op: &Op) -> Option<Conv> {
     match *op {
         Op::Conv(conv) if conv.groups == 1 => Some(conv),
         Op::Linear => Some(Conv::square(1, 0)),
@@ -264,11 +267,19 @@ impl EquationBytes {
 ///
 /// # Errors
 /// As [`Block::new`].
-pub fn put_solution(system: System, mut student: Block, node: usize) -> Result<(Block, f64), BlockError> {
+pub fn put_solution(system: System, student: Block, node: usize) -> Result<(Block, f64), BlockError> {
     let Some((solution, error)) = system.solved() else {
         log::warn!("{}: the activations of the solve are not finite; kept the pruned weights", student.name());
         return Ok((student, f64::INFINITY));
     };
+    Ok((put(&solution, student, node)?, error))
+}
+
+/// Replaces convolution `node` by weights and biases, those of an output in a column.
+///
+/// # Errors
+/// As [`Block::new`].
+pub fn put(solution: &DMatrix<f64>, mut student: Block, node: usize) -> Result<Block, BlockError> {
     let (features, outputs) = solution.shape();
     let mut kernel = Vec::with_capacity((features - 1) * outputs);
     let mut bias = Vec::with_capacity(outputs);
@@ -281,11 +292,11 @@ pub fn put_solution(system: System, mut student: Block, node: usize) -> Result<(
     for (&index, solved) in places.iter().zip([kernel, bias]) {
         values[usize::from(index)] = solved;
     }
-    Ok((student.with_values(values)?, error))
+    student.with_values(values)
 }
 
 /// Extents of a dense layer's kernel: `[C_out, C_in, K_h, K_w]`.
-fn kernel_dims(block: &Block, node: usize) -> [usize; 4] {
+pub fn kernel_dims(block: &Block, node: usize) -> [usize; 4] {
     let dims = &block.weight(node, 0).expect("a layer has a kernel").dims;
     [0, 1, 2, 3].map(|d| dims.get(d).map_or(1, |&extent| extent as usize))
 }

@@ -5,7 +5,8 @@ use core::fmt;
 use serde::Serialize;
 
 use crate::{
-    block::{Block, BlockError},
+    block::{Block, BlockError, op::Op},
+    kernels::conv::Conv,
     recipe::Recipe,
     student::ChannelClasses,
 };
@@ -42,7 +43,8 @@ impl Recipe {
     }
 
     fn unchanged_whole(&self, folded: &Block) -> Result<Option<Unchanged>, BlockError> {
-        if self.student(folded)? != *folded {
+        let is_cut = self.sparsity.is_some() && self.solve && has_convolution(folded);
+        if is_cut || self.student(folded)? != *folded {
             return Ok(None);
         }
         Ok(Some(match ChannelClasses::of(folded).has_inner() {
@@ -52,6 +54,11 @@ impl Recipe {
             false => Unchanged::Tied,
         }))
     }
+}
+
+/// Whether it has a convolution that weights can be removed from.
+fn has_convolution(block: &Block) -> bool {
+    block.nodes().iter().any(|node| matches!(node.op, Op::Conv(Conv { groups: 1, .. })))
 }
 
 /// Layers on the longest path through a block.

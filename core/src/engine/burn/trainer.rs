@@ -136,8 +136,12 @@ impl BurnTrainer {
         let Training { update, weight_decay, .. } = self.training;
         let [first_bias, second_bias] = adam_bias(self.steps);
         for State { block, weight, gradient, first, second } in &mut self.states {
+            let is_kernel = self.blocks[*block].weights()[*weight].is_kernel();
             let weight = &mut self.weights[*block][*weight];
-            let gradient = gradient.clone() + weight.clone() * weight_decay;
+            let mut gradient = gradient.clone() + weight.clone() * weight_decay;
+            if is_kernel {
+                gradient = gradient * weight.clone().not_equal_elem(0.0).float();
+            }
             let step = match update {
                 Update::Momentum { momentum } => {
                     *first = first.clone() * momentum + gradient;

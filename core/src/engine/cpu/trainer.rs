@@ -72,7 +72,18 @@ impl CpuTrainer {
         passes.add(blocks, Feed { images, goals, waits, slopes: None, observe }, workspace, gradients);
     }
 
+    /// Takes a step. What a kernel has no weight for stays zero.
     pub fn update(&mut self, rate: f32) {
+        let learning = self.blocks.iter().flat_map(Block::weights);
+        for ((weight, values), gradients) in learning.zip(&self.weights).zip(&mut self.gradients) {
+            if weight.is_kernel() {
+                values
+                    .iter()
+                    .zip(gradients)
+                    .filter(|(value, _)| **value == 0.0)
+                    .for_each(|(_, gradient)| *gradient = 0.0);
+            }
+        }
         self.optimizer.step(self.weights.iter_mut().zip(&self.gradients), rate);
     }
 
