@@ -63,6 +63,8 @@ mod run;
 mod signed_packs;
 #[path = "suite/solve.rs"]
 mod solve;
+#[path = "suite/sparse.rs"]
+mod sparse;
 #[path = "suite/training.rs"]
 mod training;
 #[path = "suite/transforms.rs"]

@@ -9,12 +9,12 @@ mod index;
 mod older;
 mod reader;
 mod signature;
+mod stored;
 mod writer;
 
 use alloc::{string::String, vec::Vec};
 use core::fmt;
 
-use half::f16;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     tensor::{Dims, Shape},
 };
 
+use self::stored::Stored;
 pub use self::{
     calibrated::CalibratedNoise,
     error::PackError,
@@ -38,7 +39,9 @@ pub const MAGIC: [u8; 4] = *b"NDP\x1A";
 /// First four bytes of an unfinished pack, from which a run can be resumed.
 pub const UNFINISHED: [u8; 4] = *b"NDP\x1B";
 /// The version that is written, and the newest that is read.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
+/// The version before sparse weights; otherwise the same.
+const DENSE: u16 = 6;
 /// The last version before digests and signatures.
 const WITHOUT_DIGESTS: u16 = 5;
 /// The oldest version that is read.
@@ -184,21 +187,7 @@ struct Metadata {
 struct WeightEntry {
     name: String,
     dims: Dims,
-    encoding: Encoding,
-}
-
-impl Encoding {
-    /// Returns this encoding, or `F32` if a value is too large for half precision.
-    fn for_values(self, values: &[f32]) -> Self {
-        if values.iter().all(|&value| f16::from_f32(value).is_finite()) { self } else { Self::F32 }
-    }
-
-    const fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
-        }
-    }
+    storage: Stored,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

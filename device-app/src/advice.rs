@@ -25,9 +25,7 @@ impl<R: Error + Send + Sync + 'static> Advised for PlanError<R> {
             Self::NoStatistics { .. } => {
                 Some("make images with `distill calibrate` (--noise calibrated), or use --noise standard")
             }
-            Self::TooFewImages { .. } => {
-                Some("make more with `distill calibrate`, choose another --noise, or name more images with --inputs")
-            }
+            Self::TooFewImages { .. } => Some("make more with `distill calibrate`, or choose another --noise"),
             Self::Teacher(error) => error.advice(),
             Self::NoSuchName { .. } => Some("`distill inspect` lists the names"),
             // The feature reduces groups to four images.

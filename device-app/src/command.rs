@@ -46,13 +46,15 @@ pub fn run_command(
         let sum = |size: fn(&BlockReport) -> usize| outcome.blocks.iter().map(|b| size(&b.report)).sum::<usize>();
         format!(
             "{} blocks distilled in {:.1} s, peak heap {:.1} MiB, {} -> {} parameters: {student}\n\
-             Next: distill recompose {} {student} -o student.onnx",
+             Next: distill {} {} {student} -o student.onnx{}",
             outcome.blocks.len(),
             outcome.seconds,
             outcome.peak_bytes as f64 / f64::from(1 << 20),
             sum(|report| report.teacher_parameters),
             sum(|report| report.parameters),
+            if work.inputs.is_some() { "finetune" } else { "recompose" },
             teacher.display(),
+            work.inputs.as_ref().map_or_else(String::new, |data| format!(" --data {data}")),
             student = output.display(),
         )
     })

@@ -147,8 +147,8 @@ pub struct WorkOptions {
     /// Also match the outputs of the teacher's next N blocks
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub look_ahead: usize,
-    /// Weights of these outputs beside the block's own, such as 0.5,0.25 [default: 1 for each]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "look_ahead")]
+    /// Weights of these outputs beside the block's own, such as 0.5,0.25 [default: 1 for each that is left out]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "look_ahead", allow_negative_numbers = true)]
     pub alpha: Vec<f32>,
     /// Maximum heap, such as 8MiB: the work is divided to fit, the student stays the same [default: no limit]
     #[arg(long, value_name = "SIZE")]
@@ -301,6 +301,7 @@ impl WorkOptions {
                 bail!("a pattern such as 2:4 says the sparsity itself: leave --sparsity out")
             }
             (Some(_), None) => bail!("say how much goes with --sparsity"),
+            (_, Some(_)) if self.no_solve => bail!("weights are removed by the solve: leave --no-solve out"),
             (pattern, share) => {
                 share.map(|share| Sparsity::new(share, pattern.unwrap_or(Pattern::Weights))).transpose()?
             }
@@ -323,8 +324,11 @@ impl WorkOptions {
         };
         let training = &mut usual.recipe.training;
         if let Some(optimizer) = self.optimizer {
+            // The optimiser that is the preset's keeps the preset's rate.
+            if optimizer.update() != training.update {
+                training.rate = optimizer.update().default_rate();
+            }
             training.update = optimizer.update();
-            training.rate = training.update.default_rate();
         }
         if let Some(schedule) = self.schedule {
             training.schedule = schedule.schedule();
@@ -367,6 +371,10 @@ impl WorkOptions {
             budget,
         };
         settings.check(source)?;
+        ensure!(
+            settings.look_ahead == 0 || settings.recipe.training.steps > 0,
+            "only gradient steps look ahead: add --preset usual, or --steps"
+        );
         Ok(settings)
     }
 }

@@ -75,21 +75,29 @@ pub fn open_training(data: &str, network: &Network, preparation: Preparation, sh
     Split::new(images, &[], share)
 }
 
-/// The same with the class of each image, as for [`open`]. Every picture has been decoded once.
+/// The same with the class of each image, as for [`open`].
 ///
 /// # Errors
-/// As [`open_training`]; as [`check_labels`]; or a picture cannot be decoded.
+/// As [`open_training`]; as [`check_labels`].
 pub fn open_lessons(data: &str, network: &Network, preparation: Preparation, share: f32) -> Result<Split> {
     let images: Rc<dyn LabelledImages> = match training_images(data)? {
         Training::Cifar(images) => Rc::new(images.labelled()?),
-        Training::Folder(folder) => {
-            let images = ImageFolder::open(&folder, network, preparation)?;
-            images.check()?;
-            Rc::new(images)
-        }
+        Training::Folder(folder) => Rc::new(ImageFolder::open(&folder, network, preparation)?),
     };
     check_labels(network, &*images)?;
     Split::new(images.clone(), images.labels(), share)
+}
+
+/// The names of the classes that `data` has: CIFAR-10's, or those of the sub-folders of a folder, as [`ImageFolder`] takes them. Folders
+/// that are named by numbers are classes without a name, up to the largest.
+///
+/// # Errors
+/// A folder that cannot be read, or one without sub-folders.
+pub fn class_names(data: &str) -> Result<Vec<String>> {
+    let Training::Folder(folder) = training_images(data)? else {
+        return Ok(cifar10::CLASSES.map(str::to_owned).to_vec());
+    };
+    folder::class_names(&folder)
 }
 
 /// Where images to learn from are.
@@ -101,7 +109,7 @@ enum Training {
 fn training_images(data: &str) -> Result<Training> {
     ensure!(data != "builtin", "the built-in images are for measuring: nothing learns from them");
     let folder = if data == "cifar10" { cifar10_folder()? } else { data.into() };
-    Ok(match data == "cifar10" || cifar10::test_file(&folder).is_some() {
+    Ok(match data == "cifar10" || cifar10::training_file(&folder).is_some() {
         true => Training::Cifar(TrainingImages::open(&folder)?),
         false => Training::Folder(folder),
     })

@@ -71,15 +71,16 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Network> {
     read().with_context(|| format!("cannot import {}", path.display()))
 }
 
-/// A network of this name, such as `resnet20`, whose weights are all zero: for training.
+/// A network of this name, such as `resnet20`, for these classes, whose weights are all zero: for training.
 ///
 /// # Errors
-/// An unknown name.
-pub fn architecture(name: &str, options: &ImportOptions) -> Result<Network> {
-    let checkpoint = pytorch::zeros(name)?;
+/// An unknown name, or an option that says what the name does.
+pub fn architecture(name: &str, classes: &[String], options: &ImportOptions) -> Result<Network> {
+    ensure!(options.architecture.is_none(), "{name} is an architecture itself: leave --arch out");
+    let checkpoint = pytorch::zeros(name, classes.len())?;
     let normalisation = options.normalisation.clone().or_else(|| Some(Normalisation::cifar10()));
-    let options = ImportOptions { architecture: None, normalisation, ..options.clone() };
-    network(checkpoint, &options, (name, &[]))
+    let network = network(checkpoint, &ImportOptions { normalisation, ..options.clone() }, (name, &[]))?;
+    Ok(Network { manifest: Manifest { classes: classes.to_vec(), ..network.manifest }, ..network })
 }
 
 /// An exported student as a teacher: its file describes its blocks.

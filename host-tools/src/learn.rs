@@ -18,7 +18,7 @@ pub use self::{
     baseline::{Baseline, BaselineOptions, Preset, baseline, from_scratch, untaught},
     calibrate::{CALIBRATED_IMAGES, CALIBRATION_STEPS, Distance, Outcome, calibrate, usual_calibration},
     checkpoint::Keep,
-    finetune::{FineTune, LearnFrom, NoiseSource, finetune_student, read_student},
+    finetune::{FineTune, LearnFrom, NoiseSource, TUNING_RATE, finetune_student, read_student},
     metrics::{MetricFiles, read_metrics},
     recorded::{open_recorded, recorded},
     shown::check_classes,

@@ -1,7 +1,9 @@
 //! What the options of `distill-device run` mean.
 
 use clap::Parser;
-use distill_core::{Activation, Encoding, Ridge, Schedule, Selection, Settings, SourceKind, Update, Width};
+use distill_core::{
+    Activation, Encoding, Pattern, Ridge, Schedule, Selection, Settings, SourceKind, Sparsity, Update, Width,
+};
 use distill_device::RunOptions;
 use distill_host::quickstart::builtin_teacher;
 
@@ -55,7 +57,13 @@ fn every_option_reaches_its_setting() {
     assert_eq!(settings("--ridge auto"), changed(|s| s.recipe.ridge = Ridge::HeldOut));
     assert_eq!(settings("--ridge 0.5"), changed(|s| s.recipe.ridge = Ridge::Strength(0.5)));
     assert_eq!(settings("--projections 3"), changed(|s| s.recipe.projections = 3));
-    assert_eq!(settings("--look-ahead 2"), changed(|s| s.look_ahead = 2));
+    let ahead = changed(|s| (s.look_ahead, s.recipe.training.steps) = (2, 9));
+    assert_eq!(settings("--look-ahead 2 --steps 9"), ahead);
+    let weighted = Settings { alpha: vec![0.5, 0.25], ..ahead };
+    assert_eq!(settings("--look-ahead 2 --steps 9 --alpha 0.5,0.25"), weighted);
+    let half = changed(|s| s.recipe.sparsity = Sparsity::new(0.5, Pattern::Kernels).ok());
+    assert_eq!(settings("--sparsity 50% --pattern kernels"), half);
+    assert_eq!(settings("--pattern 2:4"), changed(|s| s.recipe.sparsity = Sparsity::of_each(2, 4).ok()));
     assert_eq!(settings("--stop"), changed(|s| s.recipe.training.stop = true));
     assert_eq!(settings("--images 64"), changed(|s| s.recipe.images = 64));
     let sgd = settings("--optimizer sgd").recipe.training;

@@ -76,7 +76,7 @@ fn images_that_cannot_be_learned_from_are_refused_before_work() {
     for (data, why) in [
         ("builtin", "nothing learns from them"),
         ("missing", "missing"),
-        ("few", "the source has 58 images, but 64 are held out to measure on"),
+        ("few", "there are 58 images to learn from, but 64 of them"),
         ("broken", "007.png"),
     ] {
         let error = desk.failure(&format!("{RUN} {data}"), 1);

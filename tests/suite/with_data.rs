@@ -51,7 +51,7 @@ fn a_teacher_learns_colours_and_writes_down_how() {
     assert_eq!((&inspection["architecture"], &inspection["made_from"]), (&"resnet8-cifar".into(), &().into()));
     assert_eq!(desk.json("distill evaluate trained.ndp --data data")["total"], 100);
     // The same images as were held out of the training.
-    let held_out = desk.json("distill evaluate trained.ndp --data data --held-out 90%");
+    let held_out = desk.json("distill evaluate trained.ndp --data data --held-out");
     assert_eq!((&held_out["total"], &held_out["accuracy"]), (&10.into(), &trained["accuracy"]));
     let rows = rows(&desk, "m.csv");
     assert_eq!(rows.len(), 60);
@@ -79,6 +79,24 @@ fn a_teacher_learns_colours_and_writes_down_how() {
     fs::write(desk.path("notes.csv"), "mine").unwrap();
     let error = desk.failure(&format!("{TRAIN} --steps 1 --metrics notes.csv --fresh"), 1);
     assert!(error.contains("notes.csv holds something else than metrics"), "{error}");
+}
+
+#[test]
+fn a_named_network_has_the_classes_of_its_data() {
+    let desk = desk();
+    for class in 3..10 {
+        fs::remove_dir_all(desk.path(&format!("data/{class}"))).unwrap();
+    }
+    for (class, name) in ["ant", "bee", "cow"].into_iter().enumerate() {
+        fs::rename(desk.path(&format!("data/{class}")), desk.path(&format!("data/{name}"))).unwrap();
+    }
+    desk.json(&format!("{TRAIN} --steps 1"));
+    let network = distill_host::network::Network::read_pack(&desk.path("trained.ndp")).unwrap();
+    assert_eq!(
+        (network.logits(), network.manifest.classes.as_slice()),
+        (3, &["ant", "bee", "cow"].map(str::to_owned)[..])
+    );
+    assert_eq!(desk.json("distill evaluate trained.ndp --data data")["total"], 30);
 }
 
 #[test]
@@ -148,8 +166,8 @@ fn data_that_cannot_be_learned_from_is_refused_before_work() {
         "distill baseline kd teacher.ndp -o student.ndp --data data --steps 1".to_owned(),
         "distill finetune teacher.ndp teacher.ndp -o student.ndp --data data --steps 1".to_owned(),
     ];
-    let refused = |why: &str| {
-        for line in &lines {
+    let refused = |lines: &[String], why: &str| {
+        for line in lines {
             let error = desk.failure(line, 1);
             assert!(error.contains(why) && !error.contains("training:"), "{line}: {error}");
         }
@@ -157,12 +175,13 @@ fn data_that_cannot_be_learned_from_is_refused_before_work() {
     let picture = desk.path("data/3/4.png");
     let whole = fs::read(&picture).unwrap();
     fs::write(&picture, &whole[..whole.len() / 2]).unwrap();
-    refused("4.png");
+    refused(&lines, "4.png");
     fs::write(&picture, whole).unwrap();
     fs::rename(desk.path("data/7"), desk.path("seven")).unwrap();
-    refused("no image is of class 7");
+    refused(&lines, "no image to learn from is of class 7");
     fs::rename(desk.path("seven"), desk.path("data/12")).unwrap();
-    refused("is of class 12, but the network's are 0 to 9");
+    // A network that is known by its name has as many classes as the folders.
+    refused(&lines[1..], "is of class 12, but the network's are 0 to 9");
     fs::rename(desk.path("data/12"), desk.path("data/7")).unwrap();
     for (line, why) in [
         ("distill baseline kd teacher.ndp -o student.ndp", "name them with --data"),

@@ -67,7 +67,7 @@ impl fmt::Display for DistillError {
                 )
             }
             Self::Block(error) => write!(f, "{error}"),
-            Self::Inputs(error) => write!(f, "cannot use the cache of activations: {error}"),
+            Self::Inputs(error) => write!(f, "cannot read or keep the inputs: {error}"),
         }
     }
 }

@@ -5,9 +5,7 @@ use alloc::{vec, vec::Vec};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    pack::{
-        CHUNK_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, PackError, Signature, UNFINISHED, VERSION, u32_at, u64_at,
-    },
+    pack::{CHUNK_BYTES, MAGIC, MAX_METADATA_BYTES, MAX_SECTIONS, PackError, Signature, UNFINISHED, u32_at, u64_at},
     storage::ReadAt,
 };
 
@@ -22,6 +20,7 @@ pub const SIGNED_BYTES: usize = 96;
 /// The fields before the index.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
+    pub version: u16,
     /// Whether the last section holds noise images.
     pub noise: bool,
     pub sections: u32,
@@ -38,7 +37,7 @@ impl Header {
     pub fn to_bytes(self, magic: [u8; 4]) -> [u8; HEADER_BYTES as usize] {
         let mut bytes = [0; HEADER_BYTES as usize];
         bytes[..4].copy_from_slice(&magic);
-        bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[4..6].copy_from_slice(&self.version.to_le_bytes());
         bytes[6] = self.noise.into();
         bytes[8..12].copy_from_slice(&self.sections.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.job.to_le_bytes());
@@ -61,6 +60,7 @@ impl Header {
             Signature { counter: u64_at(bytes, 56), signer, signature: core::array::from_fn(|byte| bytes[96 + byte]) };
         let is_signed = bytes[56..160].iter().any(|&byte| byte != 0);
         let header = Self {
+            version: u16::from_le_bytes([bytes[4], bytes[5]]),
             noise: bytes[6] == 1,
             sections: u32_at(bytes, 8),
             job: u32_at(bytes, 12),

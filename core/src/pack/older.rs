@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     pack::{
-        MAX_METADATA_BYTES, PackError, WITHOUT_DIGESTS,
+        MAX_METADATA_BYTES, PackError, VERSION, WITHOUT_DIGESTS,
         index::{Entry, Header, each_piece, read_entries},
         u32_at, u64_at,
     },
@@ -34,7 +34,8 @@ pub fn read_index<R: ReadAt>(storage: &mut R) -> Result<(Header, Vec<Entry>), Pa
     if crc32fast::hash(&index) != u32_at(&bytes, 12) {
         return Err(damaged(None));
     }
-    let header = Header { noise, sections, job: u32_at(&bytes, 24), length, index: [0; 32], signature: None };
+    let header =
+        Header { version: VERSION, noise, sections, job: u32_at(&bytes, 24), length, index: [0; 32], signature: None };
     let mut entries: Vec<Entry> = Vec::with_capacity(sections as usize);
     for (section, bytes) in index.chunks_exact(ENTRY_BYTES as usize).enumerate() {
         let section = section as u32;

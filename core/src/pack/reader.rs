@@ -2,7 +2,6 @@
 
 use alloc::{string::String, vec, vec::Vec};
 
-use half::f16;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
@@ -10,10 +9,12 @@ use crate::{
     block::{Block, Role, is_printable, op::Op},
     inputs::NoiseImages,
     pack::{
-        CHUNK_BYTES, Calibrated, Digest, Encoding, Fingerprint, Manifest, Metadata, OLDEST, PackError, VERSION,
+        CHUNK_BYTES, Calibrated, DENSE, Digest, Encoding, Fingerprint, Manifest, Metadata, OLDEST, PackError, VERSION,
         WITHOUT_DIGESTS, WeightEntry,
         index::{self, Entry, Header, read_version},
-        older, u32_at,
+        older,
+        stored::{RUN, Stored},
+        u32_at,
     },
     storage::ReadAt,
     tensor::{Shape, Weight, element_count},
@@ -57,7 +58,7 @@ impl<R: ReadAt> Pack<R> {
     pub fn open(mut storage: R) -> Result<Self, PackError<R::Error>> {
         let version = read_version(&mut storage)?;
         let (header, mut entries) = match version {
-            VERSION => index::read_index(&mut storage)?,
+            DENSE..=VERSION => index::read_index(&mut storage)?,
             OLDEST..=WITHOUT_DIGESTS => older::read_index(&mut storage)?,
             _ => return Err(PackError::OtherVersion(version)),
         };
@@ -170,7 +171,7 @@ impl<R: ReadAt> Pack<R> {
     pub fn outline(&mut self, index: usize) -> Result<Outline, PackError<R::Error>> {
         let metadata = self.metadata(index + 1)?;
         let has_statistics = metadata.nodes.iter().any(|node| matches!(node.op, Op::BatchNorm(_)));
-        let half = metadata.weights.iter().any(|weight| weight.encoding == Encoding::F16);
+        let half = metadata.weights.iter().any(|weight| weight.storage.encoding() == Encoding::F16);
         let encoding = if half { Encoding::F16 } else { Encoding::F32 };
         Ok(Outline { name: metadata.name, role: metadata.role, input: metadata.input, has_statistics, encoding })
     }
@@ -214,17 +215,17 @@ pub fn read_block<R: ReadAt>(storage: &mut R, entry: &Entry, section: u32) -> Re
     let end = offset + entry.weights_length;
     let mut hasher = Sha256::new();
     let mut weights = Vec::with_capacity(metadata.weights.len());
-    for WeightEntry { name, dims, encoding } in metadata.weights {
+    for WeightEntry { name, dims, storage: way } in metadata.weights {
         let count = element_count(&dims).ok_or_else(malformed)?;
-        let bytes = (count * encoding.bytes()) as u64;
-        if bytes > end - offset {
+        if way.least_bytes(count) as u64 > end - offset {
             return Err(malformed());
         }
         let mut data = Vec::new();
         data.try_reserve_exact(count).map_err(|_| PackError::Memory { section })?;
-        read_values(storage, offset, count, encoding, &mut hasher, &mut data)?;
+        let mut reading = Reading { storage: &mut *storage, offset, end, hasher: &mut hasher, section };
+        reading.values(way, count, &mut data)?;
+        offset = reading.offset;
         weights.push(Weight { name, dims, data });
-        offset += bytes;
     }
     if offset != end {
         return Err(malformed());
@@ -236,31 +237,66 @@ pub fn read_block<R: ReadAt>(storage: &mut R, entry: &Entry, section: u32) -> Re
     block.and_then(|block| block.with_parts(metadata.parts)).map_err(PackError::Block)
 }
 
-fn read_values<R: ReadAt>(
-    storage: &mut R,
-    mut offset: u64,
-    count: usize,
-    encoding: Encoding,
-    hasher: &mut Sha256,
-    values: &mut Vec<f32>,
-) -> Result<(), PackError<R::Error>> {
-    let mut chunk = [0; CHUNK_BYTES];
-    while values.len() < count {
-        let length = CHUNK_BYTES.min((count - values.len()) * encoding.bytes());
-        let bytes = &mut chunk[..length];
-        storage.read_at(offset, bytes).map_err(PackError::Storage)?;
-        hasher.update(&*bytes);
-        match encoding {
-            Encoding::F32 => {
-                values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+/// Reads weights one after another.
+struct Reading<'a, R> {
+    storage: &'a mut R,
+    offset: u64,
+    /// Where the section ends.
+    end: u64,
+    hasher: &'a mut Sha256,
+    section: u32,
+}
+
+impl<R: ReadAt> Reading<'_, R> {
+    /// Reads `count` values into a vector with room for them.
+    fn values(&mut self, way: Stored, count: usize, values: &mut Vec<f32>) -> Result<(), PackError<R::Error>> {
+        let (mut chunk, mut there) = ([0; CHUNK_BYTES], [0; RUN / 8]);
+        while values.len() < count {
+            if !way.is_sparse() {
+                let bytes = &mut chunk[..CHUNK_BYTES.min((count - values.len()) * way.bytes())];
+                self.read(bytes)?;
+                way.decode(bytes, values);
+                continue;
             }
-            Encoding::F16 => {
-                values.extend(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()));
+            let run = RUN.min(count - values.len());
+            let there = &mut there[..run.div_ceil(8)];
+            self.read(there)?;
+            // No value stands for a bit past the last.
+            let stray = !run.is_multiple_of(8) && there[run / 8] >> (run % 8) > 0;
+            let stored: usize = there.iter().map(|bits| bits.count_ones() as usize).sum();
+            if stray {
+                return Err(PackError::Malformed { section: self.section });
             }
+            let bytes = &mut chunk[..stored * way.bytes()];
+            self.read(bytes)?;
+            let first = values.len();
+            way.decode(bytes, values);
+            spread(values, first, run, there);
         }
-        offset += length as u64;
+        Ok(())
     }
-    Ok(())
+
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), PackError<R::Error>> {
+        if bytes.len() as u64 > self.end - self.offset {
+            return Err(PackError::Malformed { section: self.section });
+        }
+        self.storage.read_at(self.offset, bytes).map_err(PackError::Storage)?;
+        self.hasher.update(&*bytes);
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// Moves the values from `first` on to the places of their bits in a run, with zeros between them.
+fn spread(values: &mut Vec<f32>, first: usize, run: usize, there: &[u8]) {
+    let mut stored = values.len() - first;
+    values.resize(first + run, 0.0);
+    // From the end: no value is overwritten before it has moved.
+    for place in (0..run).rev() {
+        let is_there = there[place / 8] >> (place % 8) & 1 == 1;
+        stored -= usize::from(is_there);
+        values[first + place] = if is_there { values[first + stored] } else { 0.0 };
+    }
 }
 
 /// Reads the manifest, and its bytes without the interface and an absent `made_from`, which not every version has.

@@ -5,7 +5,7 @@ use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 
 use crate::{
     pack::{
-        MAGIC, Pack, PackError, VERSION,
+        DENSE, MAGIC, Pack, PackError, VERSION,
         index::{SIGNED_BYTES, read_version},
     },
     storage::{ReadAt, WriteAt},
@@ -32,7 +32,7 @@ pub fn sign<S: WriteAt>(storage: &mut S, key: &SigningKey, counter: u64) -> Resu
     pack.check_sections()?;
     let mut header = pack.header;
     match read_version(storage)? {
-        VERSION => {}
+        DENSE..=VERSION => {}
         // Another header would be written over its index.
         older => return Err(PackError::Unsignable(older)),
     }

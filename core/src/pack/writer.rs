@@ -2,7 +2,6 @@
 
 use alloc::vec::Vec;
 
-use half::f16;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
         PackError, UNFINISHED, VERSION, WeightEntry,
         index::{ENTRY_BYTES, Entry, HEADER_BYTES, Header},
         reader::read_block,
+        stored::Stored,
         u32_at,
     },
     recipe::Calibration,
@@ -152,7 +152,7 @@ impl<W: WriteAt> PackWriter<W> {
 
     fn write_header(&mut self, magic: [u8; 4], index: Digest, length: u64) -> Result<(), PackError<W::Error>> {
         let (noise, sections, job) = (self.noise, self.sections(), self.job);
-        let header = Header { noise, sections, job, length, index, signature: None };
+        let header = Header { version: VERSION, noise, sections, job, length, index, signature: None };
         self.storage.write_at(0, &header.to_bytes(magic)).map_err(PackError::Storage)
     }
 
@@ -167,7 +167,7 @@ impl<W: WriteAt> PackWriter<W> {
             return Err(count());
         }
         let position = u32::try_from(position).map_err(|_| count())?;
-        let encodings: Vec<Encoding> = block.weights().iter().map(|weight| encoding.for_values(&weight.data)).collect();
+        let ways: Vec<Stored> = block.weights().iter().map(|weight| Stored::smallest(encoding, &weight.data)).collect();
         let metadata = Metadata {
             name: block.name().into(),
             role: block.role(),
@@ -177,13 +177,13 @@ impl<W: WriteAt> PackWriter<W> {
             weights: block
                 .weights()
                 .iter()
-                .zip(&encodings)
-                .map(|(w, &encoding)| WeightEntry { name: w.name.clone(), dims: w.dims.clone(), encoding })
+                .zip(&ways)
+                .map(|(w, &storage)| WeightEntry { name: w.name.clone(), dims: w.dims.clone(), storage })
                 .collect(),
         };
         let bytes = postcard::to_allocvec(&metadata).map_err(|_| PackError::Malformed { section })?;
-        let weights = block.weights().iter().zip(encodings);
-        self.append(position, &bytes, weights.flat_map(|(weight, encoding)| encoded(&weight.data, encoding)))
+        let weights = block.weights().iter().zip(ways);
+        self.append(position, &bytes, weights.flat_map(|(weight, way)| way.encoded(&weight.data)))
     }
 
     /// Appends noise images after the last block.
@@ -269,14 +269,4 @@ impl<W: WriteAt> PackWriter<W> {
         self.end += bytes.len() as u64;
         Ok(())
     }
-}
-
-fn encoded(values: &[f32], encoding: Encoding) -> impl Iterator<Item = u8> {
-    values.iter().flat_map(move |&value| {
-        let bytes: heapless::Vec<u8, 4> = match encoding {
-            Encoding::F32 => value.to_le_bytes().into_iter().collect(),
-            Encoding::F16 => f16::from_f32(value).to_le_bytes().into_iter().collect(),
-        };
-        bytes
-    })
 }

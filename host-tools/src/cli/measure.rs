@@ -65,10 +65,12 @@ pub struct EvaluateArgs {
     filter: Filter,
     #[command(flatten)]
     read: ReadOptions,
-    /// Only those images of a data set to learn from that commands with this --train-split hold out; of CIFAR-10, training
-    /// images
-    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
-    held_out: Option<f32>,
+    /// Only the images that `run`, `finetune` and `train` hold out from learning; of CIFAR-10, training images
+    #[arg(long)]
+    held_out: bool,
+    /// Share of the images that these commands learn from
+    #[arg(long, default_value = "0.9", value_name = "SHARE", value_parser = parse_share, requires = "held_out")]
+    train_split: f32,
     /// Only the first N images
     #[arg(long, value_name = "N")]
     limit: Option<NonZeroUsize>,
@@ -88,10 +90,10 @@ pub fn evaluate_file(json: bool, args: &EvaluateArgs) -> Result<()> {
     let network = read_network(&args.file, &args.read)?;
     let preparation = Preparation::new(args.crop_fraction, args.filter)?;
     let images: Box<dyn LabelledImages> = match args.held_out {
-        Some(share) => Box::new(open_lessons(&args.data, &network, preparation, share)?.held_out),
-        None => images::open(&args.data, &network, preparation)?,
+        true => Box::new(open_lessons(&args.data, &network, preparation, args.train_split)?.held_out),
+        false => images::open(&args.data, &network, preparation)?,
     };
-    ensure!(!images.is_empty(), "no image is held out: name a smaller share with --held-out");
+    ensure!(!images.is_empty(), "no image is held out: name a smaller share with --train-split");
     let limit = args.limit.map_or(usize::MAX, NonZeroUsize::get);
     let evaluation = evaluate(&network, &*images, limit, &Device::Cpu)?;
     let with =

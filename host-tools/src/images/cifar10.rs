@@ -80,6 +80,11 @@ pub fn test_file(folder: &Path) -> Option<PathBuf> {
     find(folder, TEST_FILE)
 }
 
+/// The first file of training images there.
+pub fn training_file(folder: &Path) -> Option<PathBuf> {
+    find(folder, FILES[0])
+}
+
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     ["cifar-10-batches-bin", ""].map(|inner| folder.join(inner).join(name)).into_iter().find(|path| path.exists())
 }

@@ -80,6 +80,17 @@ impl Images for Pictures {
         self.files.len()
     }
 
+    fn check(&self) -> Result<()> {
+        let count = self.len();
+        let mut progress = Progress::new("checking the pictures", Some(count as u64), "{pos}/{len} pictures")?;
+        for start in (0..count).step_by(CHECKED) {
+            let end = count.min(start + CHECKED);
+            self.pixels(start..end)?;
+            progress.set(end as u64);
+        }
+        Ok(())
+    }
+
     /// Of all files' bytes: reading them is cheap beside decoding.
     fn checksum(&self) -> Result<u32> {
         let mut hasher = crc32fast::Hasher::new();
@@ -145,21 +156,6 @@ impl ImageFolder {
         Ok(Self { pictures: Pictures::of(files, network, preparation)?, labels })
     }
 
-    /// Decodes every picture once, so that none fails later.
-    ///
-    /// # Errors
-    /// A picture that cannot be read.
-    pub fn check(&self) -> Result<()> {
-        let count = self.len();
-        let mut progress = Progress::new("checking the pictures", Some(count as u64), "{pos}/{len} pictures")?;
-        for start in (0..count).step_by(CHECKED) {
-            let end = count.min(start + CHECKED);
-            self.pixels(start..end)?;
-            progress.set(end as u64);
-        }
-        Ok(())
-    }
-
     /// The pictures, in order.
     pub fn files(&self) -> &[PathBuf] {
         &self.pictures.files
@@ -175,6 +171,10 @@ impl Images for ImageFolder {
         self.pictures.len()
     }
 
+    fn check(&self) -> Result<()> {
+        self.pictures.check()
+    }
+
     fn checksum(&self) -> Result<u32> {
         self.pictures.checksum()
     }
@@ -187,6 +187,16 @@ impl Images for ImageFolder {
 impl LabelledImages for ImageFolder {
     fn labels(&self) -> &[u16] {
         &self.labels
+    }
+}
+
+/// The names of the classes in a folder of class folders.
+pub(super) fn class_names(folder: &Path) -> Result<Vec<String>> {
+    let names = Listing::of(folder)?.folders;
+    ensure!(!names.is_empty(), "there is no sub-folder in {}: {EXPECTED}", folder.display());
+    match names.iter().map(|name| name.parse::<u16>().ok().filter(|_| is_decimal(name))).collect::<Option<Vec<u16>>>() {
+        Some(numbers) => Ok((0..=numbers.into_iter().max().unwrap_or(0)).map(|number| number.to_string()).collect()),
+        None => Ok(names),
     }
 }
 

@@ -23,6 +23,14 @@ pub trait Images {
     /// A checksum by which changed images are told.
     fn checksum(&self) -> Result<u32>;
 
+    /// Reads every image once where that may fail, so that none fails in the middle of some work.
+    ///
+    /// # Errors
+    /// An image that cannot be read.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Images `range`, one after another, each `[C, H, W]`, 0 to 255.
     fn pixels(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>>;
 }

@@ -58,6 +58,11 @@ impl Images for Part {
         self.members.len()
     }
 
+    /// Of all images, in both parts.
+    fn check(&self) -> Result<()> {
+        self.all.check()
+    }
+
     /// That of all images, with which of them these are.
     fn checksum(&self) -> Result<u32> {
         let mut hasher = crc32fast::Hasher::new();

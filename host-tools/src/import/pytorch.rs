@@ -97,12 +97,12 @@ pub fn build(checkpoint: &mut Checkpoint, asked: Option<&str>, input: Option<Sha
     Ok(Built { graph, architecture: network.name, normalisation: network.normalisation })
 }
 
-/// The tensors of a network of this name, all zero.
+/// The tensors of a network of this name for so many classes, all zero.
 ///
 /// # Errors
 /// An unknown name.
-pub fn zeros(name: &str) -> Result<Checkpoint> {
-    resnet::cifar(name).with_context(|| {
+pub fn zeros(name: &str, classes: usize) -> Result<Checkpoint> {
+    resnet::cifar(name, classes).with_context(|| {
         format!("{name} is neither a file nor a network that is known by its name: those are resnet20, resnet32 and so on, with 6n + 2 layers, for CIFAR-10")
     })
 }

@@ -97,7 +97,8 @@ impl Metrics {
         let (mut start, mut csv) = (Instant::now(), None);
         if let Some(path) = files.csv {
             let rows: Vec<Row> = read_metrics(path)?.into_iter().filter(|row| row.step <= done).collect();
-            let before = rows.last().map_or(Duration::ZERO, |row| Duration::from_secs_f64(row.seconds.max(0.0)));
+            let before =
+                rows.last().map_or(Duration::ZERO, |row| Duration::try_from_secs_f64(row.seconds).unwrap_or_default());
             start = start.checked_sub(before).unwrap_or(start);
             let text = rows.iter().fold(format!("{HEADER}\n"), |text, row| text + &row.line());
             write_file(path, text.as_bytes())?;

@@ -1,7 +1,9 @@
 //! Images of a data set as a run's inputs: the activations that the teacher has on them, as the paper records them.
 
-use anyhow::Result;
-use distill_core::{Block, Cache, Draw, Pack, Pixels, Purpose, ScratchError, Source, SourceKind, Stream, shuffle};
+use anyhow::{Result, ensure};
+use distill_core::{
+    Block, Cache, Draw, MEASURED_INPUTS, Pack, Pixels, Purpose, ScratchError, Source, SourceKind, Stream, shuffle,
+};
 use distill_device::DiskFile;
 
 use crate::{
@@ -35,6 +37,11 @@ pub fn open_recorded(data: &str, share: f32, teacher: &mut Pack<DiskFile>) -> Re
 /// # Errors
 /// They cannot be read.
 pub fn recorded(images: Part, network: &Network) -> Result<Box<dyn Source>> {
+    let count = images.len();
+    ensure!(
+        count > MEASURED_INPUTS,
+        "there are {count} images to learn from, but {MEASURED_INPUTS} of them are kept to measure on: name more images"
+    );
     let checksum = images.checksum()?;
     Ok(Box::new(Recorded { images, pixels: network.manifest.pixels(), checksum }))
 }

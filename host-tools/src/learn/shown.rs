@@ -54,8 +54,8 @@ pub fn check_classes(network: &Network, labels: &[u16]) -> Result<()> {
     let name = |class: usize| network.manifest.classes.get(class).map_or_else(String::new, |name| format!(" ({name})"));
     ensure!(
         missing.is_none(),
-        "no image is of class {}{}, which the network has: a network that never sees a class forgets it. Add its images, \
-         or learn from the teacher alone with --lambda 0",
+        "no image to learn from is of class {}{}, which the network has: a network that never sees a class does not know \
+         it. Add its images",
         missing.unwrap_or(0),
         name(missing.unwrap_or(0))
     );

@@ -53,8 +53,8 @@ fn name(checkpoint: &Checkpoint) -> String {
     }
 }
 
-/// The tensors, all zero, of a ResNet for CIFAR-10 with 6n + 2 layers (He et al. 2015, section 4.2; shortcuts without weights).
-pub(super) fn cifar(name: &str) -> Option<Checkpoint> {
+/// The tensors, all zero, of a ResNet for images like CIFAR-10's with 6n + 2 layers (He et al. 2015, section 4.2; shortcuts without weights).
+pub(super) fn cifar(name: &str, classes: usize) -> Option<Checkpoint> {
     let layers: usize = name.strip_prefix("resnet")?.parse().ok()?;
     let blocks = layers.checked_sub(2).filter(|layers| layers % 6 == 0 && (6..=1200).contains(layers))? / 6;
     let mut checkpoint = Checkpoint::default();
@@ -78,8 +78,8 @@ pub(super) fn cifar(name: &str) -> Option<Checkpoint> {
             inputs = width;
         }
     }
-    add("linear.weight".into(), &[10, 64]);
-    add("linear.bias".into(), &[10]);
+    add("linear.weight".into(), &[classes, 64]);
+    add("linear.bias".into(), &[classes]);
     Some(checkpoint)
 }
 

@@ -12,12 +12,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use distill_core::{CountingAllocator, Device, Width};
-use distill_device::open_pack;
+use distill_device::{VERSION, open_pack};
 use serde_json::Value;
 
 use super::{kind::Kind, maker::Maker, method::Method, recipes::Recipes, table::Report};
 use crate::{
-    images::{self, LabelledImages, Preparation, Split, TRAIN_SPLIT, open_lessons},
+    images::{self, Images, LabelledImages, Preparation, Split, TRAIN_SPLIT, open_lessons},
     learn::{CALIBRATION_STEPS, Preset, usual_calibration},
     measure::evaluate,
     network::Network,
@@ -64,7 +64,7 @@ pub struct ReportOptions {
 }
 
 fn parse_method(name: &str) -> Result<Method> {
-    serde_json::from_value(Value::from(name)).context("no column has this name")
+    serde_json::from_value(Value::from(name)).context("no column has this name: the report's .json names them")
 }
 
 impl ReportOptions {
@@ -86,6 +86,7 @@ pub fn fill(kind: Kind, options: &ReportOptions, heap: &CountingAllocator<System
     let widths = if options.widths.is_empty() { kind.widths() } else { &options.widths };
     let widths: Vec<Width> = widths.iter().map(|&k| Width::new(k)).collect::<Result<_, _>>()?;
     ensure!(options.effort > 0.0 && options.effort <= 1.0, "the effort must be above 0 and at most 1");
+    check_columns(kind, options)?;
     let teacher = Network::read_pack(&options.teacher)?;
     let test = &*images::open(&options.data, &teacher, Preparation::default())?;
     let split = kind.takes_data().then(|| training_images(options, &teacher)).transpose()?;
@@ -103,7 +104,9 @@ pub fn fill(kind: Kind, options: &ReportOptions, heap: &CountingAllocator<System
     // Students of another teacher or of other settings must not be reused; those of another report of the same may.
     let all = [Kind::DataFree, Kind::ParameterReduction, Kind::LookAhead].map(|kind| recipes.described(kind));
     let all = all.into_iter().collect::<Result<Vec<_>>>()?;
-    let settings = serde_json::to_string(&(&report.teacher, all, report.images, report.labels, &options.training))?;
+    let learned = split.as_ref().map(|split| split.learned.checksum()).transpose()?;
+    let settings = (VERSION, &report.teacher, all, report.images, report.labels, learned, recipes.baselines);
+    let settings = serde_json::to_string(&settings)?;
     let work = options.work.join(format!("{:08x}", crc32fast::hash(settings.as_bytes())));
     for seed in 0..options.seeds(kind) {
         let (split, limit) = (split.as_ref(), options.limit());
@@ -137,12 +140,15 @@ pub fn fill(kind: Kind, options: &ReportOptions, heap: &CountingAllocator<System
 
 /// Labelled images to learn from.
 fn training_images(options: &ReportOptions, teacher: &Network) -> Result<Split> {
-    let (training, test) = (&options.training, &options.data);
-    ensure!(
-        training == "cifar10" || training != test || images::cifar10::test_file(Path::new(training)).is_some(),
-        "students must not learn from the test images: name others with --training"
-    );
-    open_lessons(training, teacher, Preparation::default(), TRAIN_SPLIT)
+    let (training, test) = (Path::new(&options.training), Path::new(&options.data));
+    let is_cifar = options.training == "cifar10" || images::cifar10::test_file(training).is_some();
+    if let (false, Ok(training), Ok(test)) = (is_cifar, training.canonicalize(), test.canonicalize()) {
+        ensure!(
+            !training.starts_with(&test) && !test.starts_with(&training),
+            "students must not learn from the test images: name others with --training"
+        );
+    }
+    open_lessons(&options.training, teacher, Preparation::default(), TRAIN_SPLIT)
 }
 
 /// The report in the folder, which must be of the same kind, or an empty one.
@@ -155,7 +161,8 @@ fn read_or_start(
 ) -> Result<Report> {
     let path = options.output.join(format!("{}.json", kind.name()));
     let fingerprint = open_pack(&options.teacher)?.fingerprint().to_string();
-    let labels: Vec<u8> = test.labels().iter().flat_map(|label| label.to_le_bytes()).collect();
+    let mut labels: Vec<u8> = test.labels().iter().flat_map(|label| label.to_le_bytes()).collect();
+    labels.extend(test.checksum()?.to_le_bytes());
     let labels = crc32fast::hash(&labels);
     let cannot_read = || format!("cannot read {}", path.display());
     let report: Report = match fs::read(&path) {
@@ -198,11 +205,25 @@ fn read_or_start(
     Ok(report)
 }
 
+/// Checks that the columns that were asked for are the report's.
+fn check_columns(kind: Kind, options: &ReportOptions) -> Result<()> {
+    for method in &options.only {
+        let name = method.name();
+        let known: Vec<String> = kind.methods().iter().map(|method| method.name()).collect();
+        ensure!(kind.methods().contains(method), "this report has no column {name}, only {}", known.join(", "));
+        let without_data = method.baseline().is_some_and(|baseline| !baseline.takes_data());
+        ensure!(!without_data || options.baselines.is_some(), "the column {name} needs --baselines");
+    }
+    Ok(())
+}
+
 /// The students of a seed that the report does not have yet.
 fn missing(report: &Report, widths: &[Width], seed: u64, options: &ReportOptions) -> Vec<(Width, Method)> {
     let is_wanted = |method: &&Method| {
         let without_data = method.baseline().is_some_and(|baseline| !baseline.takes_data());
-        let is_named = options.only.is_empty() || options.only.contains(method);
+        // A student that was fine-tuned stands beside what it was before.
+        let named = |only: &Method| only == *method || only.before() == Some(**method);
+        let is_named = options.only.is_empty() || options.only.iter().any(named);
         is_named && (options.baselines.is_some() || !without_data)
     };
     let is_missing = |&(width, method): &(Width, Method)| {
@@ -237,6 +258,10 @@ fn command(options: &ReportOptions, report: &Report) -> Result<String> {
         if let Some(preset) = preset.and_then(|preset| preset.to_possible_value()) {
             write!(command, " --{option} {}", preset.get_name())?;
         }
+    }
+    if !options.only.is_empty() {
+        let only: Vec<String> = options.only.iter().map(|method| method.name()).collect();
+        write!(command, " --only {}", only.join(","))?;
     }
     if options.effort != 1.0 {
         write!(command, " --effort {}", options.effort)?;

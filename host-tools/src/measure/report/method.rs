@@ -74,6 +74,11 @@ impl Method {
         self.source() == SourceKind::Calibrated && self.baseline().is_none()
     }
 
+    /// Its name in files and options.
+    pub fn name(self) -> String {
+        serde_json::to_value(self).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
     /// Its name in the table.
     pub fn title(self) -> &'static str {
         match self {

@@ -5,7 +5,7 @@ use distill_core::{Calibration, NOISE_BATCH, Pull, Settings, Training, Tuning, W
 use serde_json::{Map, Value, json};
 
 use super::{kind::Kind, method::Method};
-use crate::learn::{CALIBRATED_IMAGES, CALIBRATION_STEPS, Preset, from_scratch};
+use crate::learn::{CALIBRATED_IMAGES, CALIBRATION_STEPS, Preset, TUNING_RATE, from_scratch};
 
 /// Gradient steps per block on calibrated noise, and on recorded activations.
 const DISTILL_STEPS: usize = 600;
@@ -81,7 +81,7 @@ impl Recipes {
             (Some(baseline), _) => self.baselines.tuning(baseline),
             (None, Method::FineTuned) => Tuning::new(self.share(Tuning::STEPS)),
             (None, _) if self.preset == Preset::Paper => {
-                let training = Training { rate: 1e-2, warm_up: 0, ..from_scratch(self.share(50_000)) };
+                let training = Training { rate: TUNING_RATE, warm_up: 0, ..from_scratch(self.share(50_000)) };
                 Tuning { training, features: 0.0, ..Tuning::new(0) }
             }
             (None, _) => Tuning::with_data(self.share(Tuning::STEPS_WITH_DATA)),
@@ -107,7 +107,7 @@ impl Recipes {
                 // Those are told by the name of their preset.
                 (false, Some(_)) => continue,
             };
-            described.insert(serde_json::to_value(method)?.as_str().unwrap_or_default().to_owned(), settings);
+            described.insert(method.name(), settings);
         }
         Ok(Value::Object(described))
     }

@@ -244,11 +244,11 @@ impl Report {
             "\n## Time\n\n![Accuracy over minutes]({}-minutes.svg)\n\n\
              Seconds of the first seed. *As good as KD*: until a training first reaches the accuracy at which KD ends, \
              measured 20 times on the way, blocks included.\n\n\
-             | k | training | one block | all blocks | whole network | total | as good as KD |\n|{}",
+             | k | training | one block | all blocks | whole network | total | accuracy % | as good as KD |\n|{}",
             self.kind.name(),
-            "---|".repeat(7)
+            "---|".repeat(8)
         )?;
-        for cell in self.cells.iter().filter(|cell| !cell.curve.is_empty()) {
+        for cell in self.cells.iter().filter(|cell| cell.seed == 0 && !cell.curve.is_empty()) {
             let before = cell.method.before().and_then(|method| self.same(cell, method));
             let shown = |seconds: Option<f64>| seconds.map_or(String::new(), |seconds| format!("{seconds:.1}"));
             let all = before.map(|before| before.seconds);
@@ -262,13 +262,14 @@ impl Report {
             };
             writeln!(
                 text,
-                "| {} | {} | {} | {} | {:.1} | {:.1} | {reached} |",
+                "| {} | {} | {} | {} | {:.1} | {:.1} | {:.2} | {reached} |",
                 cell.width,
                 cell.method.title(),
                 shown(before.and_then(|before| before.unit_seconds)),
                 shown(all),
                 cell.seconds,
-                cell.seconds + all.unwrap_or(0.0)
+                cell.seconds + all.unwrap_or(0.0),
+                cell.accuracy
             )?;
         }
         Ok(())

@@ -1,0 +1,130 @@
+//! Sparse students: which weights go, that they stay away through everything after it, and that files get smaller.
+
+use std::fs;
+
+use distill_core::{Block, Encoding, Op, Weight};
+use distill_host::{
+    import::{ImportOptions, import},
+    network::Network,
+};
+
+use super::desk::{Desk, failed};
+
+/// The kernels of the convolutions in some blocks of the built-in ResNet-20 (a stem comes before them).
+fn kernels(blocks: &[Block]) -> Vec<Weight> {
+    let of_block = |block: &Block| -> Vec<Weight> {
+        let convolutions = (0..block.nodes().len()).filter(|&node| matches!(block.nodes()[node].op, Op::Conv(_)));
+        convolutions.filter_map(|node| block.weight(node, 0).cloned()).collect()
+    };
+    blocks.iter().flat_map(of_block).collect()
+}
+
+/// Which weights are zero.
+fn zeros(network: &Network) -> Vec<Vec<bool>> {
+    let is_zero = |kernel: &Weight| kernel.data.iter().map(|value| *value == 0.0).collect();
+    kernels(&network.blocks[1..4]).iter().map(is_zero).collect()
+}
+
+fn share(zeros: &[Vec<bool>]) -> f64 {
+    let (all, zero) =
+        zeros.iter().flatten().fold((0, 0), |(all, zero), is_zero| (all + 1, zero + usize::from(*is_zero)));
+    zero as f64 / f64::from(all)
+}
+
+const RUN: &str = "distill run teacher.ndp -o blocks.ndp --width 1 --images 64 --blocks 0-2";
+
+#[test]
+fn zeros_stay_through_everything_and_make_packs_small() {
+    let desk = Desk::new();
+    let read = |name: &str| match name.ends_with(".ndp") {
+        true => Network::read_pack(&desk.path(name)).unwrap(),
+        false => import(&desk.path(name), &ImportOptions::default()).unwrap(),
+    };
+    let size = |name: &str| fs::metadata(desk.path(name)).unwrap().len() as f64;
+    desk.json("distill run teacher.ndp -o dense.ndp --width 1 --images 64 --blocks 0-2 --noise standard");
+    // Bitmap and values: 0.2 + 1/32 and 0.1 + 1/32 of the dense weights, beside the rest of a pack.
+    for (sparsity, most) in [(0.9, 0.15), (0.8, 0.26)] {
+        desk.json(&format!("{RUN} --sparsity {sparsity} --fresh"));
+        let ratio = (size("blocks.ndp") - 3000.0) / (size("dense.ndp") - 3000.0);
+        assert!(ratio <= most, "{ratio} of the dense pack at {sparsity}");
+    }
+    desk.json("distill recompose teacher.ndp blocks.ndp -o student.ndp");
+    let expected = zeros(&read("student.ndp"));
+    // Each kernel on its own, to the nearest weight.
+    for zeros in &expected {
+        assert!((share(std::slice::from_ref(zeros)) - 0.8).abs() < 0.5 / zeros.len() as f64 + 1e-6);
+    }
+    for name in ["student.onnx", "student.safetensors"] {
+        desk.json(&format!("distill recompose teacher.ndp blocks.ndp -o {name}"));
+        assert!(zeros(&read(name)) == expected, "{name}");
+    }
+    // A fine-tune of what was exported, too; its blocks are other ones to the teacher.
+    for (student, more) in [("student.ndp", ""), ("student.onnx", " --features 0")] {
+        desk.json(&format!(
+            "distill finetune teacher.ndp {student} -o tuned.ndp --noise standard --steps 3 --batch 8 --rate 1e-4{more}"
+        ));
+        assert!(zeros(&read("tuned.ndp")) == expected, "{student}");
+    }
+    // In half precision as well.
+    read("student.ndp").write_pack(&desk.path("half.ndp"), Encoding::F16).unwrap();
+    assert!(zeros(&read("half.ndp")) == expected);
+    assert!(size("half.ndp") < 0.7 * size("student.ndp"));
+}
+
+#[test]
+fn gradient_steps_and_a_width_keep_the_zeros_of_a_solve() {
+    let desk = Desk::new();
+    let student = |more: &str| {
+        desk.json(&format!("{} --fresh {more}", RUN.replace("--width 1", "--width 0.5")));
+        desk.json("distill recompose teacher.ndp blocks.ndp -o student.ndp");
+        Network::read_pack(&desk.path("student.ndp")).unwrap()
+    };
+    let (solved, trained) = (student("--sparsity 50%"), student("--sparsity 50% --steps 3 --batch 8"));
+    let (before, after) = (zeros(&solved), zeros(&trained));
+    assert!((share(&before) - 0.5).abs() < 0.01 && before == after);
+    assert!(kernels(&solved.blocks[1..4]) != kernels(&trained.blocks[1..4]), "nothing was trained");
+}
+
+#[test]
+fn a_pattern_holds_everywhere() {
+    let desk = Desk::new();
+    let kernels = |more: &str| {
+        desk.json(&format!("{RUN} --fresh {more}"));
+        desk.json("distill recompose teacher.ndp blocks.ndp -o student.ndp");
+        kernels(&Network::read_pack(&desk.path("student.ndp")).unwrap().blocks[1..4])
+    };
+    for kernel in kernels("--pattern 2:4") {
+        let taps: usize = kernel.dims[2..].iter().map(|&extent| extent as usize).product();
+        for group in kernel.data.chunks(4 * taps) {
+            for tap in 0..taps {
+                let there = group.iter().skip(tap).step_by(taps).filter(|value| **value != 0.0).count();
+                assert_eq!(there, 2, "{}", kernel.name);
+            }
+        }
+    }
+    for kernel in kernels("--sparsity 0.5 --pattern kernels") {
+        let taps: usize = kernel.dims[2..].iter().map(|&extent| extent as usize).product();
+        let whole =
+            |kernel: &[f32]| kernel.iter().all(|value| *value == 0.0) || kernel.iter().all(|value| *value != 0.0);
+        assert!(kernel.data.chunks(taps).all(whole), "{}", kernel.name);
+    }
+}
+
+#[test]
+fn what_is_no_sparsity_is_refused() {
+    let desk = Desk::new();
+    for (wrong, why) in [
+        ("--sparsity 1", "from 0 to below 1"),
+        ("--sparsity 0.5 --pattern 2:4", "says the sparsity itself"),
+        ("--pattern 4:4", "from 1 to M - 1"),
+        ("--pattern 0:4", "from 1 to M - 1"),
+        ("--pattern kernels", "say how much goes with --sparsity"),
+        ("--sparsity 0.5 --no-solve", "leave --no-solve out"),
+    ] {
+        let error = desk.failure(&format!("{RUN} {wrong}"), 1);
+        assert!(error.contains(why), "{wrong}: {error}");
+    }
+    for wrong in ["--pattern half", "--pattern 2:x"] {
+        failed(&desk.run(&format!("{RUN} {wrong}")), wrong, 2);
+    }
+}
