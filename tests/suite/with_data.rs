@@ -185,7 +185,8 @@ fn data_that_cannot_be_learned_from_is_refused_before_work() {
     fs::rename(desk.path("data/12"), desk.path("data/7")).unwrap();
     for (line, why) in [
         ("distill baseline kd teacher.ndp -o student.ndp", "name them with --data"),
-        ("distill baseline gn-kd teacher.ndp -o student.ndp --data data --lambda 0", "takes no data"),
+        ("distill baseline gn-kd teacher.ndp -o student.ndp --data data", "takes no data"),
+        ("distill baseline ce teacher.ndp -o student.ndp --data data --lambda 0", "--lambda is for kd alone"),
         ("distill train resnet20 -o trained.ndp", "name them with --data"),
         ("distill train resnet21 -o trained.ndp --data data", "neither a file nor a network"),
         ("distill train resnet20 -o trained.ndp --data builtin", "nothing learns from them"),

@@ -25,6 +25,9 @@ pub struct Distilled {
     pub loss: f64,
 }
 
+/// Relative errors below this are the rounding of single precision.
+const SAME: f64 = 1e-5;
+
 /// How a block is distilled.
 #[derive(Clone, Copy, Debug)]
 pub struct Distillation<'a> {
@@ -84,8 +87,8 @@ fn neighbourhood(
         Ok(difference(&target, &DeviceBlock::new(student, &engine.device), inputs, engine)?.relative_error())
     };
     let before = error(&student, inputs)?;
-    // A student that is its teacher already has nothing to learn.
-    if before == 0.0 && recipe.training.weight_decay == 0.0 {
+    // A student that is its teacher already, but for rounding, has nothing to learn.
+    if before < SAME && recipe.training.weight_decay == 0.0 {
         return Ok((target, student));
     }
     let training = BlockTraining { teacher: &target, ahead, training: &recipe.training, engine };

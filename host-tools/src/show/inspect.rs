@@ -18,6 +18,8 @@ pub struct Inspection {
     pub source: String,
     /// Trained scalars.
     pub parameters: usize,
+    /// Those of its kernels that are zero.
+    pub zeros: usize,
     /// Multiply-accumulates for one image.
     pub macs: u64,
     /// What is taken from pixels in 0..1, by channel.
@@ -78,6 +80,8 @@ pub struct BlockLine {
     /// Channels of each inner convolution, which a smaller width reduces.
     pub inner: Vec<usize>,
     pub parameters: usize,
+    /// Weights of its kernels that are zero.
+    pub zeros: usize,
     pub macs: u64,
 }
 
@@ -94,6 +98,7 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         parts: block.parts().len(),
         inner: inner_channels(block),
         parameters: block.parameters(),
+        zeros: zeros(block),
         macs: block.macs(),
     };
     let neighbourhoods: Vec<&Block> = blocks.iter().filter(|block| block.role() == Role::Neighbourhood).collect();
@@ -109,6 +114,7 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         architecture: manifest.architecture.clone(),
         source: manifest.source.clone(),
         parameters: blocks.iter().map(Block::parameters).sum(),
+        zeros: blocks.iter().map(zeros).sum(),
         macs: blocks.iter().map(Block::macs).sum(),
         mean: manifest.mean.clone(),
         deviation: manifest.std.clone(),
@@ -119,6 +125,18 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         made_from: manifest.made_from,
         blocks: blocks.iter().map(line).collect(),
     }
+}
+
+/// Zero weights of a block's kernels.
+fn zeros(block: &Block) -> usize {
+    let kernels = block.weights().iter().filter(|weight| weight.is_kernel());
+    kernels.flat_map(|kernel| &kernel.data).filter(|value| **value == 0.0).count()
+}
+
+/// A number of parameters, and how many of them are zero if that matters.
+fn shown(parameters: usize, zeros: usize) -> String {
+    let share = 100.0 * zeros as f64 / parameters.max(1) as f64;
+    if share < 1.0 { parameters.to_string() } else { format!("{parameters} ({share:.0} % zero)") }
 }
 
 impl Inspection {
@@ -151,11 +169,12 @@ impl Inspection {
                 block.input.to_string(),
                 block.output.to_string(),
                 inner.join(","),
-                block.parameters.to_string(),
+                shown(block.parameters, block.zeros),
                 block.macs.to_string(),
             ]
         };
-        let total = ["", "total", "", "", "", &self.parameters.to_string(), &self.macs.to_string()].map(str::to_owned);
+        let total =
+            ["", "total", "", "", "", &shown(self.parameters, self.zeros), &self.macs.to_string()].map(str::to_owned);
         let table = table(titles, &[0, 5, 6], self.blocks.iter().map(row).chain([total]));
         let noise = match self.noise.as_slice() {
             [] => "students for this network: recompose them with their teacher".to_owned(),
