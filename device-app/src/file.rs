@@ -280,8 +280,9 @@ impl NewFile {
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        // After the rename it is another run's, if it is there at all.
-        if is_only_at(&self.file.0, &self.path).unwrap_or(false) {
+        // After the rename it is another run's, if it is there at all. A disk that fails once is asked again.
+        let is_ours = || is_only_at(&self.file.0, &self.path);
+        if is_ours().or_else(|_| is_ours()).unwrap_or(false) {
             // Nothing is left to do about a file that cannot be removed.
             let _ = std::fs::remove_file(&self.path);
         }

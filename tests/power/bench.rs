@@ -206,7 +206,7 @@ fn timeless(path: &Path, bytes: Vec<u8>) -> Vec<u8> {
 fn remove_seconds(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            fields.remove("seconds");
+            fields.retain(|name, _| !name.ends_with("seconds"));
             fields.values_mut().for_each(remove_seconds);
         }
         Value::Array(values) => values.iter_mut().for_each(remove_seconds),
