@@ -4,11 +4,13 @@ mod calibrate;
 mod compare;
 mod compress;
 mod files;
+mod finetune;
 mod key;
-mod learn;
 mod lookup;
 mod measure;
 mod networks;
+mod scratch;
+mod training;
 
 use std::{alloc::System, path::PathBuf, process::ExitCode};
 
@@ -23,10 +25,11 @@ use self::{
     calibrate::{CalibrateArgs, calibrate_teacher},
     compare::{CompareArgs, compare_files},
     compress::{CompressArgs, compress_model},
+    finetune::{FinetuneArgs, finetune_student},
     key::{KeyArgs, make_or_use_key},
-    learn::{BaselineArgs, FinetuneArgs, TrainArgs, baseline_student, finetune_student, train_teacher},
     measure::{DataCommand, EvaluateArgs, ReportCommand, evaluate_file, fetch_data, make_report},
     networks::{ImportArgs, InspectArgs, RecomposeArgs, import_file, inspect_file, recompose_files},
+    scratch::{BaselineArgs, TrainArgs, baseline_student, train_teacher},
 };
 
 /// Make a trained network smaller, block by block, without data
