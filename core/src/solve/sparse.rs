@@ -31,7 +31,9 @@ pub fn sparsify(
 ) -> Result<Block, DistillError> {
     let whole = student.clone();
     let mut sparse = student;
-    let recipe = Recipe { ridge: Ridge::USUAL, ..*recipe };
+    // A strength for each layer would take as many factorisations again.
+    let ridge = if recipe.ridge == Ridge::HeldOut { Ridge::USUAL } else { recipe.ridge };
+    let recipe = Recipe { ridge, ..*recipe };
     for node in (0..whole.nodes().len()).filter(|&node| is_prunable(&whole, node)) {
         let equations = {
             let goal = SolveTarget::new(site(&sparse, &whole, teacher, node), inputs, engine);
