@@ -55,7 +55,7 @@ pub enum Selection {
 /// How many weights of each layer are zero, and where. A kernel's zeros stay zero in all that learns.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Sparsity {
-    /// Share of the weights, from 0 to below 1.
+    /// Share of the weights, above 0 and below 1.
     share: f32,
     /// Where they may be.
     pub pattern: Pattern,
@@ -83,9 +83,9 @@ pub struct SparsityError;
 
 impl Sparsity {
     /// # Errors
-    /// [`SparsityError`] unless `0 ≤ share < 1`.
+    /// [`SparsityError`] unless `0 < share < 1`.
     pub fn new(share: f32, pattern: Pattern) -> Result<Self, SparsityError> {
-        if (0.0..1.0).contains(&share) { Ok(Self { share, pattern }) } else { Err(SparsityError) }
+        if share > 0.0 && share < 1.0 { Ok(Self { share, pattern }) } else { Err(SparsityError) }
     }
 
     /// `kept` weights of every `of` input channels.
@@ -93,9 +93,7 @@ impl Sparsity {
     /// # Errors
     /// [`SparsityError`] unless `0 < kept < of`.
     pub fn of_each(kept: u8, of: u8) -> Result<Self, SparsityError> {
-        let share = if kept > 0 { 1.0 - f32::from(kept) / f32::from(of) } else { 1.0 };
-        Self::new(share, Pattern::OfEach { kept, of })
-            .and_then(|sparsity| if share > 0.0 { Ok(sparsity) } else { Err(SparsityError) })
+        Self::new(1.0 - f32::from(kept) / f32::from(of), Pattern::OfEach { kept, of })
     }
 
     /// Share of the weights that are zero.
@@ -411,7 +409,7 @@ impl core::error::Error for WidthError {}
 
 impl fmt::Display for SparsityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a sparsity is from 0 to below 1; of every M weights, N:M keeps from 1 to M - 1")
+        f.write_str("a sparsity is above 0 and below 1; of every M weights, N:M keeps from 1 to M - 1")
     }
 }
 

@@ -301,7 +301,6 @@ impl WorkOptions {
                 bail!("a pattern such as 2:4 says the sparsity itself: leave --sparsity out")
             }
             (Some(_), None) => bail!("say how much goes with --sparsity"),
-            (_, Some(_)) if self.no_solve => bail!("weights are removed by the solve: leave --no-solve out"),
             (pattern, share) => {
                 share.map(|share| Sparsity::new(share, pattern.unwrap_or(Pattern::Weights))).transpose()?
             }
@@ -371,6 +370,10 @@ impl WorkOptions {
             budget,
         };
         settings.check(source)?;
+        ensure!(
+            settings.recipe.sparsity.is_none() || settings.recipe.solve,
+            "no weights are removed without a solve: add --solve, or leave --no-solve out"
+        );
         ensure!(
             settings.look_ahead == 0 || settings.recipe.training.steps > 0,
             "only gradient steps look ahead: add --preset usual, or --steps"

@@ -7,7 +7,7 @@ use std::{
 };
 
 use distill_core::{
-    Budget, Calibration, Calibrator, Device, Encoding, Pack, PackWriter, ReadAt, Role, Run, Settings, Shape,
+    Block, Budget, Calibration, Calibrator, Device, Encoding, Pack, PackWriter, ReadAt, Role, Run, Settings, Shape,
     SourceKind, WhiteNoise, Width, WriteAt, run,
 };
 use distill_device::read_widths;
@@ -47,8 +47,12 @@ impl Target {
 
 /// All readers.
 pub fn all() -> Vec<Target> {
-    let packs =
-        [files("hostile", "ndp"), files("", "ndp"), vec![pack(&teacher(), Encoding::F32), noisy(), overlapping()]];
+    let packs = [
+        files("hostile", "ndp"),
+        files("", "ndp"),
+        vec![pack(&teacher(), Encoding::F32), noisy(), overlapping()],
+        sparse().to_vec(),
+    ];
     let pictures = [files("pictures", ""), files("hostile", "B")];
     let checkpoints = |ending| [files("", ending), files("checkpoints", ending)].concat();
     let onnx = [files("hostile", "onnx"), files("onnx", "onnx"), files("hostile", "B"), files("torchvision", "onnx")];
@@ -248,6 +252,20 @@ fn safetensors() -> Vec<u8> {
     let network = Network::new(manifest(), teacher()).unwrap();
     distill_host::export::export(&network, &path).unwrap();
     fs::read(&path).unwrap()
+}
+
+/// Packs whose kernels are mostly zeros, in both precisions.
+fn sparse() -> [Vec<u8>; 2] {
+    let thinned = |block: &Block| {
+        let mut weights = block.weights().to_vec();
+        for weight in weights.iter_mut().filter(|weight| weight.is_kernel()) {
+            let places = weight.data.iter_mut().enumerate();
+            places.filter(|(place, _)| place % 4 > 0).for_each(|(_, value)| *value = 0.0);
+        }
+        block.with_weights(weights).unwrap()
+    };
+    let blocks: Vec<Block> = teacher().iter().map(thinned).collect();
+    [Encoding::F32, Encoding::F16].map(|encoding| pack(&blocks, encoding))
 }
 
 /// A pack with noise images.

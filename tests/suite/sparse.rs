@@ -114,12 +114,14 @@ fn a_pattern_holds_everywhere() {
 fn what_is_no_sparsity_is_refused() {
     let desk = Desk::new();
     for (wrong, why) in [
-        ("--sparsity 1", "from 0 to below 1"),
+        ("--sparsity 1", "above 0 and below 1"),
+        ("--sparsity 0", "above 0 and below 1"),
         ("--sparsity 0.5 --pattern 2:4", "says the sparsity itself"),
         ("--pattern 4:4", "from 1 to M - 1"),
         ("--pattern 0:4", "from 1 to M - 1"),
         ("--pattern kernels", "say how much goes with --sparsity"),
-        ("--sparsity 0.5 --no-solve", "leave --no-solve out"),
+        ("--sparsity 0.5 --no-solve", "without a solve"),
+        ("--sparsity 0.5 --preset paper", "without a solve"),
     ] {
         let error = desk.failure(&format!("{RUN} {wrong}"), 1);
         assert!(error.contains(why), "{wrong}: {error}");

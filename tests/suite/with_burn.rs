@@ -111,6 +111,11 @@ fn training_a_block_agrees() {
         let student = [shrink(&teacher, Width::new(0.5).unwrap()).unwrap()];
         for training in [TRAINING, Training { update: Update::Adam, rate: 1e-2, ..TRAINING }] {
             check_steps("a block", &student, Learners::FIRST, &training, &random_goals(&student), None);
+            // A zero of a kernel stays zero on both.
+            let mut weights = student[0].weights().to_vec();
+            weights[0].data.iter_mut().step_by(2).for_each(|value| *value = 0.0);
+            let sparse = [student[0].with_weights(weights).unwrap()];
+            check_steps("a sparse block", &sparse, Learners::FIRST, &training, &random_goals(&sparse), None);
         }
     }
 }

@@ -47,7 +47,7 @@ pub struct FinetuneArgs {
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
     /// Weight of the cross-entropy with the labels; with 0 the images need no classes [default: 1 with --data]
-    #[arg(long, value_name = "L", allow_negative_numbers = true)]
+    #[arg(long, value_name = "L", allow_negative_numbers = true, requires = "data")]
     lambda: Option<f32>,
     /// Weight of the relative error of each block's output [default: 100; with --data 10; paper: 0]
     #[arg(long, value_name = "W")]

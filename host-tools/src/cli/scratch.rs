@@ -99,7 +99,7 @@ pub struct TrainArgs {
 const NO_DATA: &str = "a network learns from images: name them with --data";
 /// Peak rate of `train` for a network without batch norms.
 const UNNORMALISED_RATE: f32 = 1e-2;
-/// Steps of `train` unless told otherwise: half an hour of two cores for a ResNet-20.
+/// Steps of `train` unless told otherwise.
 const TEACHING_STEPS: usize = 12_000;
 
 pub fn train_teacher(json: bool, args: &TrainArgs) -> Result<()> {
@@ -170,7 +170,8 @@ fn trained(
         accuracy: measure.as_ref().map(|measure| measure as _),
         ..Watched::new("training", keep)
     })?;
-    let accuracy = measure.map(|measure| measure(&network)).transpose()?;
+    let accuracy = measure.map(|measure| measure(&network)).transpose();
+    let accuracy = accuracy.context("the training ended in a network that cannot be used: try a lower --rate")?;
     export(&network, output)?;
     keep.clear()?;
     Ok((network, accuracy))
