@@ -231,6 +231,19 @@ fn check_calibrated() {
             ("steps", with(&steps, all)),
             ("sparse", with(&plain, |s| s.recipe.sparsity = Sparsity::new(0.5, Pattern::Weights).ok())),
             (
+                "sparse, projections",
+                with(&plain, |s| {
+                    s.recipe.sparsity = Sparsity::new(0.8, Pattern::Weights).ok();
+                    (s.recipe.width, s.recipe.projections) = (Width::FULL, 2);
+                }),
+            ),
+            (
+                "sparse by size, steps",
+                with(&steps, |s| {
+                    (s.recipe.sparsity, s.recipe.solve) = (Sparsity::of_each(2, 4).ok(), false);
+                }),
+            ),
+            (
                 "sparse alone",
                 with(&plain, |s| {
                     (s.sequential, s.recipe.width) = (true, Width::FULL);

@@ -91,7 +91,13 @@ fn whole_training(from: InputsFrom<'_>, engine: &Engine, training: &Training) ->
     let (mut before, mut rose) = (0, usize::MAX);
     let training = &Training { steps: 24, ..*training };
     rayon::broadcast(|_| ());
-    let how = BlockTraining { teacher: &teacher, ahead: LookAhead { blocks: &ahead, alpha: &[] }, training, engine };
+    let how = BlockTraining {
+        teacher: &teacher,
+        ahead: LookAhead { blocks: &ahead, alpha: &[] },
+        training,
+        ramp: None,
+        engine,
+    };
     let student = shrink(&block(), Width::new(0.5).unwrap()).unwrap();
     train(student, how, &mut Inputs::new(from, 3, 0), |step, _| match step {
         4 => {

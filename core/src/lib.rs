@@ -67,6 +67,6 @@ pub use student::{
 };
 pub use tensor::{Dims, MAX_ELEMENTS, MAX_EXTENT, Shape, Weight};
 pub use train::{
-    BlockTraining, Calibrator, Course, Lessons, LookAhead, NoiseLessons, Snapshot, Step, Tuning, WhiteLessons,
+    BlockTraining, Calibrator, Course, Lessons, LookAhead, NoiseLessons, Ramp, Snapshot, Step, Tuning, WhiteLessons,
     finetune, learn, train,
 };

@@ -1,5 +1,6 @@
 //! The parameters of distillation, as plain data without computation.
 
+use alloc::{string::String, vec::Vec};
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::block::{Statistics, op::Activation};
 
 /// How a neighbourhood is distilled. Each stage can be switched off.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recipe {
     /// Bottleneck multiplier `k`.
     pub width: Width,
@@ -28,8 +29,11 @@ pub struct Recipe {
     pub ridge: Ridge,
     /// Maximum iterations on the layers before the solved convolution, each with its own solve (variable projection).
     pub projections: usize,
-    /// Which weights of the dense layers to remove after the solve; `None` keeps all.
+    /// Which weights of the dense convolutions to remove; `None` keeps all. With a solve these are the ones that cost least (optimal brain
+    /// surgeon), and go after it; without, the smallest, which go in the course of the first half of the gradient steps.
     pub sparsity: Option<Sparsity>,
+    /// Other shares for some of them, by the name of the kernel; 0 keeps all of its weights.
+    pub sparsities: Vec<(String, f32)>,
     /// Gradient steps after it.
     pub training: Training,
 }
@@ -37,7 +41,20 @@ pub struct Recipe {
 impl Recipe {
     /// The same without gradient steps.
     pub(crate) fn without_steps(&self) -> Self {
-        Self { training: Training { steps: 0, ..self.training }, ..*self }
+        Self { training: Training { steps: 0, ..self.training }, ..self.clone() }
+    }
+
+    /// What is removed of the kernel with this name.
+    pub(crate) fn sparsity_of(&self, kernel: &str) -> Option<Sparsity> {
+        let Some((_, share)) = self.sparsities.iter().find(|(name, _)| name == kernel) else { return self.sparsity };
+        let pattern = self.sparsity.map_or(Pattern::Weights, |usual| usual.pattern);
+        Sparsity::new(*share, pattern).ok()
+    }
+
+    /// Heap bytes of a copy.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let entries = self.sparsities.iter().map(|entry| size_of_val(entry) + entry.0.len());
+        entries.sum()
     }
 }
 

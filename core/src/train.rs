@@ -5,10 +5,12 @@ mod calibrate;
 mod early_stop;
 mod finetune;
 mod lessons;
+mod ramp;
 
 pub use self::{
     block::{BlockTraining, LookAhead, TrainBytes, train},
     calibrate::Calibrator,
     finetune::{Course, Snapshot, Step, Tuning, finetune, learn},
     lessons::{Lessons, NoiseLessons, WhiteLessons},
+    ramp::Ramp,
 };

@@ -1,16 +1,21 @@
 //! The command-line options, and their translation to the core's settings.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+mod named;
+mod parse;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use distill_core::{
-    Activation, Budget, Device, MEASURED_INPUTS, Pattern, Recipe, Ridge, Role, Schedule, Selection, Settings,
-    SourceKind, Sparsity, Training, Update, Width,
+    Budget, MEASURED_INPUTS, Pattern, Recipe, Ridge, Role, Selection, Settings, SourceKind, Sparsity, Training, Width,
+};
+
+use self::parse::{parse_blocks, parse_pattern, parse_ridge, read_sparsities, thousands};
+pub use self::{
+    named::{ActivationName, DeviceName, NoiseName, OptimizerName, PresetName, ScheduleName, SelectionName},
+    parse::{parse_share, read_widths},
 };
 
 use crate::{
@@ -22,6 +27,10 @@ use crate::{
 /// Gradient steps of the paper's preset, and of ours.
 const PAPER_STEPS: usize = 200_000;
 const USUAL_STEPS: usize = 600;
+/// Those of the paper's preset with a sparsity: as many while weights go as afterwards.
+const PAPER_SPARSE_STEPS: usize = 40_000;
+/// Images of a run that removes weights and takes no steps.
+const SPARSE_IMAGES: usize = 2048;
 
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]
@@ -92,7 +101,7 @@ pub struct WorkOptions {
     pub independent: bool,
     /// Images to learn from: each solve uses them all. Propagated and calibrated noise keeps them in a cache, rounded
     /// up to a multiple of 64; if the pack holds fewer calibrated images, altered copies fill the rest
-    /// [default: 512; for calibrated noise and images 1024, with gradient steps 4096]
+    /// [default: 512; for calibrated noise and images 1024, with a sparsity 2048, with gradient steps 4096]
     #[arg(long, value_name = "N")]
     pub images: Option<usize>,
     /// How to choose the channels to keep [default: residual for calibrated noise and images, else norm]
@@ -116,9 +125,14 @@ pub struct WorkOptions {
     /// A whole recipe; options beside it change it
     #[arg(long, value_enum, value_name = "P")]
     pub preset: Option<PresetName>,
-    /// Share of the weights of each convolution to remove after the solve, 0.8 or 80%
+    /// Share of the weights of each convolution to remove, 0.8 or 80%: those that cost the solve least; without a solve the
+    /// smallest, over the first half of the steps
     #[arg(long, value_name = "S", value_parser = parse_share)]
     pub sparsity: Option<f32>,
+    /// Different shares for some convolutions: a JSON object such as {"layer1.0.conv1.weight": 0.9}, where 0 keeps all;
+    /// `distill allocate` writes it
+    #[arg(long, value_name = "FILE")]
+    pub sparsities: Option<PathBuf>,
     /// Where weights are removed: weights (anywhere), kernels (all taps of an input and an output channel together), or N:M (all but N of
     /// every M neighbouring input channels, such as 2:4, which needs no --sparsity) [default: weights]
     #[arg(long, value_name = "P", value_parser = parse_pattern)]
@@ -159,81 +173,6 @@ pub struct WorkOptions {
     /// Seed of all random numbers: the same seed produces the same bytes
     #[arg(long, default_value_t = 0, value_name = "S")]
     pub seed: u64,
-}
-
-/// `--preset`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PresetName {
-    /// As the paper: --no-solve --select norm --independent --steps 200000 --batch 128 --optimizer sgd --rate 1e-3
-    /// --schedule constant, and --images 45056 of a data set: hours
-    Paper,
-    /// --steps 600 after the solve: a minute for a ResNet-20
-    Usual,
-}
-
-/// `--noise`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum NoiseName {
-    /// N(0,1) as the input of each block (the paper)
-    Standard,
-    /// Noise images propagated through the teacher with current batch statistics
-    Propagated,
-    /// The noise images that `distill calibrate` stored in the teacher pack
-    Calibrated,
-}
-
-/// `--select`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum SelectionName {
-    /// The largest norms of the weights that write and read them
-    Norm,
-    /// The largest cost to the solve if removed: better if the noise resembles data, worse if it does not
-    Residual,
-}
-
-/// `--activation`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum ActivationName {
-    /// max(x, 0)
-    Relu,
-    /// Between 0 and 6
-    Relu6,
-    /// x sigmoid(x)
-    Silu,
-    /// x clip(x + 3, 0, 6) / 6
-    HardSwish,
-}
-
-/// `--optimizer`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum OptimizerName {
-    /// Adam
-    Adam,
-    /// Gradient descent with momentum 0.9
-    Sgd,
-}
-
-/// `--schedule`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum ScheduleName {
-    /// Half a cosine, down to zero
-    Cosine,
-    /// Divided by ten after each third of the steps
-    Step,
-    /// The same for all steps
-    Constant,
-}
-
-/// `--device`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum DeviceName {
-    /// All CPU cores, with this program's kernels
-    #[value(alias = "flex")]
-    Cpu,
-    /// Burn's ndarray backend (in builds with `--features ndarray`)
-    Ndarray,
-    /// A GPU through wgpu (in builds with `--features wgpu`)
-    Wgpu,
 }
 
 /// The source of a run's inputs, and why it was taken if nobody asked for it.
@@ -313,9 +252,14 @@ impl WorkOptions {
     /// A value is out of range, or a list of blocks cannot be parsed.
     pub fn settings(&self, source: SourceKind) -> Result<Settings> {
         let width = Width::new(self.width.unwrap_or(0.5))?;
+        let (sparsity, sparsities) =
+            (self.sparsity()?, self.sparsities.as_deref().map(read_sparsities).transpose()?.unwrap_or_default());
+        let is_sparse = sparsity.is_some() || !sparsities.is_empty();
         let steps = |usual: usize| self.steps.unwrap_or(usual);
         let mut usual = match (self.preset, source) {
-            (Some(PresetName::Paper), _) => Settings::paper(width, steps(PAPER_STEPS), source),
+            (Some(PresetName::Paper), _) => {
+                Settings::paper(width, steps(if is_sparse { PAPER_SPARSE_STEPS } else { PAPER_STEPS }), source)
+            }
             (preset, SourceKind::Calibrated | SourceKind::Recorded) => {
                 Settings::calibrated(width, steps(preset.map_or(0, |_| USUAL_STEPS)))
             }
@@ -339,6 +283,9 @@ impl WorkOptions {
             stop: self.stop,
             ..*training
         };
+        // Without steps, more images make up for what the zeros cost.
+        let solves_sparse = is_sparse && usual.sequential && training.steps == 0;
+        let usual_images = if solves_sparse { SPARSE_IMAGES } else { usual.recipe.images };
         let recipe = Recipe {
             width,
             round_to: self.round_to.unwrap_or(usual.recipe.round_to),
@@ -349,11 +296,12 @@ impl WorkOptions {
                 Some(SelectionName::Residual) => Selection::Residual,
                 None => usual.recipe.selection,
             },
-            images: self.images.unwrap_or(usual.recipe.images),
+            images: self.images.unwrap_or(usual_images),
             solve: self.solve || (usual.recipe.solve && !self.no_solve),
             ridge: self.ridge.unwrap_or(usual.recipe.ridge),
             projections: self.projections.unwrap_or(usual.recipe.projections),
-            sparsity: self.sparsity()?,
+            sparsity,
+            sparsities,
             training,
         };
         let blocks = self.blocks.as_deref().map(parse_blocks).transpose()?.unwrap_or_default();
@@ -371,129 +319,9 @@ impl WorkOptions {
         };
         settings.check(source)?;
         ensure!(
-            settings.recipe.sparsity.is_none() || settings.recipe.solve,
-            "no weights are removed without a solve: add --solve, or leave --no-solve out"
-        );
-        ensure!(
             settings.look_ahead == 0 || settings.recipe.training.steps > 0,
             "only gradient steps look ahead: add --preset usual, or --steps"
         );
         Ok(settings)
     }
-}
-
-/// `weights`, `kernels` or `2:4`.
-fn parse_pattern(text: &str) -> Result<Pattern> {
-    let number = |text: &str| text.parse::<u8>().context("neither weights, nor kernels, nor N:M such as 2:4");
-    match (text, text.split_once(':')) {
-        ("weights", _) => Ok(Pattern::Weights),
-        ("kernels", _) => Ok(Pattern::Kernels),
-        (_, Some((kept, of))) => Ok(Pattern::OfEach { kept: number(kept)?, of: number(of)? }),
-        _ => number(text)
-            .map(|_| Pattern::Weights)
-            .and_then(|_| bail!("neither weights, nor kernels, nor N:M such as 2:4")),
-    }
-}
-
-impl OptimizerName {
-    /// The rule with its usual constants.
-    pub fn update(self) -> Update {
-        match self {
-            Self::Adam => Update::Adam,
-            Self::Sgd => Update::MOMENTUM,
-        }
-    }
-}
-
-impl ScheduleName {
-    /// The schedule.
-    pub fn schedule(self) -> Schedule {
-        match self {
-            Self::Cosine => Schedule::Cosine,
-            Self::Step => Schedule::Step,
-            Self::Constant => Schedule::Constant,
-        }
-    }
-}
-
-impl ActivationName {
-    fn activation(self) -> Activation {
-        match self {
-            Self::Relu => Activation::Relu,
-            Self::Relu6 => Activation::RELU6,
-            Self::Silu => Activation::Silu,
-            Self::HardSwish => Activation::HardSwish,
-        }
-    }
-}
-
-/// Reads a file of widths by block.
-///
-/// # Errors
-/// The file, its JSON, or a number out of range.
-pub fn read_widths(path: &Path) -> Result<Vec<(String, Width)>> {
-    let context = || format!("cannot read the widths in {}", path.display());
-    let bytes = std::fs::read(path).with_context(context)?;
-    let widths: BTreeMap<String, f32> = serde_json::from_slice(&bytes).with_context(context)?;
-    widths.into_iter().map(|(name, k)| Ok((name, Width::new(k)?))).collect::<Result<_>>().with_context(context)
-}
-
-impl DeviceName {
-    /// Opens the device.
-    ///
-    /// # Errors
-    /// This build does not include it.
-    pub fn open(self) -> Result<Device> {
-        match self {
-            Self::Cpu => Ok(Device::Cpu),
-            #[cfg(feature = "ndarray")]
-            Self::Ndarray => Ok(Device::Burn(burn::tensor::Device::ndarray())),
-            #[cfg(feature = "wgpu")]
-            Self::Wgpu => Ok(Device::Burn(burn::tensor::Device::wgpu(burn::tensor::DeviceKind::default()))),
-            #[allow(unreachable_patterns, reason = "every device may be built in")]
-            other => bail!(
-                "this build has no {0} device: build with `cargo build --release -p distill-device --features {0}`",
-                other.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
-            ),
-        }
-    }
-}
-
-/// `4096` as `4,096`.
-fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
-    groups.collect::<Vec<_>>().join(",")
-}
-
-/// Parses `0.5` or `50%`.
-///
-/// # Errors
-/// It is neither.
-pub fn parse_share(text: &str) -> Result<f32> {
-    let (digits, factor) = text.strip_suffix('%').map_or((text, 1.0), |digits| (digits.trim(), 100.0));
-    let number: f32 = digits.parse().context("neither a number such as 0.5 nor a share such as 50%")?;
-    Ok(number / factor)
-}
-
-/// Parses `auto` or a strength.
-fn parse_ridge(text: &str) -> Result<Ridge> {
-    if text == "auto" {
-        return Ok(Ridge::HeldOut);
-    }
-    Ok(Ridge::Strength(text.parse().context("neither auto nor a number")?))
-}
-
-/// Parses `0-3,7` to `[0, 1, 2, 3, 7]`.
-fn parse_blocks(list: &str) -> Result<Vec<usize>> {
-    let wrong = || format!("--blocks {list} is not a list like 0-3,7");
-    let mut blocks = Vec::new();
-    for part in list.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (usize, usize) =
-            (first.trim().parse().with_context(wrong)?, last.trim().parse().with_context(wrong)?);
-        ensure!(first <= last && last < 4096, wrong());
-        blocks.extend(first..=last);
-    }
-    Ok(blocks)
 }

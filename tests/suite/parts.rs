@@ -140,7 +140,7 @@ fn other_activations_and_fewer_layers_keep_the_boundary() {
     let recipe =
         Recipe { fewer_layers: 1, activation: Some(Activation::HardSwish), width: Width::FULL, ..settings().recipe };
     let errors = |solve| {
-        let recipe = Recipe { images: 256, solve, ..recipe };
+        let recipe = Recipe { images: 256, solve, ..recipe.clone() };
         distilled(&network, &Settings { recipe, ..settings() }).1
     };
     let (solved, pruned) = (errors(true), errors(false));

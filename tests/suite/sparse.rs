@@ -1,8 +1,8 @@
 //! Sparse students: which weights go, that they stay away through everything after it, and that files get smaller.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
-use distill_core::{Block, Encoding, Op, Weight};
+use distill_core::{Block, Encoding, Op, Weight, fold_batch_norms};
 use distill_host::{
     import::{ImportOptions, import},
     network::Network,
@@ -31,7 +31,7 @@ fn share(zeros: &[Vec<bool>]) -> f64 {
     zero as f64 / f64::from(all)
 }
 
-const RUN: &str = "distill run teacher.ndp -o blocks.ndp --width 1 --images 64 --blocks 0-2";
+const RUN: &str = "distill run teacher.ndp -o blocks.ndp --width 1 --images 64 --projections 0 --blocks 0-2";
 
 #[test]
 fn zeros_stay_through_everything_and_make_packs_small() {
@@ -86,6 +86,84 @@ fn gradient_steps_and_a_width_keep_the_zeros_of_a_solve() {
 }
 
 #[test]
+fn projections_fit_sparse_layers_together() {
+    let desk = Desk::new();
+    let student = |projections: usize| {
+        let run = RUN.replace("--projections 0", &format!("--projections {projections}"));
+        let run = desk.json(&format!("{run} --sparsity 0.8 --noise standard --fresh"));
+        desk.json("distill recompose teacher.ndp blocks.ndp -o student.ndp");
+        let errors = run["blocks"].as_array().unwrap().iter().map(|block| block["relative_error"].as_f64().unwrap());
+        (zeros(&Network::read_pack(&desk.path("student.ndp")).unwrap()), errors.collect::<Vec<_>>())
+    };
+    let ((cut, before), (projected, after)) = (student(0), student(4));
+    assert!(cut == projected);
+    assert!(before.iter().zip(&after).all(|(before, after)| after < before), "{before:?} and {after:?}");
+}
+
+#[test]
+fn without_a_solve_the_smallest_weights_go_in_the_course_of_the_steps() {
+    let desk = Desk::new();
+    let student = |more: &str| {
+        desk.json(&format!("{RUN} --noise standard --no-solve --fresh {more}"));
+        desk.json("distill recompose teacher.ndp blocks.ndp -o student.ndp");
+        Network::read_pack(&desk.path("student.ndp")).unwrap()
+    };
+    let teacher = Network::read_pack(&desk.path("teacher.ndp")).unwrap();
+    let folded: Vec<Block> = teacher.blocks.iter().map(|block| fold_batch_norms(block).unwrap()).collect();
+    for (kernel, whole) in kernels(&student("--sparsity 0.75").blocks[1..4]).iter().zip(kernels(&folded[1..4])) {
+        let size = |gone: bool| {
+            let here = kernel.data.iter().zip(&whole.data).filter(move |(now, _)| (**now == 0.0) == gone);
+            here.map(|(_, before)| before.abs())
+        };
+        assert!(size(true).fold(0.0, f32::max) <= size(false).fold(f32::INFINITY, f32::min), "{}", kernel.name);
+        assert_eq!(size(true).count(), kernel.data.len() * 3 / 4, "{}", kernel.name);
+        assert!(kernel.data.iter().zip(&whole.data).all(|(now, before)| *now == 0.0 || now == before));
+    }
+    for optimizer in ["adam", "sgd --rate 1e-4"] {
+        let student = student(&format!("--sparsity 0.75 --steps 8 --batch 8 --optimizer {optimizer}"));
+        assert!((share(&zeros(&student)) - 0.75).abs() < 1e-3, "{optimizer}: {}", share(&zeros(&student)));
+    }
+}
+
+#[test]
+fn single_layers_have_their_own_sparsity() {
+    let desk = Desk::new();
+    let teacher = desk.json("distill inspect teacher.ndp");
+    let name =
+        |block: usize, kernel: usize| teacher["blocks"][block]["kernels"][kernel]["name"].as_str().unwrap().to_owned();
+    let of = |list: &[(String, f32)]| {
+        fs::write(
+            desk.path("sparsities.json"),
+            serde_json::to_string(&list.iter().cloned().collect::<BTreeMap<_, _>>()).unwrap(),
+        )
+        .unwrap();
+    };
+    of(&[(name(1, 0), 0.0), (name(2, 1), 0.9)]);
+    for solve in ["", " --no-solve"] {
+        desk.json(&format!("{RUN} --sparsity 0.5 --sparsities sparsities.json --fresh{solve}"));
+        desk.json("distill recompose teacher.ndp blocks.ndp -o student.ndp");
+        let zeros = zeros(&Network::read_pack(&desk.path("student.ndp")).unwrap());
+        for (place, wanted) in [0.0, 0.5, 0.5, 0.9].into_iter().enumerate() {
+            let share = share(std::slice::from_ref(&zeros[place]));
+            assert!((share - wanted).abs() < 0.001, "{place}: {share}{solve}");
+        }
+    }
+    // Another list is another job.
+    of(&[(name(1, 0), 0.1)]);
+    desk.json(&format!("{RUN} --sparsities sparsities.json"));
+    let blocks = Network::read_pack(&desk.path("teacher.ndp")).unwrap().blocks.len();
+    assert!(blocks > 4);
+    for (wrong, why) in
+        [((name(1, 0), 1.0), "below 1"), (("layer9".to_owned(), 0.5), "layer9, which the teacher does not have")]
+    {
+        of(&[wrong]);
+        let error =
+            desk.failure("distill run teacher.ndp -o other.ndp --width 1 --images 64 --sparsities sparsities.json", 1);
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
 fn a_pattern_holds_everywhere() {
     let desk = Desk::new();
     let kernels = |more: &str| {
@@ -120,8 +198,7 @@ fn what_is_no_sparsity_is_refused() {
         ("--pattern 4:4", "from 1 to M - 1"),
         ("--pattern 0:4", "from 1 to M - 1"),
         ("--pattern kernels", "say how much goes with --sparsity"),
-        ("--sparsity 0.5 --no-solve", "without a solve"),
-        ("--sparsity 0.5 --preset paper", "without a solve"),
+        ("--sparsity 0.5 --no-solve --steps 2 --stop", "early stop"),
     ] {
         let error = desk.failure(&format!("{RUN} {wrong}"), 1);
         assert!(error.contains(why), "{wrong}: {error}");

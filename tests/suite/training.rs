@@ -119,7 +119,8 @@ fn trained(teacher: &Block, student: &Block, training: &Training) -> (Block, Vec
         losses.push(loss);
         assert_eq!(step, losses.len());
     };
-    let how = BlockTraining { teacher: &target, ahead: LookAhead::NONE, training, engine: &Engine::default() };
+    let how =
+        BlockTraining { teacher: &target, ahead: LookAhead::NONE, training, ramp: None, engine: &Engine::default() };
     let block = train(student.clone(), how, &mut fresh_noise(), progress).unwrap();
     (block, losses)
 }
@@ -222,7 +223,8 @@ fn running_statistics_stay_as_they_are() {
         fold_batch_norms(&residual(&mut Stream::new(4, Purpose::Images, 0), "block", student.input(), 4)).unwrap();
     let training = Training { steps: 3, weight_decay: 0.1, ..one_step(0.1) };
     let (teacher, engine) = (DeviceBlock::new(&teacher, &Device::Cpu), Engine::default());
-    let how = BlockTraining { teacher: &teacher, ahead: LookAhead::NONE, training: &training, engine: &engine };
+    let how =
+        BlockTraining { teacher: &teacher, ahead: LookAhead::NONE, training: &training, ramp: None, engine: &engine };
     let moved = train(student.clone(), how, &mut inputs, |_, _| {}).unwrap();
     let unchanged: Vec<&str> = (0..student.weights().len())
         .filter(|&index| moved.weights()[index] == student.weights()[index])
@@ -271,6 +273,7 @@ fn a_batch_in_parts_trains_a_block_and_one_that_looks_ahead_to_the_same_bits() {
                 teacher: &target,
                 ahead: LookAhead { blocks: ahead, alpha: &[] },
                 training: &training,
+                ramp: None,
                 engine,
             };
             let mut losses = Vec::new();
@@ -290,7 +293,7 @@ fn a_weight_of_a_block_ahead_scales_its_term() {
     let training = Training { steps: 3, ..one_step(0.05) };
     let trained = |blocks, alpha| {
         let ahead = LookAhead { blocks, alpha };
-        let how = BlockTraining { teacher: &target, ahead, training: &training, engine: &engine };
+        let how = BlockTraining { teacher: &target, ahead, training: &training, ramp: None, engine: &engine };
         bits(&[train(student.clone(), how, &mut fresh_noise(), |_, _| {}).unwrap()])
     };
     let (alone, full) = (trained(&[], &[]), trained(&next, &[]));

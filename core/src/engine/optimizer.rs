@@ -43,6 +43,13 @@ impl Optimizer {
             && finite
     }
 
+    /// Forgets what it holds of the weights of a tensor that are zero.
+    pub fn forget(&mut self, tensor: usize, weights: &[f32]) {
+        for state in [self.first.get_mut(tensor), self.second.get_mut(tensor)].into_iter().flatten() {
+            state.iter_mut().zip(weights).filter(|(_, weight)| **weight == 0.0).for_each(|(held, _)| *held = 0.0);
+        }
+    }
+
     /// Updates every tensor, in the order of the sizes. Tensors declared with size 0 stay unchanged.
     pub fn step<'a>(&mut self, tensors: impl Iterator<Item = (&'a mut Vec<f32>, &'a Vec<f32>)>, rate: f32) {
         self.steps += 1;

@@ -149,6 +149,11 @@ impl Trainer {
         on_backend!(&self.backend, on => on.cross_entropy())
     }
 
+    /// Changes a kernel of the first block. Zeros that it has then stay.
+    pub(crate) fn prune(&mut self, weight: usize, change: impl FnOnce(&mut [f32])) {
+        on_backend!(&mut self.backend, on => on.prune(weight, change))
+    }
+
     /// The gradient of a weight of the first block.
     pub(crate) fn gradient(&self, weight: usize) -> Cow<'_, [f32]> {
         on_backend!(&self.backend, on => on.gradient(weight))

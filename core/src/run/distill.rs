@@ -10,8 +10,8 @@ use crate::{
     solve::{ClosedFormBytes, closed_form},
     storage::ScratchError,
     stream::Purpose,
-    student::fold_batch_norms,
-    train::{BlockTraining, LookAhead, TrainBytes, train},
+    student::{fold_batch_norms, prune},
+    train::{BlockTraining, LookAhead, Ramp, TrainBytes, train},
 };
 
 /// A distilled block and its errors.
@@ -80,18 +80,23 @@ fn neighbourhood(
     let student = closed_form(&folded, inputs, recipe, engine)?;
     let target = DeviceBlock::new(&folded, &engine.device);
     drop(folded);
+    let ramp = Ramp::new(&student, recipe);
     if recipe.training.steps == 0 {
-        return Ok((target, student));
+        return Ok((target, if ramp.is_some() { prune(student, recipe)? } else { student }));
     }
     let error = |student: &Block, inputs: &mut Inputs<'_>| -> Result<f64, DistillError> {
         Ok(difference(&target, &DeviceBlock::new(student, &engine.device), inputs, engine)?.relative_error())
     };
-    let before = error(&student, inputs)?;
+    let before = match &ramp {
+        // Steps that take weights away must be better than taking them away at once.
+        Some(_) => error(&prune(student.clone(), recipe)?, inputs)?,
+        None => error(&student, inputs)?,
+    };
     // A student that is its teacher already, but for rounding, has nothing to learn.
-    if before < SAME && recipe.training.weight_decay == 0.0 {
+    if before < SAME && ramp.is_none() && recipe.training.weight_decay == 0.0 {
         return Ok((target, student));
     }
-    let training = BlockTraining { teacher: &target, ahead, training: &recipe.training, engine };
+    let training = BlockTraining { teacher: &target, ahead, training: &recipe.training, ramp: ramp.as_ref(), engine };
     let student = train(student, training, inputs, progress)?;
     let after = error(&student, inputs)?;
     match after <= before {
@@ -222,7 +227,8 @@ fn parts_bytes(
     let Training { batch, stop, .. } = how.recipe.training;
     // Block and student are held while its parts are distilled, plus a copy while a part is inserted.
     let held = folded.heap_bytes() as u64;
-    let untouched = Recipe { solve: false, training: Training { steps: 0, ..how.recipe.training }, ..*how.recipe };
+    let untouched =
+        Recipe { solve: false, training: Training { steps: 0, ..how.recipe.training }, ..how.recipe.clone() };
     let whole = Distillation { recipe: &untouched, ..how };
     let mut bytes = neighbourhood_bytes(folded.clone(), whole, inputs, ways)?;
     for &part in folded.parts() {
@@ -268,11 +274,12 @@ fn neighbourhood_bytes(
     let target = ProgramBytes::of(&folded, folded.nodes().len());
     drop(folded);
     let own = ProgramBytes::of(&student, student.nodes().len());
+    // A copy of the student without its smallest weights.
+    let pruning = Ramp::new(&student, recipe).map_or(0, |ramp| student_bytes + ramp.bytes());
     let mut blocks = Vec::with_capacity(1 + ahead.blocks.len());
     blocks.push(student);
     blocks.extend_from_slice(ahead.blocks);
-    let training =
-        TrainBytes::new(target, &blocks, inputs, &recipe.training, recipe.images.next_multiple_of(NOISE_BATCH));
+    let training = TrainBytes::new(target, &blocks, inputs, recipe, recipe.images.next_multiple_of(NOISE_BATCH));
     drop(blocks);
     let bytes = |portions: &Portions| {
         let solve = closed_form.as_ref().map_or(0, |closed_form| folded_bytes + closed_form.bytes(*portions));
@@ -280,6 +287,7 @@ fn neighbourhood_bytes(
         let images = portions.solving.min(MEASURED_INPUTS);
         let measure = target.held
             + student_bytes
+            + pruning
             + own.held
             + Batch::bytes(inputs.elements + inputs.beside() + 2 * output, images)
             + Workspace::bytes(portions.workers, portions.solving, target.arena.max(own.arena))

@@ -13,7 +13,7 @@ use core::fmt;
 use half::f16;
 
 use crate::{
-    block::{BlockError, Role},
+    block::{Block, BlockError, Role},
     engine::{Device, Engine, MICRO_BATCH, Portions},
     inputs::{Cache, InputBytes},
     kernels::{parallel::threads, plane::LANES},
@@ -25,6 +25,7 @@ use crate::{
         distill::{Distillation, distill_bytes},
     },
     storage::ReadAt,
+    student::prunable,
     tensor::Shape,
 };
 
@@ -36,6 +37,9 @@ const THREAD_BYTES: usize = if cfg!(feature = "std") { 8 << 10 } else { 0 };
 const BYTES_PER_BLOCK: usize = size_of::<Visited>() + 2 * size_of::<BlockPlan>() + size_of::<BlockReport>() + 128;
 /// Copies of a block's name in these.
 const NAMES_PER_BLOCK: usize = 4;
+
+/// Copies of the recipe in use at a time.
+const RECIPES: usize = 4;
 
 /// The plan of a run and its memory use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +102,7 @@ pub enum PlanError<R> {
         /// Number of neighbourhoods of the teacher.
         blocks: usize,
     },
-    /// A width is given for a neighbourhood that does not exist.
+    /// A width is given for a neighbourhood, or a sparsity for a layer, that does not exist.
     NoSuchName {
         /// The name.
         name: String,
@@ -168,13 +172,17 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
     };
     let names: usize = visited.iter().map(|visited| visited.outline.name.len()).sum();
     let lines = BYTES_PER_BLOCK * teacher.blocks() + NAMES_PER_BLOCK * names;
-    let fixed = settings.budget.used + (SMALL_BYTES + THREAD_BYTES * threads() + lines) as u64;
+    let recipes = RECIPES * settings.recipe.heap_bytes();
+    let fixed = settings.budget.used + (SMALL_BYTES + THREAD_BYTES * threads() + lines + recipes) as u64;
     // Images at the network's input are drawn one at a time.
     let drawn = visited.first().map_or(0, |first| source.bytes(first.outline.input.elements()));
     let mut drafts: Vec<Draft> = caches.iter().map(|&cache| Draft::new(cache, fixed, visited.len())).collect();
+    // Of single blocks, the kernels of others are not seen.
+    let named = if settings.blocks.is_empty() { &settings.recipe.sparsities[..] } else { &[] };
+    let mut unseen: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
     for (place, here) in visited.iter().enumerate() {
         let last = place + 1 == visited.len();
-        let mut ways = block_ways(teacher, here, kind, settings, last)?;
+        let mut ways = block_ways(teacher, here, kind, settings, last, &mut unseen)?;
         if let Some(next) = visited.get(place + 1).filter(|_| kind.is_cached()) {
             let (takes, given) = (next.outline.input, ways.output);
             if takes != given {
@@ -183,6 +191,9 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
         }
         ways.advance.iter_mut().filter(|_| place == 0).for_each(|way| way.bytes = way.bytes.max(drawn));
         drafts.iter_mut().for_each(|draft| draft.add(here, &ways, budget));
+    }
+    if let Some(name) = unseen.first() {
+        return Err(PlanError::NoSuchName { name: (*name).into() });
     }
     let (fitting, refused): (Vec<Draft>, Vec<Draft>) = drafts.into_iter().partition(|draft| draft.smallest <= budget);
     // Of equally fast plans take the first, with the cache in memory.
@@ -226,6 +237,7 @@ fn block_ways<R: ReadAt>(
     kind: SourceKind,
     settings: &Settings,
     last: bool,
+    unseen: &mut Vec<&str>,
 ) -> Result<Ways, PlanError<R::Error>> {
     let block = teacher.block(visited.position).map_err(PlanError::Teacher)?;
     let recipe = settings.recipe_of(block.name());
@@ -240,6 +252,7 @@ fn block_ways<R: ReadAt>(
     if visited.number.is_none() {
         return Ok(Ways { output, distill: Vec::new(), advance });
     }
+    unseen.retain(|name| !kernels(&block).any(|kernel| kernel == *name));
     let Training { steps, batch, .. } = settings.recipe.training;
     let batch = if steps > 0 { batch } else { 1 };
     let portions = |groups: usize| Portions {
@@ -256,6 +269,11 @@ fn block_ways<R: ReadAt>(
     let staging = Cache::staging_bytes(1, elements);
     let way = |(cut, bytes): (Portions, u64)| Way { cut, bytes: bytes.max(loading), staging };
     Ok(Ways { output, distill: portions.into_iter().zip(bytes).map(way).collect(), advance })
+}
+
+/// The names of the kernels that weights may be removed from.
+fn kernels(block: &Block) -> impl Iterator<Item = &str> {
+    prunable(block).filter_map(|node| Some(block.weight(node, 0)?.name.as_str()))
 }
 
 /// A block that the run visits.
@@ -405,7 +423,9 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
             Self::NoSuchBlock { index, blocks } => {
                 write!(f, "there is no block {index}: the teacher has {blocks}, numbered from 0")
             }
-            Self::NoSuchName { name } => write!(f, "a width is given for neighbourhood {name}, which does not exist"),
+            Self::NoSuchName { name } => {
+                write!(f, "a width or a sparsity is given for {name}, which the teacher does not have")
+            }
             Self::NoStatistics { block } => {
                 write!(f, "block {block} has no batch-norm statistics, which propagated noise needs")
             }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     block::Statistics,
     inputs::{CacheSize, MEASURED_INPUTS, NOISE_BATCH, Sides, VALIDATED_INPUTS},
-    recipe::{Recipe, Ridge, Schedule, Selection, SourceKind, Training, Update, Width},
+    recipe::{Pattern, Recipe, Ridge, Schedule, Selection, SourceKind, Training, Update, Width},
 };
 
 /// Maximum noise images, and inputs per solve or step; bounds the cost of an untrusted number.
@@ -77,6 +77,7 @@ impl Settings {
             ridge: Ridge::USUAL,
             projections: 0,
             sparsity: None,
+            sparsities: Vec::new(),
             training: Training::adam(steps, 64),
         };
         Self {
@@ -127,7 +128,18 @@ impl Settings {
     /// The recipe for the neighbourhood of this name.
     pub fn recipe_of(&self, name: &str) -> Recipe {
         let own = self.widths.iter().find(|(other, _)| other == name);
-        Recipe { width: own.map_or(self.recipe.width, |&(_, width)| width), ..self.recipe }
+        Recipe { width: own.map_or(self.recipe.width, |&(_, width)| width), ..self.recipe.clone() }
+    }
+
+    /// Whether weights are removed.
+    fn is_sparse(&self) -> bool {
+        self.recipe.sparsity.is_some() || self.recipe.sparsities.iter().any(|(_, share)| *share > 0.0)
+    }
+
+    /// Whether a layer may have this share of zeros.
+    fn takes(&self, share: f32) -> bool {
+        let fixed = self.recipe.sparsity.is_some_and(|usual| matches!(usual.pattern, Pattern::OfEach { .. }));
+        share == 0.0 || (!fixed && share > 0.0 && share < 1.0)
     }
 
     /// Checks every setting, for inputs of this kind.
@@ -145,6 +157,16 @@ impl Settings {
                 "one that does not use batch statistics, such as calibrated noise",
             ),
             (inputs.contains(&self.recipe.round_to), "multiple of the channel counts", "from 1 to 65536"),
+            (
+                self.recipe.sparsities.iter().all(|(_, share)| self.takes(*share)),
+                "sparsity of a layer",
+                "at least 0 and below 1; with an N:M pattern only 0, which keeps all of it",
+            ),
+            (
+                self.recipe.solve || !self.is_sparse() || !self.recipe.training.stop,
+                "early stop of a run without a solve",
+                "left out with a sparsity, which is not reached before the end",
+            ),
             (self.recipe.ridge.is_sound(), "strength of the ridge", "a number above 0"),
             (self.look_ahead <= MAX_AHEAD, "number of blocks to look ahead at", "at most 64"),
             (

@@ -1,15 +1,15 @@
 //! A student before gradient steps: the teacher's channels selected, and the last convolution solved in closed form.
 
 use crate::{
-    block::{Block, Part},
+    block::Block,
     engine::{DistillError, Engine, Portions},
     inputs::{InputBytes, Inputs},
     recipe::{Recipe, Ridge, Selection},
     solve::{
-        Site, Solvable, SolveTarget, SumBytes, eliminate, solvable,
+        Site, SolveTarget, SumBytes, eliminate, solvable,
         sparse::{SparseBytes, sparsify},
         sum_equations,
-        variable_projection::{ProjectBytes, project},
+        variable_projection::{ProjectBytes, project, projected},
     },
     student::ChannelClasses,
 };
@@ -22,10 +22,7 @@ pub fn closed_form(
     engine: &Engine,
 ) -> Result<Block, DistillError> {
     let student = dense_form(teacher, inputs, recipe, engine)?;
-    match recipe.sparsity.filter(|_| recipe.solve) {
-        Some(sparsity) => sparsify(student, teacher, sparsity, inputs, recipe, engine),
-        None => Ok(student),
-    }
+    if recipe.solve { sparsify(student, teacher, inputs, recipe, engine) } else { Ok(student) }
 }
 
 /// The student before weights are removed.
@@ -44,7 +41,7 @@ fn dense_form(
         student
     };
     let goal = SolveTarget::new(Site { student: &student, teacher, nodes }, inputs, engine);
-    if let Some((part, layers)) = projected(&student, nodes, recipe) {
+    if let Some((part, layers)) = projected(&student, nodes.student, recipe) {
         let layers = project(layers, &goal, inputs, recipe, engine)?;
         return Ok(student.with_part(part, &layers)?);
     }
@@ -59,12 +56,6 @@ fn chooses(recipe: &Recipe, student: &Block, teacher: &Block) -> bool {
     recipe.selection == Selection::Residual && same
 }
 
-/// The layers up to the solved convolution, if projections are requested and no other node reads their values.
-fn projected(student: &Block, nodes: Solvable, recipe: &Recipe) -> Option<(Part, Block)> {
-    let part = Part { from: 0, to: nodes.student as u8 + 1 };
-    (recipe.projections > 0).then(|| student.part(part).ok()).flatten().map(|layers| (part, layers))
-}
-
 /// Narrows the teacher to the channels that its convolution `node` needs most.
 fn most_useful(
     teacher: &Block,
@@ -76,7 +67,7 @@ fn most_useful(
     let equations = {
         let goal = SolveTarget::new(Site::own(teacher, node), inputs, engine);
         // Unless the inputs are paired, the teacher's weights are the solution for any ridge.
-        sum_equations(teacher, node, &goal, inputs, &Recipe { ridge: Ridge::USUAL, ..*recipe }, engine)?
+        sum_equations(teacher, node, &goal, inputs, &Recipe { ridge: Ridge::USUAL, ..recipe.clone() }, engine)?
     };
     let classes = ChannelClasses::of(teacher);
     let strongest = classes.strongest(teacher, recipe.width, recipe.round_to);
@@ -131,7 +122,7 @@ impl DenseBytes {
             student: student.heap_bytes() as u64,
             choosing,
             solving: SumBytes::new(Site { student, teacher, nodes }, inputs),
-            projecting: projected(student, nodes, recipe).map(|(_, layers)| ProjectBytes::new(&layers, recipe)),
+            projecting: projected(student, nodes.student, recipe).map(|(_, layers)| ProjectBytes::new(&layers, recipe)),
         })
     }
 

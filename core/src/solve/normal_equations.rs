@@ -205,20 +205,28 @@ pub struct EquationBytes {
     area: usize,
     /// Bytes of a group's planes, and of the offsets of patches and targets.
     planes: u64,
+    /// Whether each output has a system of its own, for a kernel with zeros.
+    sparse: bool,
 }
 
 impl EquationBytes {
     /// For convolution `node` of `block`; zero for any other node.
     pub fn new(block: &Block, node: usize) -> Self {
         let Some(conv) = dense(&block.nodes()[node].op) else {
-            return Self { features: 0, outputs: 0, area: 0, planes: 0 };
+            return Self { features: 0, outputs: 0, area: 0, planes: 0, sparse: false };
         };
         let [outputs, inputs, rows, columns] = kernel_dims(block, node);
         let (area, features) = (rows * columns, inputs * rows * columns + 1);
         let plane = Plane { shape: block.shape(block.nodes()[node].inputs[0].into()), border: conv.border() };
         let starts = (features + outputs) * size_of::<usize>();
         let planes = (plane.len() + plane.area()) * size_of::<Lanes>() + starts;
-        Self { features, outputs, area, planes: planes as u64 }
+        let sparse = block.weight(node, 0).is_some_and(|kernel| kernel.data.contains(&0.0));
+        Self { features, outputs, area, planes: planes as u64, sparse }
+    }
+
+    /// The same with zeros in the kernel.
+    pub fn with_zeros(self) -> Self {
+        Self { sparse: true, ..self }
     }
 
     fn values(rows: usize, columns: usize) -> u64 {
@@ -240,14 +248,15 @@ impl EquationBytes {
         Self::sets(ridge) * self.sums().iter().sum::<u64>() + self.planes + scratch as u64
     }
 
-    /// Bytes while solving: the sums, one matrix and, if strengths are tried, a second solution.
+    /// Bytes while solving: the sums, one matrix, that of an output with zeros and, if strengths are tried, a second solution.
     pub fn solving(&self, ridge: Ridge) -> u64 {
         let [triangle, targets] = self.sums();
         let sets = Self::sets(ridge);
+        let matrix = Self::values(self.features, self.features);
+        // The largest factor of an output, and which features each reads.
+        let own = if self.sparse { matrix + (self.features * self.outputs) as u64 } else { 0 };
         // A solution's error needs its transpose, after the matrix is dropped.
-        sets * triangle
-            + (2 * sets - 1) * targets
-            + Self::values(self.features, self.features).max((sets - 1) * targets)
+        sets * triangle + (2 * sets - 1) * targets + (matrix + own).max((sets - 1) * targets)
     }
 
     /// Bytes while choosing channels, at most `together` of which leave at a time: a factor and its inverse, then the

@@ -1,6 +1,7 @@
 //! Ridge regression from sums over targets `y` and patches `u`, each followed by a 1 for the bias.
 //!
-//! `W = argmin E‖W u − y‖² + λ‖W − W₀‖²` solves `(G + λI) Wᵀ = C + λ W₀ᵀ` with `G = E[u uᵀ]` and `C = E[u yᵀ]`.
+//! `W = argmin E‖W u − y‖² + λ‖W − W₀‖²` solves `(G + λI) Wᵀ = C + λ W₀ᵀ` with `G = E[u uᵀ]` and `C = E[u yᵀ]`. The zeros of a
+//! sparse `W₀` stay: each of its outputs has a system of its own, in the features that it reads.
 
 use alloc::{vec, vec::Vec};
 
@@ -126,6 +127,8 @@ pub struct System {
     energy: f64,
     /// λ.
     ridge: f64,
+    /// Whether each output reads each feature; empty if each reads all.
+    reads: Vec<bool>,
 }
 
 impl System {
@@ -143,7 +146,14 @@ impl System {
                 energy += ridge * f64::from(weight) * f64::from(weight);
             }
         }
-        Self { gram, cross, energy, ridge }
+        let mut reads = Vec::new();
+        if held.kernel.contains(&0.0) {
+            reads.reserve_exact(cross.len());
+            for kernel in held.kernel.chunks(features - 1) {
+                reads.extend(kernel.iter().map(|weight| *weight != 0.0).chain([true]));
+            }
+        }
+        Self { gram, cross, energy, ridge, reads }
     }
 
     /// The inverse of the left side, and the solution; `None` if the left side is not positive definite.
@@ -162,7 +172,16 @@ impl System {
     /// The solution, one column of weights and bias per output, and its `E‖W u − y‖² + λ‖W − W₀‖²`; `None` if the left
     /// side is not positive definite, as for sums that are not finite.
     pub fn solved(self) -> Option<(DMatrix<f64>, f64)> {
-        let Self { gram, cross: mut solution, energy, .. } = self;
+        let Self { gram, cross: mut solution, energy, reads, .. } = self;
+        if !reads.is_empty() {
+            let gain: Option<f64> = solution
+                .as_mut_slice()
+                .chunks_mut(gram.nrows())
+                .zip(reads.chunks(gram.nrows()))
+                .map(|(output, reads)| solve_sparse(&gram, output, reads))
+                .sum();
+            return gain.map(|gain| (solution, energy - gain));
+        }
         let factor = Cholesky::new(gram)?;
         // With G + λI = L Lᵀ, the error is the energy minus ‖L⁻¹ (C + λ W₀ᵀ)‖².
         factor.l_dirty().solve_lower_triangular_mut(&mut solution);
@@ -170,6 +189,21 @@ impl System {
         factor.l_dirty().ad_solve_lower_triangular_mut(&mut solution);
         Some((solution, error))
     }
+}
+
+/// Replaces `C + λ W₀ᵀ` of one output by its solution in the features that it reads, and zeros; returns how much it lowers the
+/// output's error.
+fn solve_sparse(gram: &DMatrix<f64>, output: &mut [f64], reads: &[bool]) -> Option<f64> {
+    let features: Vec<usize> = (0..output.len()).filter(|&feature| reads[feature]).collect();
+    let len = features.len();
+    let factor = Cholesky::new(DMatrix::from_fn(len, len, |row, column| gram[(features[row], features[column])]))?;
+    let mut solution = DMatrix::from_fn(len, 1, |row, _| output[features[row]]);
+    factor.l_dirty().solve_lower_triangular_mut(&mut solution);
+    let gain = solution.norm_squared();
+    factor.l_dirty().ad_solve_lower_triangular_mut(&mut solution);
+    output.fill(0.0);
+    features.iter().zip(solution.iter()).for_each(|(&feature, &weight)| output[feature] = weight);
+    Some(gain)
 }
 
 /// Lengths of the chunks of a lower triangle; see [`Sums::patches`].

@@ -3,48 +3,50 @@
 use alloc::vec::Vec;
 
 use crate::{
-    block::{Block, op::Op},
+    block::Block,
     engine::{DistillError, Engine, Portions},
     inputs::{InputBytes, Inputs},
     kernels::parallel::threads,
     recipe::{Recipe, Ridge, Sparsity},
     solve::{
         Site, Solvable, SolveTarget, SumBytes,
-        normal_equations::{counterpart, dense, kernel_dims, put},
+        normal_equations::{counterpart, put},
         sum_equations,
-        surgeon::{Kernel, surgeon, surgeon_bytes},
+        surgeon::{surgeon, surgeon_bytes},
+        variable_projection::{ProjectBytes, project, projected},
     },
+    student::Kernel,
 };
 
 /// Removes weights from every dense convolution of `student` in turn. Each sees what the sparse ones before it give, and is fitted to
-/// the teacher's, or to what the student gave where it has fewer channels.
+/// the teacher's, or to what the student gave where it has fewer channels. Projections then fit all of them together.
 ///
 /// # Errors
 /// Those of the inputs.
 pub fn sparsify(
     student: Block,
     teacher: &Block,
-    sparsity: Sparsity,
     inputs: &mut Inputs<'_>,
     recipe: &Recipe,
     engine: &Engine,
 ) -> Result<Block, DistillError> {
     let whole = student.clone();
     let mut sparse = student;
+    let mut last = None;
     // A strength for each layer would take as many factorisations again.
     let ridge = if recipe.ridge == Ridge::HeldOut { Ridge::USUAL } else { recipe.ridge };
-    let recipe = Recipe { ridge, ..*recipe };
-    for node in (0..whole.nodes().len()).filter(|&node| is_prunable(&whole, node)) {
+    let recipe = Recipe { ridge, ..recipe.clone() };
+    for (node, sparsity) in recipe.pruned(&whole) {
         let equations = {
             let goal = SolveTarget::new(site(&sparse, &whole, teacher, node), inputs, engine);
             sum_equations(&sparse, node, &goal, inputs, &recipe, engine)?
         };
-        let kernel = kernel(&sparse, node);
+        let kernel = Kernel::of(&sparse, node);
         let inverted = equations.system(&sparse, None).inverted();
         let workers = workers(kernel, engine.portions);
         let fitted = inverted.and_then(|(inverse, solution)| surgeon(kernel, sparsity, inverse, solution, workers));
         match fitted {
-            Some(fitted) => sparse = put(&fitted, sparse, node)?,
+            Some(fitted) => (sparse, last) = (put(&fitted, sparse, node)?, Some(node)),
             None => log::warn!(
                 "{}: the activations of layer {} are not finite; it stays dense",
                 sparse.name(),
@@ -52,7 +54,10 @@ pub fn sparsify(
             ),
         }
     }
-    Ok(sparse)
+    let Some((part, layers)) = last.and_then(|last| projected(&sparse, last, &recipe)) else { return Ok(sparse) };
+    let goal = SolveTarget::new(site(&sparse, &whole, teacher, usize::from(part.to) - 1), inputs, engine);
+    let layers = project(layers, &goal, inputs, &recipe, engine)?;
+    Ok(sparse.with_part(part, &layers)?)
 }
 
 /// A node, and what it is fitted to.
@@ -62,11 +67,6 @@ fn site<'a>(sparse: &'a Block, whole: &'a Block, teacher: &'a Block, node: usize
     Site { student: sparse, teacher, nodes: Solvable { student: node, teacher: same } }
 }
 
-fn kernel(block: &Block, node: usize) -> Kernel {
-    let [outputs, inputs, rows, columns] = kernel_dims(block, node);
-    Kernel { outputs, inputs, taps: rows * columns }
-}
-
 /// Threads that remove weights, each with a matrix of its own.
 fn workers(kernel: Kernel, portions: Portions) -> usize {
     threads().min(portions.workers).min(kernel.outputs).max(1)
@@ -74,36 +74,41 @@ fn workers(kernel: Kernel, portions: Portions) -> usize {
 
 /// The heap use of [`sparsify`], excluding the teacher.
 pub struct SparseBytes {
-    sparsity: Sparsity,
     student: u64,
-    nodes: Vec<(SumBytes, Kernel)>,
+    nodes: Vec<(SumBytes, Kernel, Sparsity)>,
+    projecting: Option<(ProjectBytes, SumBytes)>,
 }
 
 impl SparseBytes {
     /// `None` if no weights are removed.
     pub fn new(student: &Block, teacher: &Block, recipe: &Recipe, inputs: InputBytes) -> Option<Self> {
-        let sparsity = recipe.sparsity.filter(|_| recipe.solve)?;
-        let nodes = (0..student.nodes().len()).filter(|&node| is_prunable(student, node));
-        let of = |node| (SumBytes::new(site(student, student, teacher, node), inputs), kernel(student, node));
-        let nodes: Vec<(SumBytes, Kernel)> = nodes.map(of).collect();
-        (!nodes.is_empty()).then(|| Self { sparsity, student: student.heap_bytes() as u64, nodes })
+        let pruned = if recipe.solve { recipe.pruned(student) } else { Vec::new() };
+        let &(last, _) = pruned.last()?;
+        let sums = |node: usize| SumBytes::new(site(student, student, teacher, node), inputs);
+        let projecting = projected(student, last, recipe).map(|(_, layers)| {
+            let mut sums = sums(last);
+            sums.equations = sums.equations.with_zeros();
+            (ProjectBytes::new(&layers, recipe), sums)
+        });
+        let nodes = pruned.iter().map(|&(node, sparsity)| (sums(node), Kernel::of(student, node), sparsity)).collect();
+        Some(Self { student: student.heap_bytes() as u64, nodes, projecting })
     }
 
     /// Heap bytes with these portions.
     pub fn bytes(&self, portions: Portions) -> u64 {
-        let node = |(sums, kernel): &(SumBytes, Kernel)| {
+        let node = |(sums, kernel, sparsity): &(SumBytes, Kernel, Sparsity)| {
             let equations = sums.equations;
             let summing = sums.bytes(portions) + equations.summing(Ridge::USUAL, portions.workers);
-            let cutting = surgeon_bytes(*kernel, self.sparsity, workers(*kernel, portions));
+            let cutting = surgeon_bytes(*kernel, *sparsity, workers(*kernel, portions));
             summing.max(equations.solving(Ridge::USUAL)).max(cutting)
         };
+        let project = self.projecting.as_ref().map_or(0, |(project, sums)| {
+            let equations = sums.equations;
+            let summing = sums.bytes(portions) + equations.summing(Ridge::USUAL, portions.workers);
+            let solve = summing.max(sums.goal.held + equations.solving(Ridge::USUAL));
+            project.bytes(solve, solve, sums, portions)
+        });
         // The student before and after, and a copy of a kernel.
-        3 * self.student + self.nodes.iter().map(node).max().unwrap_or(0)
+        3 * self.student + self.nodes.iter().map(node).max().unwrap_or(0).max(project)
     }
-}
-
-/// Whether weights are removed from a node: a convolution with a bias whose outputs depend on all inputs.
-fn is_prunable(block: &Block, node: usize) -> bool {
-    let op = &block.nodes()[node].op;
-    matches!(op, Op::Conv(_)) && dense(op).is_some() && block.weight(node, 1).is_some()
 }

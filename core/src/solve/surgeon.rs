@@ -13,55 +13,13 @@ use nalgebra::{Cholesky, DMatrix};
 use crate::{
     kernels::parallel::share,
     recipe::{Pattern, Sparsity},
+    student::{Group, Kernel, cheapest},
 };
 
 /// With more weights per output than these, updating the matrix for each output is too much work: they are swept.
 const EXACT: usize = 1200;
 /// Weights of an output that a sweep compares with each other, rounded up to whole groups.
 const COMPARED: usize = 128;
-
-/// The extents of a kernel: `[outputs, inputs, taps]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Kernel {
-    pub outputs: usize,
-    pub inputs: usize,
-    pub taps: usize,
-}
-
-/// Weights of an output of which some go: the same tap of neighbouring inputs.
-struct Group {
-    members: Vec<usize>,
-    goes: usize,
-}
-
-impl Kernel {
-    /// Weights of an output, without its bias.
-    fn row(self) -> usize {
-        self.inputs * self.taps
-    }
-
-    /// Weights that go together or not at all.
-    fn unit(self, pattern: Pattern) -> usize {
-        if pattern == Pattern::Kernels { self.taps } else { 1 }
-    }
-
-    /// The groups of a pattern; a last group with fewer members loses fewer.
-    fn groups(self, pattern: Pattern) -> Vec<Group> {
-        let Pattern::OfEach { kept, of } = pattern else { return Vec::new() };
-        let (kept, of) = (usize::from(kept), usize::from(of));
-        let group = |first: usize, tap: usize| {
-            let members: Vec<usize> =
-                (first..self.inputs.min(first + of)).map(|input| input * self.taps + tap).collect();
-            let goes = members.len() * (of - kept) / of;
-            Group { members, goes }
-        };
-        (0..self.inputs)
-            .step_by(of)
-            .flat_map(|first| (0..self.taps).map(move |tap| (first, tap)))
-            .map(|(first, tap)| group(first, tap))
-            .collect()
-    }
-}
 
 /// Takes weights out of the solution of a layer's regression, and fits the others to it again. Features are in rows, the bias last,
 /// which stays; `inverse` is that of the Gram matrix. `None` if it is not positive definite.
@@ -111,24 +69,13 @@ pub fn surgeon_bytes(kernel: Kernel, sparsity: Sparsity, workers: usize) -> u64 
     let of = |values: usize, bytes: usize| values as u64 * bytes as u64;
     let (matrix, solution) =
         (of(features, features * size_of::<f64>()), of(kernel.outputs, features * size_of::<f64>()));
-    let groups = of(row, 2 * size_of::<usize>()) + of(kernel.groups(sparsity.pattern).len(), size_of::<Group>());
+    let groups = kernel.group_bytes(sparsity.pattern) + of(row, size_of::<usize>());
     // A cost, a place, its order and whether it goes; a unit has at least one weight.
     let per_weight = 2 * size_of::<u32>() + size_of::<usize>() + size_of::<bool>();
     let choosing = of(kernel.outputs * row.min(if row > EXACT { 2 * COMPARED * kernel.taps } else { row }), per_weight);
     let elimination = matrix + of(features, 5 * size_of::<f64>());
     let workers = if row > EXACT { 0 } else { of(workers, 1) * elimination };
     solution + matrix + matrix.max(groups + choosing + workers)
-}
-
-/// Marks the `count` cheapest; of equal ones the first.
-fn cheapest(costs: &[f32], count: usize) -> Vec<bool> {
-    let mut order: Vec<usize> = (0..costs.len()).collect();
-    if count > 0 && count < costs.len() {
-        order.select_nth_unstable_by(count - 1, |a, b| costs[*a].total_cmp(&costs[*b]).then(a.cmp(b)));
-    }
-    let mut goes = vec![false; costs.len()];
-    order[..count].iter().for_each(|&place| goes[place] = true);
-    goes
 }
 
 /// The backward elimination of one output's weights.

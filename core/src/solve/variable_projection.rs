@@ -7,7 +7,7 @@
 use alloc::{borrow::Cow, collections::VecDeque, vec, vec::Vec};
 
 use crate::{
-    block::Block,
+    block::{Block, Part},
     engine::{
         Batch, DistillError, Engine, Goal, Goals, Learners, Portions, Trainer, Workspace,
         cpu::{CpuTrainer, TrainerBytes},
@@ -32,6 +32,13 @@ const FIRST_STEP: f64 = 1e-2;
 /// Settings of a trainer that computes gradients and takes no steps.
 const GRADIENTS_ONLY: Training = Training { update: Update::MOMENTUM, ..Training::adam(1, 1) };
 
+/// The layers up to the solved convolution, if projections are asked for and no other node reads their
+/// values.
+pub fn projected(student: &Block, node: usize, recipe: &Recipe) -> Option<(Part, Block)> {
+    let part = Part { from: 0, to: node as u8 + 1 };
+    (recipe.projections > 0).then(|| student.part(part).ok()).flatten().map(|layers| (part, layers))
+}
+
 /// Optimises `layers`, whose last node is the solved convolution, in at most `recipe.projections` iterations.
 pub fn project(
     layers: Block,
@@ -46,10 +53,10 @@ pub fn project(
     let free: Vec<usize> = (0..layers.weights().len()).filter(free).collect();
     let count = recipe.images;
     // Fix λ after the first solve, so that all iterations minimise the same function.
-    let mut ridge = None;
+    let (mut ridge, later) = (None, Recipe { ridge: Ridge::USUAL, ..recipe.clone() });
     let mut solve = |at: Block, inputs: &mut Inputs<'_>| -> Result<(Block, f64), DistillError> {
-        let recipe = if ridge.is_none() { *recipe } else { Recipe { ridge: Ridge::USUAL, ..*recipe } };
-        let system = sum_equations(&at, node, goal, inputs, &recipe, engine)?.system(&layers, ridge);
+        let recipe = if ridge.is_none() { recipe } else { &later };
+        let system = sum_equations(&at, node, goal, inputs, recipe, engine)?.system(&layers, ridge);
         ridge = Some(system.ridge());
         Ok(put_solution(system, at, node)?)
     };
@@ -96,7 +103,7 @@ pub fn project(
     Ok(here)
 }
 
-/// The gradient of the squared error with respect to the free weights.
+/// The gradient of the squared error with respect to the free weights, without the zeros of a sparse kernel.
 fn gradient(
     layers: &Block,
     free: &[usize],
@@ -119,7 +126,9 @@ fn gradient(
     let channels = layers.output().channels as f64;
     let gradients: Vec<Cow<'_, [f32]>> = free.iter().map(|&weight| trainer.gradient(weight)).collect();
     let mut gradient = joined(gradients.iter().map(|gradient| &**gradient));
-    gradient.iter_mut().for_each(|g| *g *= channels);
+    let weights = free.iter().map(|&weight| &layers.weights()[weight]);
+    let stays = weights.flat_map(|weight| weight.data.iter().map(|value| weight.is_kernel() && *value == 0.0));
+    gradient.iter_mut().zip(stays).for_each(|(g, stays)| *g = if stays { 0.0 } else { *g * channels });
     Ok(gradient)
 }
 

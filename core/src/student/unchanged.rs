@@ -5,8 +5,7 @@ use core::fmt;
 use serde::Serialize;
 
 use crate::{
-    block::{Block, BlockError, op::Op},
-    kernels::conv::Conv,
+    block::{Block, BlockError},
     recipe::Recipe,
     student::ChannelClasses,
 };
@@ -43,8 +42,7 @@ impl Recipe {
     }
 
     fn unchanged_whole(&self, folded: &Block) -> Result<Option<Unchanged>, BlockError> {
-        let is_cut = self.sparsity.is_some() && self.solve && has_convolution(folded);
-        if is_cut || self.student(folded)? != *folded {
+        if !self.pruned(folded).is_empty() || self.student(folded)? != *folded {
             return Ok(None);
         }
         Ok(Some(match ChannelClasses::of(folded).has_inner() {
@@ -54,11 +52,6 @@ impl Recipe {
             false => Unchanged::Tied,
         }))
     }
-}
-
-/// Whether it has a convolution that weights can be removed from.
-fn has_convolution(block: &Block) -> bool {
-    block.nodes().iter().any(|node| matches!(node.op, Op::Conv(Conv { groups: 1, .. })))
 }
 
 /// Layers on the longest path through a block.

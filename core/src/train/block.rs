@@ -9,8 +9,11 @@ use crate::{
         cpu::{CpuTrainer, ProgramBytes, TrainerBytes},
     },
     inputs::{InputBytes, Inputs},
-    recipe::Training,
-    train::early_stop::{EarlyStop, StopBytes},
+    recipe::{Recipe, Training},
+    train::{
+        early_stop::{EarlyStop, StopBytes},
+        ramp::Ramp,
+    },
 };
 
 /// The blocks that a training looks ahead at.
@@ -36,6 +39,8 @@ pub struct BlockTraining<'a> {
     pub ahead: LookAhead<'a>,
     /// Duration, update rule and learning rate.
     pub training: &'a Training,
+    /// Weights that go on the way, which an early stop would undo.
+    pub ramp: Option<&'a Ramp>,
     /// The compute engine.
     pub engine: &'a Engine,
 }
@@ -51,7 +56,7 @@ pub fn train(
     inputs: &mut Inputs<'_>,
     mut progress: impl FnMut(usize, f32),
 ) -> Result<Block, DistillError> {
-    let BlockTraining { teacher, ahead: LookAhead { blocks: ahead, alpha }, training, engine } = how;
+    let BlockTraining { teacher, ahead: LookAhead { blocks: ahead, alpha }, training, ramp, engine } = how;
     let trained = (0..student.weights().len()).any(|index| student.is_trained(index));
     if training.steps == 0 || !trained {
         return Ok(student);
@@ -86,6 +91,9 @@ pub fn train(
             left -= left.min(engine.portions.training);
         }
         trainer.update();
+        if let Some(ramp) = ramp {
+            ramp.cut(step, &mut trainer);
+        }
         let loss = (trainer.distance(0) / elements.max(1) as f64) as f32;
         progress(step, loss);
         // Once a loss is not finite, neither are the weights.
@@ -106,6 +114,7 @@ pub struct TrainBytes {
     teacher: ProgramBytes,
     stop: Option<StopBytes>,
     trainer: TrainerBytes,
+    ramp: u64,
     /// The copies of the blocks ahead that the trainer is made from.
     ahead: u64,
     /// Values per image of all goals.
@@ -121,9 +130,10 @@ impl TrainBytes {
         teacher: ProgramBytes,
         blocks: &[Block],
         inputs: InputBytes,
-        training: &Training,
+        recipe: &Recipe,
         order: usize,
     ) -> Option<Self> {
+        let training = &recipe.training;
         let student = blocks.first().filter(|_| training.steps > 0)?;
         let next = blocks[1..].iter().map(|block| ProgramBytes::of(block, block.nodes().len()));
         Some(Self {
@@ -131,6 +141,7 @@ impl TrainBytes {
             teacher: next.fold(teacher, ProgramBytes::and),
             stop: training.stop.then(|| StopBytes::new(student, inputs)),
             trainer: CpuTrainer::bytes(blocks, Learners::FIRST, training),
+            ramp: Ramp::new(student, recipe).map_or(0, |ramp| ramp.bytes()),
             ahead: blocks[1..].iter().map(|block| block.heap_bytes() as u64).sum(),
             goals: blocks.iter().map(|block| block.output().elements()).sum(),
             inputs,
@@ -148,6 +159,7 @@ impl TrainBytes {
             + inputs.bytes(portion, self.order);
         let step = step.max(self.ahead + trainer.held(0, 0));
         teacher.held
+            + self.ramp
             + match &self.stop {
                 Some(stop) => stop.held(teacher.arena, portions.workers) + step.max(stop.first()),
                 None => step,

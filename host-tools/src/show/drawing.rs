@@ -13,7 +13,7 @@ use std::{fmt, path::Path};
 use anyhow::{Result, bail};
 use distill_core::{Block, Op, Role, inner_nodes};
 
-use super::inspect::{BlockLine, Inspection};
+use super::inspect::{BlockLine, Inspection, sparse};
 use crate::network::ending;
 
 /// The format of a picture.
@@ -156,7 +156,7 @@ impl<'a> DrawnBlock<'a> {
 
     /// The lines of text in the frame, first its title.
     fn text(&self) -> Vec<String> {
-        let BlockLine { index, name, role, input, output, parameters, macs, .. } = self.line;
+        let BlockLine { index, name, role, input, output, parameters, zeros, macs, .. } = self.line;
         let number = index.map_or_else(String::new, |index| format!("{index} · "));
         let role = format!("{role:?}").to_lowercase();
         let mut lines = vec![format!("{number}{name}")];
@@ -164,6 +164,7 @@ impl<'a> DrawnBlock<'a> {
         lines.extend(Some(role).filter(|role| role != name));
         lines.push(format!("{input} → {output}"));
         lines.push(format!("{} parameters", Count(*parameters as u64)));
+        lines.extend(sparse(*zeros, *parameters));
         lines.push(format!("{} MACs", Count(*macs)));
         lines
     }

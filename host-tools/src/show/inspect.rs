@@ -1,7 +1,7 @@
 //! What a file of blocks holds: shapes, parameters, operations, noise sources.
 
 use distill_core::{
-    Block, Calibrated, Calibration, Contents, Manifest, Pack, ReadAt, Role, Shape, SourceKind, inner_channels,
+    Block, Calibrated, Calibration, Contents, Manifest, Pack, ReadAt, Role, Shape, SourceKind, Weight, inner_channels,
 };
 use distill_device::hex;
 use serde::Serialize;
@@ -83,6 +83,18 @@ pub struct BlockLine {
     /// Weights of its kernels that are zero.
     pub zeros: usize,
     pub macs: u64,
+    /// Its kernels and matrices.
+    pub kernels: Vec<KernelLine>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct KernelLine {
+    /// Its name, as `--sparsities` takes that of a convolution.
+    pub name: String,
+    /// Its extents, outputs first.
+    pub extents: Vec<u32>,
+    /// Weights that are zero.
+    pub zeros: usize,
 }
 
 /// Describes blocks.
@@ -100,6 +112,7 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         parameters: block.parameters(),
         zeros: zeros(block),
         macs: block.macs(),
+        kernels: kernels(block).map(KernelLine::of).collect(),
     };
     let neighbourhoods: Vec<&Block> = blocks.iter().filter(|block| block.role() == Role::Neighbourhood).collect();
     // As a plan requires it: nothing reads what the last neighbourhood gives.
@@ -127,16 +140,35 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
     }
 }
 
+fn kernels(block: &Block) -> impl Iterator<Item = &Weight> {
+    block.weights().iter().filter(|weight| weight.is_kernel())
+}
+
 /// Zero weights of a block's kernels.
 fn zeros(block: &Block) -> usize {
-    let kernels = block.weights().iter().filter(|weight| weight.is_kernel());
-    kernels.flat_map(|kernel| &kernel.data).filter(|value| **value == 0.0).count()
+    kernels(block).map(zeros_of).sum()
+}
+
+/// Zero weights of a kernel.
+pub fn zeros_of(kernel: &Weight) -> usize {
+    kernel.data.iter().filter(|value| **value == 0.0).count()
+}
+
+impl KernelLine {
+    fn of(kernel: &Weight) -> Self {
+        Self { name: kernel.name.clone(), extents: kernel.dims.to_vec(), zeros: zeros_of(kernel) }
+    }
 }
 
 /// A number of parameters, and how many of them are zero if that matters.
 fn shown(parameters: usize, zeros: usize) -> String {
-    let share = 100.0 * zeros as f64 / parameters.max(1) as f64;
-    if share < 1.0 { parameters.to_string() } else { format!("{parameters} ({share:.0} % zero)") }
+    sparse(zeros, parameters).map_or_else(|| parameters.to_string(), |sparse| format!("{parameters} ({sparse})"))
+}
+
+/// How many of some weights are zero, if that matters.
+pub fn sparse(zeros: usize, weights: usize) -> Option<String> {
+    let share = 100.0 * zeros as f64 / weights.max(1) as f64;
+    (share >= 1.0).then(|| format!("{share:.0} % zero"))
 }
 
 impl Inspection {

@@ -157,6 +157,18 @@ impl BurnTrainer {
         }
     }
 
+    pub fn prune(&mut self, weight: usize, change: impl FnOnce(&mut [f32])) {
+        let mut values = download(self.weights[0][weight].clone());
+        change(&mut values);
+        let pruned = Tensor::from_data(TensorData::new(values, [self.weights[0][weight].dims()[0]]), &self.device);
+        let stays = pruned.clone().not_equal_elem(0.0).float();
+        self.weights[0][weight] = pruned;
+        for state in self.states.iter_mut().filter(|state| (state.block, state.weight) == (0, weight)) {
+            state.first = state.first.clone() * stays.clone();
+            state.second = state.second.clone() * stays.clone();
+        }
+    }
+
     pub fn distance(&self, block: usize) -> f64 {
         f64::from(self.errors[block].clone().into_scalar::<f32>())
     }

@@ -87,6 +87,12 @@ impl CpuTrainer {
         self.optimizer.step(self.weights.iter_mut().zip(&self.gradients), rate);
     }
 
+    /// Changes a kernel of the first block. Its zeros stay.
+    pub fn prune(&mut self, weight: usize, change: impl FnOnce(&mut [f32])) {
+        change(&mut self.weights[weight]);
+        self.optimizer.forget(weight, &self.weights[weight]);
+    }
+
     /// Weights and optimiser state, which are all that lasts from one step to the next.
     pub fn state(&self) -> (&[Vec<f32>], &Optimizer) {
         (&self.weights, &self.optimizer)

@@ -2,6 +2,8 @@
 
 use distill_core::{Activation, Block, Op, Pad, Slice, Window};
 
+use crate::show::inspect::{sparse, zeros_of};
+
 const AXES: [&str; 3] = ["channels", "rows", "columns"];
 
 /// A description such as `conv 3x3 /2, 96 groups` of operator `index`.
@@ -13,9 +15,9 @@ pub(super) fn kind(block: &Block, index: usize) -> String {
             let dilation =
                 if conv.dilation == [1; 2] { String::new() } else { format!(", dilated{}", pair(conv.dilation)) };
             let groups = if conv.groups == 1 { String::new() } else { format!(", {} groups", conv.groups) };
-            format!("conv {}{}{dilation}{groups}", taps.join("x"), step(conv.stride))
+            format!("conv {}{}{dilation}{groups}{}", taps.join("x"), step(conv.stride), sparsity(block, index))
         }
-        Op::Linear => "linear".into(),
+        Op::Linear => format!("linear{}", sparsity(block, index)),
         Op::BatchNorm(_) => "batch norm".into(),
         Op::Activation(activation) => function(*activation),
         Op::Add => "add".into(),
@@ -28,6 +30,13 @@ pub(super) fn kind(block: &Block, index: usize) -> String {
         Op::Pad(pad) => format!("pad {}", zeros(pad)),
         Op::Flatten => "flatten".into(),
     }
+}
+
+/// `, 80 % zero`, or nothing for a dense kernel.
+fn sparsity(block: &Block, index: usize) -> String {
+    let kernel = block.weight(index, 0);
+    let share = kernel.and_then(|kernel| sparse(zeros_of(kernel), kernel.data.len()));
+    share.map_or_else(String::new, |share| format!(", {share}"))
 }
 
 fn function(activation: Activation) -> String {
