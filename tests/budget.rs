@@ -342,7 +342,8 @@ fn check_recipes() {
         for (steps, batch) in [(0, 64), (2, 50)] {
             let task = task(0.5, noise, steps, batch);
             check_budgets(&format!("parts, {noise:?}, {steps} steps of {batch}"), &parts, &task);
-            let changed = Recipe { fewer_layers: 1, activation: Some(Activation::Silu), ..task.settings.recipe };
+            let changed =
+                Recipe { fewer_layers: 1, activation: Some(Activation::Silu), ..task.settings.recipe.clone() };
             let task = task.with(|s| s.recipe = changed);
             check_budgets(&format!("fewer layers, {noise:?}, {steps} steps of {batch}"), &whole, &task);
         }

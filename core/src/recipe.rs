@@ -46,9 +46,10 @@ impl Recipe {
 
     /// What is removed of the kernel with this name.
     pub(crate) fn sparsity_of(&self, kernel: &str) -> Option<Sparsity> {
-        let Some((_, share)) = self.sparsities.iter().find(|(name, _)| name == kernel) else { return self.sparsity };
         let pattern = self.sparsity.map_or(Pattern::Weights, |usual| usual.pattern);
-        Sparsity::new(*share, pattern).ok()
+        let own = self.sparsities.iter().find(|(name, _)| name == kernel);
+        let sparsity = own.map_or(self.sparsity, |(_, share)| Sparsity::new(*share, pattern).ok());
+        sparsity.filter(|sparsity| sparsity.share > 0.0)
     }
 
     /// Heap bytes of a copy.
@@ -72,7 +73,7 @@ pub enum Selection {
 /// How many weights of each layer are zero, and where. A kernel's zeros stay zero in all that learns.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Sparsity {
-    /// Share of the weights, above 0 and below 1.
+    /// Share of the weights, at least 0 and below 1.
     share: f32,
     /// Where they may be.
     pub pattern: Pattern,
@@ -100,9 +101,9 @@ pub struct SparsityError;
 
 impl Sparsity {
     /// # Errors
-    /// [`SparsityError`] unless `0 < share < 1`.
+    /// [`SparsityError`] unless `0 ≤ share < 1`.
     pub fn new(share: f32, pattern: Pattern) -> Result<Self, SparsityError> {
-        if share > 0.0 && share < 1.0 { Ok(Self { share, pattern }) } else { Err(SparsityError) }
+        if (0.0..1.0).contains(&share) { Ok(Self { share, pattern }) } else { Err(SparsityError) }
     }
 
     /// `kept` weights of every `of` input channels.
@@ -110,7 +111,8 @@ impl Sparsity {
     /// # Errors
     /// [`SparsityError`] unless `0 < kept < of`.
     pub fn of_each(kept: u8, of: u8) -> Result<Self, SparsityError> {
-        Self::new(1.0 - f32::from(kept) / f32::from(of), Pattern::OfEach { kept, of })
+        let share = 1.0 - f32::from(kept) / f32::from(of);
+        if (1..of).contains(&kept) { Self::new(share, Pattern::OfEach { kept, of }) } else { Err(SparsityError) }
     }
 
     /// Share of the weights that are zero.
@@ -426,7 +428,7 @@ impl core::error::Error for WidthError {}
 
 impl fmt::Display for SparsityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a sparsity is above 0 and below 1; of every M weights, N:M keeps from 1 to M - 1")
+        f.write_str("a sparsity is at least 0 and below 1; of every M weights, N:M keeps from 1 to M - 1")
     }
 }
 

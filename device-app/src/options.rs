@@ -12,10 +12,10 @@ use distill_core::{
     Budget, MEASURED_INPUTS, Pattern, Recipe, Ridge, Role, Selection, Settings, SourceKind, Sparsity, Training, Width,
 };
 
-use self::parse::{parse_blocks, parse_pattern, parse_ridge, read_sparsities, thousands};
+use self::parse::{parse_blocks, parse_ridge, read_sparsities, thousands};
 pub use self::{
     named::{ActivationName, DeviceName, NoiseName, OptimizerName, PresetName, ScheduleName, SelectionName},
-    parse::{parse_share, read_widths},
+    parse::{parse_pattern, parse_share, read_widths},
 };
 
 use crate::{
@@ -234,12 +234,14 @@ impl WorkOptions {
     }
 
     fn sparsity(&self) -> Result<Option<Sparsity>> {
+        ensure!(self.sparsity != Some(0.0), "a sparsity of 0 removes nothing: leave --sparsity out");
         Ok(match (self.pattern, self.sparsity) {
             (Some(Pattern::OfEach { kept, of }), None) => Some(Sparsity::of_each(kept, of)?),
             (Some(Pattern::OfEach { .. }), Some(_)) => {
                 bail!("a pattern such as 2:4 says the sparsity itself: leave --sparsity out")
             }
-            (Some(_), None) => bail!("say how much goes with --sparsity"),
+            (Some(pattern), None) if self.sparsities.is_some() => Some(Sparsity::new(0.0, pattern)?),
+            (Some(_), None) => bail!("say how much goes with --sparsity, or --sparsities"),
             (pattern, share) => {
                 share.map(|share| Sparsity::new(share, pattern.unwrap_or(Pattern::Weights))).transpose()?
             }

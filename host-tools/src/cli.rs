@@ -1,5 +1,6 @@
 //! The commands of `distill`: their arguments, and what they print. The work is in the library.
 
+mod allocate;
 mod calibrate;
 mod compare;
 mod compress;
@@ -22,6 +23,7 @@ use distill_device::{RunOptions, VERSION, end_at_interrupt, exit_code, parse, pr
 use distill_host::{learn::open_recorded, quickstart::quickstart};
 
 use self::{
+    allocate::{AllocateArgs, allocate_sparsities},
     calibrate::{CalibrateArgs, calibrate_teacher},
     compare::{CompareArgs, compare_files},
     compress::{CompressArgs, compress_model},
@@ -76,6 +78,11 @@ enum Command {
     /// Add noise images that match the teacher's batch-norm statistics to its pack, for --noise calibrated; no data is used
     #[command(after_help = "Example:\n  distill calibrate teacher.ndp -o teacher.ndp")]
     Calibrate(CalibrateArgs),
+    /// Choose the share of its weights that each convolution loses: more where the network's output bears it; no data is used
+    #[command(
+        after_help = "Example:\n  distill allocate teacher.ndp --sparsity 0.8 -o sparsities.json\n  distill run teacher.ndp -o blocks.ndp --width 1 --sparsities sparsities.json"
+    )]
+    Allocate(AllocateArgs),
     /// Distil the blocks of a teacher pack into a student pack, as distill-device run does
     #[command(after_help = "Example:\n  distill run teacher.ndp -o student.ndp --width 0.5")]
     Run(Box<RunOptions>),
@@ -150,6 +157,7 @@ fn execute(command: Command, json: bool, heap: &CountingAllocator<System>) -> Re
         Command::Data { command: DataCommand::Fetch(args) } => fetch_data(json, &args),
         Command::Import(args) => import_file(json, &args),
         Command::Inspect(args) => inspect_file(json, &args),
+        Command::Allocate(args) => allocate_sparsities(json, &args),
         Command::Calibrate(args) => calibrate_teacher(json, &args),
         Command::Run(options) => run_command(json, &options, Some(open_recorded), heap),
         Command::Evaluate(args) => evaluate_file(json, &args),

@@ -164,6 +164,39 @@ fn single_layers_have_their_own_sparsity() {
 }
 
 #[test]
+fn shares_are_allocated_where_the_output_suffers_least() {
+    let desk = Desk::new();
+    Network::new(distill_tests::manifest(), distill_tests::teacher())
+        .unwrap()
+        .write_pack(&desk.path("small.ndp"), Encoding::F32)
+        .unwrap();
+    let allocate = "distill allocate noisy.ndp --images 64";
+    let refused = desk.failure("distill allocate small.ndp --sparsity 0.5 -o shares.json", 1);
+    assert!(refused.contains("distill calibrate small.ndp"), "{refused}");
+    desk.json("distill calibrate small.ndp -o noisy.ndp --images 192 --batch 64 --steps 4");
+    for (wrong, why) in
+        [("0", "removes nothing"), ("0.99", "lower --sparsity"), ("0.5 --pattern 2:4", "same in every layer")]
+    {
+        let error = desk.failure(&format!("{allocate} -o shares.json --sparsity {wrong}"), 1);
+        assert!(error.contains(why), "{wrong}: {error}");
+    }
+    let allocated = desk.json(&format!("{allocate} -o shares.json --sparsity 0.6"));
+    let layers = allocated["layers"].as_array().unwrap();
+    let shares: Vec<f64> = layers.iter().map(|layer| layer["share"].as_f64().unwrap()).collect();
+    let least = shares.iter().copied().fold(1.0, f64::min);
+    assert!((allocated["sparsity"].as_f64().unwrap() - 0.6).abs() < 1e-6 && least < 0.59, "{allocated}");
+    desk.json("distill run noisy.ndp -o blocks.ndp --width 1 --images 64 --projections 0 --sparsities shares.json");
+    desk.json("distill recompose noisy.ndp blocks.ndp -o student.ndp");
+    let blocks = desk.json("distill inspect student.ndp")["blocks"].clone();
+    for layer in layers {
+        let all = blocks.as_array().unwrap().iter().flat_map(|block| block["kernels"].as_array().unwrap());
+        let kernel = all.filter(|kernel| kernel["name"] == layer["name"]).last().unwrap();
+        let expected = layer["share"].as_f64().unwrap() * layer["weights"].as_f64().unwrap();
+        assert!((kernel["zeros"].as_f64().unwrap() - expected).abs() < 1.0, "{kernel} of {layer}");
+    }
+}
+
+#[test]
 fn a_pattern_holds_everywhere() {
     let desk = Desk::new();
     let kernels = |more: &str| {
@@ -192,8 +225,8 @@ fn a_pattern_holds_everywhere() {
 fn what_is_no_sparsity_is_refused() {
     let desk = Desk::new();
     for (wrong, why) in [
-        ("--sparsity 1", "above 0 and below 1"),
-        ("--sparsity 0", "above 0 and below 1"),
+        ("--sparsity 1", "at least 0 and below 1"),
+        ("--sparsity 0", "removes nothing"),
         ("--sparsity 0.5 --pattern 2:4", "says the sparsity itself"),
         ("--pattern 4:4", "from 1 to M - 1"),
         ("--pattern 0:4", "from 1 to M - 1"),

@@ -133,13 +133,14 @@ impl Settings {
 
     /// Whether weights are removed.
     fn is_sparse(&self) -> bool {
-        self.recipe.sparsity.is_some() || self.recipe.sparsities.iter().any(|(_, share)| *share > 0.0)
+        self.recipe.sparsity.is_some_and(|usual| usual.share() > 0.0)
+            || self.recipe.sparsities.iter().any(|(_, share)| *share > 0.0)
     }
 
     /// Whether a layer may have this share of zeros.
     fn takes(&self, share: f32) -> bool {
         let fixed = self.recipe.sparsity.is_some_and(|usual| matches!(usual.pattern, Pattern::OfEach { .. }));
-        share == 0.0 || (!fixed && share > 0.0 && share < 1.0)
+        share == 0.0 || (!fixed && (0.0..1.0).contains(&share))
     }
 
     /// Checks every setting, for inputs of this kind.
