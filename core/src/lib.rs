@@ -63,7 +63,8 @@ pub use solve::{NormalEquations, Solvable, solvable};
 pub use storage::{ReadAt, Scratch, ScratchError, WriteAt};
 pub use stream::{Purpose, Stream, shuffle};
 pub use student::{
-    Unchanged, fold_batch_norms, inner_channels, inner_nodes, prunable, replace_activations, shrink, without_layers,
+    Unchanged, fold_batch_norms, inner_channels, inner_nodes, prunable, prune, replace_activations, shrink,
+    without_layers,
 };
 pub use tensor::{Dims, MAX_ELEMENTS, MAX_EXTENT, Shape, Weight};
 pub use train::{

@@ -22,8 +22,8 @@ pub use interrupt::{Resumable, end_at_interrupt};
 pub use job::{BlockOutcome, Job, Outcome, open_source, program_bytes, run_job};
 pub use memory::{available_memory, check_memory};
 pub use options::{
-    ChosenSource, DeviceName, OptimizerName, RunOptions, ScheduleName, WorkOptions, parse_pattern, parse_share,
-    read_widths,
+    ChosenSource, DeviceName, OptimizerName, RunOptions, SPARSE_IMAGES, ScheduleName, WorkOptions, parse_pattern,
+    parse_share, read_widths,
 };
 pub use signing::{PUBLIC, SECRET, SignOptions, Signer, Trust, TrustOptions, hex};
 pub use terminal::{Progress, columns, exit_code, parse, print, say, start_log, write_out};

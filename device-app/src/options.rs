@@ -30,7 +30,7 @@ const USUAL_STEPS: usize = 600;
 /// Those of the paper's preset with a sparsity: as many while weights go as afterwards.
 const PAPER_SPARSE_STEPS: usize = 40_000;
 /// Images of a run that removes weights and takes no steps.
-const SPARSE_IMAGES: usize = 2048;
+pub const SPARSE_IMAGES: usize = 2048;
 
 /// Options of `distill-device run`.
 #[derive(Args, Clone, Debug)]

@@ -251,12 +251,15 @@ impl EquationBytes {
     /// Bytes while solving: the sums, one matrix, that of an output with zeros and, if strengths are tried, a second solution.
     pub fn solving(&self, ridge: Ridge) -> u64 {
         let [triangle, targets] = self.sums();
-        let sets = Self::sets(ridge);
         let matrix = Self::values(self.features, self.features);
         // The largest factor of an output, and which features each reads.
         let own = if self.sparse { matrix + (self.features * self.outputs) as u64 } else { 0 };
-        // A solution's error needs its transpose, after the matrix is dropped.
-        sets * triangle + (2 * sets - 1) * targets + (matrix + own).max((sets - 1) * targets)
+        match ridge {
+            // The sums are gone when the outputs are solved.
+            Ridge::Strength(_) => targets + matrix + triangle.max(own),
+            // A solution's error needs its transpose, after the matrix is dropped.
+            Ridge::HeldOut => 2 * triangle + 3 * targets + (matrix + own).max(targets),
+        }
     }
 
     /// Bytes while choosing channels, at most `together` of which leave at a time: a factor and its inverse, then the

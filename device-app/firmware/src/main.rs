@@ -15,8 +15,8 @@ use alloc::{boxed::Box, format, string::String};
 use core::{ffi::CStr, fmt::Display, str::FromStr};
 
 use distill_core::{
-    Budget, Device, Event, Pack, PackError, ReadAt, Run, RunError, Settings, Update, VerifyingKey, WhiteNoise, Width,
-    WriteAt, run,
+    Budget, Device, Event, Pack, PackError, Pattern, ReadAt, Run, RunError, Settings, Sparsity, Update, VerifyingKey,
+    WhiteNoise, Width, WriteAt, run,
 };
 use semihosting::{eprintln, experimental::env, fs, println, process};
 
@@ -66,6 +66,9 @@ fn arguments() -> Result<Arguments, String> {
         let (name, value) = argument.split_once('=').ok_or_else(|| format!("{argument} is not name=value"))?;
         match (name, value) {
             ("width", value) => settings.recipe.width = Width::new(number(value)?).map_err(text)?,
+            ("sparsity", value) => {
+                settings.recipe.sparsity = Some(Sparsity::new(number(value)?, Pattern::Weights).map_err(text)?);
+            }
             ("images", value) => settings.recipe.images = number(value)?,
             ("steps", value) => settings.recipe.training.steps = number(value)?,
             ("batch", value) => settings.recipe.training.batch = number(value)?,
@@ -80,7 +83,7 @@ fn arguments() -> Result<Arguments, String> {
             ("start", "again") => resume = false,
             ("signed_by", digits) => signer = Some(public_key(digits)?),
             _ => {
-                let known = "width=K, images=N, steps=N, batch=N, optimizer=adam|sgd, rate=RATE, seed=S, \
+                let known = "width=K, sparsity=S, images=N, steps=N, batch=N, optimizer=adam|sgd, rate=RATE, seed=S, \
                              block=I (more than once), budget=BYTES, noise=standard|propagated, start=again, signed_by=KEY";
                 return Err(format!("unknown argument {argument} (known: {known})"));
             }

@@ -146,6 +146,12 @@ pub enum ReportCommand {
     /// Where the time goes, and when each training is as good as knowledge distillation (table 6)
     #[command(name = "timing", after_help = "Example:\n  distill report timing teacher.ndp -o docs/results")]
     Timing(ReportOptions),
+    /// Accuracy and bytes of sparse students by how their weights go (table 3a)
+    #[command(
+        name = "sparsity",
+        after_help = "Example:\n  distill report sparsity teacher.ndp -o docs/results --sparsities 0.5,0.7,0.8,0.9"
+    )]
+    Sparsity(ReportOptions),
 }
 
 pub fn make_report(json: bool, command: &ReportCommand, heap: &CountingAllocator<System>) -> Result<()> {
@@ -154,6 +160,7 @@ pub fn make_report(json: bool, command: &ReportCommand, heap: &CountingAllocator
         ReportCommand::ParameterReduction(options) => (Kind::ParameterReduction, options),
         ReportCommand::LookAhead(options) => (Kind::LookAhead, options),
         ReportCommand::Timing(options) => (Kind::Timing, options),
+        ReportCommand::Sparsity(options) => (Kind::Sparsity, options),
     };
     let report = fill(kind, options, heap)?;
     let text = report.markdown()?;

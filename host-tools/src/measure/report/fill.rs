@@ -11,11 +11,17 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use distill_core::{CountingAllocator, Device, Width};
+use distill_core::{CountingAllocator, Device, Pattern, Sparsity, Width};
 use distill_device::{VERSION, open_pack};
 use serde_json::Value;
 
-use super::{kind::Kind, maker::Maker, method::Method, recipes::Recipes, table::Report};
+use super::{
+    kind::{Kind, Size},
+    maker::Maker,
+    method::Method,
+    recipes::Recipes,
+    table::Report,
+};
 use crate::{
     images::{self, Images, LabelledImages, Preparation, Split, TRAIN_SPLIT, open_lessons},
     learn::{CALIBRATION_STEPS, Preset, usual_calibration},
@@ -40,9 +46,12 @@ pub struct ReportOptions {
     /// Folder for intermediate packs, which several reports may share
     #[arg(long, value_name = "FOLDER", default_value = "distill-report")]
     work: PathBuf,
-    /// Bottleneck multipliers [default: the paper's]
+    /// Bottleneck multipliers [default: the paper's; with sparsities 1]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     widths: Vec<f32>,
+    /// Shares of zeros, of `report sparsity` [default: the paper's]
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    sparsities: Vec<f32>,
     /// Number of seeds, from 0 [default: 3; with data 1]
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
@@ -83,8 +92,7 @@ impl ReportOptions {
 /// A teacher without batch norms, data that cannot be read, a file, or a report in the folder of another teacher, data set or
 /// settings.
 pub fn fill(kind: Kind, options: &ReportOptions, heap: &CountingAllocator<System>) -> Result<Report> {
-    let widths = if options.widths.is_empty() { kind.widths() } else { &options.widths };
-    let widths: Vec<Width> = widths.iter().map(|&k| Width::new(k)).collect::<Result<_, _>>()?;
+    let sizes = sizes(kind, options)?;
     ensure!(options.effort > 0.0 && options.effort <= 1.0, "the effort must be above 0 and at most 1");
     check_columns(kind, options)?;
     let teacher = Network::read_pack(&options.teacher)?;
@@ -102,7 +110,8 @@ pub fn fill(kind: Kind, options: &ReportOptions, heap: &CountingAllocator<System
     report.baselines = report.baselines.or(options.baselines);
     report.command = command(options, &report)?;
     // Students of another teacher or of other settings must not be reused; those of another report of the same may.
-    let all = [Kind::DataFree, Kind::ParameterReduction, Kind::LookAhead].map(|kind| recipes.described(kind));
+    let all =
+        [Kind::DataFree, Kind::ParameterReduction, Kind::LookAhead, Kind::Sparsity].map(|kind| recipes.described(kind));
     let all = all.into_iter().collect::<Result<Vec<_>>>()?;
     let learned = split.as_ref().map(|split| split.learned.checksum()).transpose()?;
     let settings = (VERSION, &report.teacher, all, report.images, report.labels, learned, recipes.baselines);
@@ -114,9 +123,9 @@ pub fn fill(kind: Kind, options: &ReportOptions, heap: &CountingAllocator<System
         let maker = Maker { path, teacher, recipes, seed, split, test, limit, heap, work };
         // A cut may have come between a student's place in the report and the end of its training's state.
         for cell in report.cells.iter().filter(|cell| cell.seed == seed) {
-            maker.clear(cell.method, Width::new(cell.width)?)?;
+            maker.clear(cell.method, cell.size)?;
         }
-        let missing = missing(&report, &widths, seed, options);
+        let missing = missing(&report, &sizes, seed, options);
         if missing.is_empty() {
             continue;
         }
@@ -128,14 +137,33 @@ pub fn fill(kind: Kind, options: &ReportOptions, heap: &CountingAllocator<System
                 report.write(folder)?;
             }
         }
-        for (width, method) in missing {
-            report.cells.push(maker.cell(method, width)?);
+        for (size, method) in missing {
+            report.cells.push(maker.cell(method, size)?);
             report.write(folder)?;
-            maker.clear(method, width)?;
+            maker.clear(method, size)?;
         }
     }
     report.write(folder)?;
     Ok(report)
+}
+
+/// The students' sizes that were asked for.
+fn sizes(kind: Kind, options: &ReportOptions) -> Result<Vec<Size>> {
+    let (asked, other, other_name) = match kind {
+        Kind::Sparsity => (&options.sparsities, &options.widths, "--widths"),
+        _ => (&options.widths, &options.sparsities, "--sparsities"),
+    };
+    ensure!(other.is_empty(), "this report has no {other_name}");
+    let rows = if asked.is_empty() { kind.rows() } else { asked };
+    for &row in rows {
+        match kind {
+            Kind::Sparsity => {
+                ensure!(row > 0.0 && Sparsity::new(row, Pattern::Weights).is_ok(), "a sparsity is above 0 and below 1")
+            }
+            _ => drop(Width::new(row)?),
+        }
+    }
+    Ok(rows.iter().map(|&row| kind.size(row)).collect())
 }
 
 /// Labelled images to learn from.
@@ -218,7 +246,7 @@ fn check_columns(kind: Kind, options: &ReportOptions) -> Result<()> {
 }
 
 /// The students of a seed that the report does not have yet.
-fn missing(report: &Report, widths: &[Width], seed: u64, options: &ReportOptions) -> Vec<(Width, Method)> {
+fn missing(report: &Report, sizes: &[Size], seed: u64, options: &ReportOptions) -> Vec<(Size, Method)> {
     let is_wanted = |method: &&Method| {
         let without_data = method.baseline().is_some_and(|baseline| !baseline.takes_data());
         // A student that was fine-tuned stands beside what it was before.
@@ -226,29 +254,30 @@ fn missing(report: &Report, widths: &[Width], seed: u64, options: &ReportOptions
         let is_named = options.only.is_empty() || options.only.iter().any(named);
         is_named && (options.baselines.is_some() || !without_data)
     };
-    let is_missing = |&(width, method): &(Width, Method)| {
-        !report.cells.iter().any(|cell| cell.method == method && cell.width == width.k() && cell.seed == seed)
+    let is_missing = |&(size, method): &(Size, Method)| {
+        !report.cells.iter().any(|cell| cell.method == method && cell.size == size && cell.seed == seed)
     };
     let methods = || report.kind.methods().iter().filter(is_wanted);
-    let students = widths.iter().flat_map(|&width| methods().map(move |&method| (width, method)));
+    let students = sizes.iter().flat_map(|&size| methods().map(move |&method| (size, method)));
     students.filter(is_missing).collect()
 }
 
 /// The command that makes the whole report. It names files without their folders, which are those of one machine.
 fn command(options: &ReportOptions, report: &Report) -> Result<String> {
     let teacher = options.teacher.file_name().unwrap_or_default().to_string_lossy();
-    let asked = if options.widths.is_empty() { report.kind.widths() } else { &options.widths };
-    let mut widths: Vec<f32> = asked.iter().copied().chain(report.widths()).collect();
-    widths.sort_by(|a, b| b.total_cmp(a));
-    widths.dedup();
-    let widths: Vec<String> = widths.iter().map(f32::to_string).collect();
+    let asked = sizes(report.kind, options)?.into_iter().map(|size| report.kind.row(size));
+    let mut rows: Vec<f32> = asked.chain(report.rows()).collect();
+    rows.sort_by(|a, b| b.total_cmp(a));
+    rows.dedup();
+    let rows: Vec<String> = rows.iter().map(f32::to_string).collect();
+    let shares = if report.kind == Kind::Sparsity { "sparsities" } else { "widths" };
     let seeds = report.cells.iter().map(|cell| cell.seed + 1).fold(options.seeds(report.kind), u64::max);
     let mut command = format!(
-        "distill report {} {teacher} -o {} --data {} --widths {} --seeds {seeds}",
+        "distill report {} {teacher} -o {} --data {} --{shares} {} --seeds {seeds}",
         report.kind.name(),
         options.output.display(),
         options.data,
-        widths.join(",")
+        rows.join(",")
     );
     if report.kind.takes_data() && options.training != "cifar10" {
         write!(command, " --training {}", options.training)?;

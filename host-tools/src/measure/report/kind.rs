@@ -16,6 +16,23 @@ pub enum Kind {
     LookAhead,
     /// Table 6.
     Timing,
+    /// Table 3a.
+    Sparsity,
+}
+
+/// How much of a student is there: what the rows of a table differ in.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Size {
+    /// Bottleneck multiplier.
+    pub width: f32,
+    /// Share of the weights of its convolutions that are zero.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sparsity: f32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(share: &f32) -> bool {
+    *share == 0.0
 }
 
 /// What the paper reports, of a teacher of its own.
@@ -23,7 +40,7 @@ pub struct Paper {
     /// Where in Shao et al. 2020, and what to know of it.
     pub title: &'static str,
     pub columns: &'static [&'static str],
-    /// Accuracies in percent by width.
+    /// Accuracies in percent by width, or by sparsity.
     pub rows: &'static [(f32, &'static [f64])],
     /// The column that stands beside ours.
     pub beside: usize,
@@ -64,6 +81,23 @@ const LOOK_AHEAD: Paper = Paper {
     beside: 3,
 };
 
+const SPARSITY: Paper = Paper {
+    title: "table 3a, a ResNet-50 on ImageNet",
+    columns: &["ND", "KD"],
+    rows: &[
+        (0.1, &[76.00, 75.63]),
+        (0.2, &[76.03, 75.94]),
+        (0.3, &[75.82, 75.69]),
+        (0.4, &[75.63, 75.45]),
+        (0.5, &[75.26, 75.20]),
+        (0.6, &[73.78, 74.60]),
+        (0.7, &[69.52, 69.61]),
+        (0.8, &[49.83, 70.33]),
+        (0.9, &[0.60, 0.10]),
+    ],
+    beside: 0,
+};
+
 impl Kind {
     /// The base of its files' names.
     pub fn name(self) -> &'static str {
@@ -72,6 +106,7 @@ impl Kind {
             Self::ParameterReduction => "parameter-reduction",
             Self::LookAhead => "look-ahead",
             Self::Timing => "timing",
+            Self::Sparsity => "sparsity",
         }
     }
 
@@ -82,25 +117,29 @@ impl Kind {
             Self::ParameterReduction => "Fewer parameters, with data",
             Self::LookAhead => "Looking ahead",
             Self::Timing => "How long it takes",
+            Self::Sparsity => "Sparse students",
         }
     }
 
     /// Its students, in the order of the columns.
     pub fn methods(self) -> &'static [Method] {
         use Method::{
-            Ce, Distilled, FineTuned, GnKd, Kd, Nd, NdAhead, NdAheadFt, NdFt, Propagated, Solved, Standard, Zskd,
+            Ce, Distilled, FineTuned, GnKd, Kd, Magnitude, MagnitudeFt, Nd, NdAhead, NdAheadFt, NdFt, Propagated, Ramp,
+            Solved, Standard, Zskd,
         };
         match self {
             Self::DataFree => &[Standard, Propagated, Solved, Distilled, FineTuned, GnKd, Zskd],
             Self::ParameterReduction => &[Nd, NdFt, Kd, Ce, Distilled, FineTuned],
             Self::LookAhead => &[Nd, NdAhead, NdFt, NdAheadFt],
             Self::Timing => &[Nd, NdFt, Kd, Ce],
+            Self::Sparsity => &[Magnitude, Ramp, Solved, Distilled, FineTuned, Nd, NdFt, MagnitudeFt],
         }
     }
 
-    /// Its widths unless told otherwise, the paper's.
-    pub fn widths(self) -> &'static [f32] {
+    /// The widths of its rows unless told otherwise, or their sparsities: the paper's.
+    pub fn rows(self) -> &'static [f32] {
         match self {
+            Self::Sparsity => &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
             Self::DataFree => &[1.0, 0.9, 0.75, 0.5],
             Self::ParameterReduction => &[1.0, 0.9, 0.8, 0.75, 0.6, 0.5, 0.4],
             Self::LookAhead => &[0.9, 0.75, 0.5],
@@ -114,6 +153,28 @@ impl Kind {
             Self::DataFree => &DATA_FREE,
             Self::ParameterReduction | Self::Timing => &PARAMETER_REDUCTION,
             Self::LookAhead => &LOOK_AHEAD,
+            Self::Sparsity => &SPARSITY,
+        }
+    }
+
+    /// The student of a row.
+    pub fn size(self, row: f32) -> Size {
+        match self {
+            Self::Sparsity => Size { width: 1.0, sparsity: row },
+            _ => Size { width: row, sparsity: 0.0 },
+        }
+    }
+
+    /// The row of a student.
+    pub fn row(self, size: Size) -> f32 {
+        if self == Self::Sparsity { size.sparsity } else { size.width }
+    }
+
+    /// What the rows are called in tables, and on the axis of a plot.
+    pub fn axis(self) -> [&'static str; 2] {
+        match self {
+            Self::Sparsity => ["sparsity", "share of zeros in the blocks' convolutions"],
+            _ => ["k", "share of inner channels kept, k"],
         }
     }
 
@@ -124,8 +185,8 @@ impl Kind {
 }
 
 impl Paper {
-    /// A width's accuracies.
-    pub fn row(&self, k: f32) -> Option<&'static [f64]> {
-        self.rows.iter().find(|(width, _)| *width == k).map(|(_, row)| *row)
+    /// The accuracies of a width or sparsity.
+    pub fn row(&self, share: f32) -> Option<&'static [f64]> {
+        self.rows.iter().find(|(row, _)| *row == share).map(|(_, row)| *row)
     }
 }

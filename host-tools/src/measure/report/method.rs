@@ -35,6 +35,12 @@ pub enum Method {
     NdAhead,
     /// The same, fine-tuned likewise.
     NdAheadFt,
+    /// The smallest weights removed, nothing else.
+    Magnitude,
+    /// The same, then knowledge distillation of the whole network on images and labels.
+    MagnitudeFt,
+    /// Recorded activations, gradient steps in the course of which the smallest weights go: the paper's recipe.
+    Ramp,
 }
 
 impl Method {
@@ -55,6 +61,7 @@ impl Method {
             Self::FineTuned => Some(Self::Distilled),
             Self::NdFt => Some(Self::Nd),
             Self::NdAheadFt => Some(Self::NdAhead),
+            Self::MagnitudeFt => Some(Self::Magnitude),
             _ => None,
         }
     }
@@ -62,10 +69,17 @@ impl Method {
     /// What its neighbourhoods are distilled from, or its students fine-tuned on.
     pub fn source(self) -> SourceKind {
         match self {
-            Self::Standard | Self::GnKd => SourceKind::Standard,
+            Self::Standard | Self::GnKd | Self::Magnitude => SourceKind::Standard,
             Self::Propagated => SourceKind::Propagated,
             Self::Solved | Self::Distilled | Self::FineTuned | Self::Zskd => SourceKind::Calibrated,
-            Self::Ce | Self::Kd | Self::Nd | Self::NdFt | Self::NdAhead | Self::NdAheadFt => SourceKind::Recorded,
+            Self::Ce
+            | Self::Kd
+            | Self::Nd
+            | Self::NdFt
+            | Self::NdAhead
+            | Self::NdAheadFt
+            | Self::MagnitudeFt
+            | Self::Ramp => SourceKind::Recorded,
         }
     }
 
@@ -95,6 +109,9 @@ impl Method {
             Self::NdFt => "ND+FT",
             Self::NdAhead => "ND, 2 ahead",
             Self::NdAheadFt => "ND+FT, 2 ahead",
+            Self::Magnitude => "magnitude, untrained",
+            Self::MagnitudeFt => "magnitude, KD",
+            Self::Ramp => "magnitude in the course of steps",
         }
     }
 }

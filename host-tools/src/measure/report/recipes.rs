@@ -1,10 +1,14 @@
 //! The settings of each method, at a share of the usual work.
 
 use anyhow::Result;
-use distill_core::{Calibration, NOISE_BATCH, Pull, Settings, Training, Tuning, Width};
+use distill_core::{Calibration, NOISE_BATCH, Pattern, Pull, Settings, Sparsity, Training, Tuning, Width};
+use distill_device::SPARSE_IMAGES;
 use serde_json::{Map, Value, json};
 
-use super::{kind::Kind, method::Method};
+use super::{
+    kind::{Kind, Size},
+    method::Method,
+};
 use crate::learn::{CALIBRATED_IMAGES, CALIBRATION_STEPS, Preset, TUNING_RATE, from_scratch};
 
 /// Gradient steps per block on calibrated noise, and on recorded activations.
@@ -45,15 +49,20 @@ impl Recipes {
     }
 
     /// How blocks are distilled.
-    pub fn settings(&self, method: Method, width: Width, seed: u64) -> Settings {
-        let source = method.source();
+    ///
+    /// # Errors
+    /// A width or a sparsity out of range.
+    pub fn settings(&self, method: Method, size: Size, seed: u64) -> Result<Settings> {
+        let (source, width) = (method.source(), Width::new(size.width)?);
         let mut settings = match method {
+            Method::Magnitude => Settings::new(width, 0),
             Method::Solved => Settings::calibrated(width, 0),
             Method::Distilled => Settings::calibrated(width, self.share(DISTILL_STEPS)),
+            Method::Ramp if self.preset == Preset::Paper => Settings::paper(width, self.share(40_000), source),
             Method::Nd | Method::NdAhead if self.preset == Preset::Paper => {
                 Settings::paper(width, self.share(200_000), source)
             }
-            Method::Nd | Method::NdAhead => {
+            Method::Nd | Method::NdAhead | Method::Ramp => {
                 let usual = Settings::calibrated(width, self.share(RECORDED_STEPS));
                 let recipe = distill_core::Recipe { images: RECORDED_IMAGES, ..usual.recipe };
                 Settings { recipe, ..usual }
@@ -64,11 +73,20 @@ impl Recipes {
             settings.recipe.solve = false;
             settings.recipe.training.rate = 3e-3;
         }
+        if matches!(method, Method::Magnitude | Method::Ramp) {
+            settings.recipe.solve = false;
+        }
+        if size.sparsity > 0.0 {
+            settings.recipe.sparsity = Some(Sparsity::new(size.sparsity, Pattern::Weights)?);
+        }
+        if method == Method::Solved && size.sparsity > 0.0 {
+            settings.recipe.images = SPARSE_IMAGES;
+        }
         if method == Method::NdAhead {
             settings.look_ahead = AHEAD;
         }
         settings.recipe.images = self.share(settings.recipe.images).max(NOISE_BATCH);
-        Settings { seed, ..settings }
+        Ok(Settings { seed, ..settings })
     }
 
     /// How whole students are trained.
@@ -84,14 +102,18 @@ impl Recipes {
                 let training = Training { rate: TUNING_RATE, warm_up: 0, ..from_scratch(self.share(50_000)) };
                 Tuning { training, features: 0.0, ..Tuning::new(0) }
             }
-            (None, _) => Tuning::with_data(self.share(Tuning::STEPS_WITH_DATA)),
+            (None, _) => {
+                let usual = Tuning::with_data(self.share(Tuning::STEPS_WITH_DATA));
+                // Blocks of which nothing was distilled are not held to their teachers'.
+                Tuning { features: if method == Method::MagnitudeFt { 0.0 } else { usual.features }, ..usual }
+            }
         };
         Tuning { seed, ..tuning }
     }
 
     /// All settings of a report's methods: it can only be continued with the same ones.
     pub fn described(&self, kind: Kind) -> Result<Value> {
-        let whole = Width::new(1.0)?;
+        let whole = Size { width: 1.0, sparsity: 0.0 };
         let mut described = Map::new();
         described.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
         if kind.methods().iter().any(|method| method.takes_noise()) {
@@ -103,7 +125,7 @@ impl Recipes {
                 method.before().is_some() || method.baseline().is_some_and(|baseline| baseline.takes_data());
             let settings = match (is_trained_whole, method.baseline()) {
                 (true, _) => json!(self.tuning(method, 0)),
-                (false, None) => json!(self.settings(method, whole, 0)),
+                (false, None) => json!(self.settings(method, whole, 0)?),
                 // Those are told by the name of their preset.
                 (false, Some(_)) => continue,
             };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    kind::Kind,
+    kind::{Kind, Size},
     method::Method,
     plot::{Curve, Plot},
 };
@@ -18,13 +18,17 @@ use crate::learn::Preset;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cell {
     pub method: Method,
-    pub width: f32,
+    #[serde(flatten)]
+    pub size: Size,
     pub seed: u64,
     /// Percent of the test images.
     pub accuracy: f64,
     /// Mean relative error of its blocks, on inputs like those that it learned from; `None` for a student trained end to end.
     pub interface_error: Option<f64>,
     pub parameters: usize,
+    /// Bytes of its pack in single precision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// Wall time of the method's last step: from the teacher pack, or from the student that is fine-tuned.
     pub seconds: f64,
     /// Mean wall time of a block that was distilled on its own.
@@ -92,12 +96,15 @@ fn mean(cells: &[&Cell], value: impl Fn(&Cell) -> Option<f64>) -> Option<f64> {
 }
 
 impl Report {
-    /// Widths of the students, largest first.
-    pub fn widths(&self) -> Vec<f32> {
-        let mut widths: Vec<f32> = self.cells.iter().map(|cell| cell.width).collect();
-        widths.sort_by(|a, b| b.total_cmp(a));
-        widths.dedup();
-        widths
+    /// The rows of which there are students, largest students first.
+    pub fn rows(&self) -> Vec<f32> {
+        let mut rows: Vec<f32> = self.cells.iter().map(|cell| self.kind.row(cell.size)).collect();
+        rows.sort_by(|a, b| b.total_cmp(a));
+        rows.dedup();
+        if self.kind == Kind::Sparsity {
+            rows.reverse();
+        }
+        rows
     }
 
     /// Its methods of which there are students.
@@ -106,9 +113,9 @@ impl Report {
         self.kind.methods().iter().filter(made).copied().collect()
     }
 
-    /// The students of a method and width, one for each seed.
-    fn seeds(&self, method: Method, k: f32) -> Vec<&Cell> {
-        self.cells.iter().filter(|cell| cell.method == method && cell.width == k).collect()
+    /// The students of a method and row, one for each seed.
+    fn seeds(&self, method: Method, row: f32) -> Vec<&Cell> {
+        self.cells.iter().filter(|cell| cell.method == method && self.kind.row(cell.size) == row).collect()
     }
 
     /// Writes the report, its tables and its plots into a folder.
@@ -119,27 +126,27 @@ impl Report {
         if let Some(plot) = self.over_minutes() {
             write_file(&path("-minutes.svg"), plot.svg()?.as_bytes())?;
         }
-        write_file(&path(".svg"), self.over_width().svg()?.as_bytes())
+        write_file(&path(".svg"), self.over_rows().svg()?.as_bytes())
     }
 
-    /// Mean accuracy of each method at each width, and the paper's best.
-    fn over_width(&self) -> Plot {
-        let (paper, widths) = (self.kind.paper(), self.widths());
+    /// Mean accuracy of each method in each row, and the paper's best.
+    fn over_rows(&self) -> Plot {
+        let (paper, rows) = (self.kind.paper(), self.rows());
         let curve = |&method: &Method| {
             let point = |&k: &f32| Some((f64::from(k), mean(&self.seeds(method, k), |cell| Some(cell.accuracy))?));
-            Curve { title: method.title().to_owned(), points: widths.iter().filter_map(point).collect() }
+            Curve { title: method.title().to_owned(), points: rows.iter().filter_map(point).collect() }
         };
-        let theirs = widths.iter().filter_map(|&k| Some((f64::from(k), paper.row(k)?[paper.beside])));
+        let theirs = rows.iter().filter_map(|&k| Some((f64::from(k), paper.row(k)?[paper.beside])));
         let theirs = Curve { title: format!("paper, {}", paper.columns[paper.beside]), points: theirs.collect() };
         let curves = self.kind.methods().iter().map(curve).chain([theirs]).collect();
-        Plot { x: "share of inner channels kept, k", curves }
+        Plot { x: self.kind.axis()[1], curves }
     }
 
     /// Accuracy over time of the smallest students: from the blocks on where a student is fine-tuned.
     fn over_minutes(&self) -> Option<Plot> {
-        let smallest = *self.widths().last()?;
+        let smallest = *self.rows().last()?;
         let curve = |&method: &Method| {
-            let cell = self.cells.iter().find(|cell| cell.method == method && cell.width == smallest);
+            let cell = self.cells.iter().find(|cell| cell.method == method && self.kind.row(cell.size) == smallest);
             let points = cell.map_or_else(Vec::new, |cell| self.curve(cell));
             let minutes = |Point { seconds, accuracy }| (seconds / 60.0, accuracy);
             Curve { title: method.title().to_owned(), points: points.into_iter().map(minutes).collect() }
@@ -158,14 +165,15 @@ impl Report {
         if cell.curve.is_empty() { Vec::new() } else { from.into_iter().chain(later).collect() }
     }
 
-    /// The student of another method, of the same width and seed.
+    /// The student of another method, of the same size and seed.
     fn same(&self, cell: &Cell, method: Method) -> Option<&Cell> {
-        self.cells.iter().find(|other| (other.method, other.width, other.seed) == (method, cell.width, cell.seed))
+        self.cells.iter().find(|other| (other.method, other.size, other.seed) == (method, cell.size, cell.seed))
     }
 
     /// The report in Markdown.
     pub fn markdown(&self) -> Result<String> {
         let mut text = String::new();
+        let [row, _] = self.kind.axis();
         let (name, inputs) = (
             self.kind.name(),
             if self.kind.takes_data() {
@@ -185,17 +193,17 @@ impl Report {
         if self.effort != 1.0 {
             writeln!(text, "**{} of the usual work: a trial.**\n", self.effort)?;
         }
-        writeln!(text, "![Accuracy over width]({name}.svg)\n")?;
+        writeln!(text, "![Accuracy over {row}]({name}.svg)\n")?;
         self.table(&mut text)?;
         if self.over_minutes().is_some() {
             self.timing(&mut text)?;
         }
         let paper = self.kind.paper();
         writeln!(text, "\n## The paper, its own teacher (Shao et al. 2020, {})\n", paper.title)?;
-        writeln!(text, "| k | {} |\n|---|{}", paper.columns.join(" | "), "---|".repeat(paper.columns.len()))?;
-        let digits = if self.kind == Kind::DataFree { 2 } else { 1 };
-        for (k, row) in paper.rows {
-            let row: Vec<String> = row.iter().map(|accuracy| format!("{accuracy:.digits$}")).collect();
+        writeln!(text, "| {row} | {} |\n|---|{}", paper.columns.join(" | "), "---|".repeat(paper.columns.len()))?;
+        let digits = if matches!(self.kind, Kind::DataFree | Kind::Sparsity) { 2 } else { 1 };
+        for (k, accuracies) in paper.rows {
+            let row: Vec<String> = accuracies.iter().map(|accuracy| format!("{accuracy:.digits$}")).collect();
             writeln!(text, "| {k} | {} |", row.join(" | "))?;
         }
         if !self.noise.is_empty() {
@@ -210,13 +218,16 @@ impl Report {
     }
 
     fn table(&self, text: &mut String) -> Result<()> {
-        let (methods, paper) = (self.methods(), self.kind.paper());
+        let (methods, paper, [row, _]) = (self.methods(), self.kind.paper(), self.kind.axis());
+        let is_sparse = self.kind == Kind::Sparsity;
         let titles: Vec<&str> = methods.iter().map(|method| method.title()).collect();
-        writeln!(text, "| k | parameters | paper, {} | {} |", paper.columns[paper.beside], titles.join(" | "))?;
+        let size = if is_sparse { "bytes" } else { "parameters" };
+        writeln!(text, "| {row} | {size} | paper, {} | {} |", paper.columns[paper.beside], titles.join(" | "))?;
         writeln!(text, "|{}", "---|".repeat(3 + methods.len()))?;
-        for k in self.widths() {
-            let parameters = self.cells.iter().find(|cell| cell.width == k);
-            write!(text, "| {k} | {} |", parameters.map_or(0, |cell| cell.parameters))?;
+        for k in self.rows() {
+            let cell = self.cells.iter().find(|cell| self.kind.row(cell.size) == k);
+            let size = cell.map_or(0, |cell| cell.bytes.filter(|_| is_sparse).unwrap_or(cell.parameters as u64));
+            write!(text, "| {k} | {size} |")?;
             text.push_str(&paper.row(k).map_or_else(|| " |".to_owned(), |row| format!(" {:.2} |", row[paper.beside])));
             for &method in &methods {
                 let seeds = self.seeds(method, k);
@@ -244,15 +255,17 @@ impl Report {
             "\n## Time\n\n![Accuracy over minutes]({}-minutes.svg)\n\n\
              Seconds of the first seed. *As good as KD*: until a training first reaches the accuracy at which KD ends, \
              measured 20 times on the way, blocks included.\n\n\
-             | k | training | one block | all blocks | whole network | total | accuracy % | as good as KD |\n|{}",
+             | {} | training | one block | all blocks | whole network | total | accuracy % | as good as KD |\n|{}",
             self.kind.name(),
+            self.kind.axis()[0],
             "---|".repeat(8)
         )?;
         for cell in self.cells.iter().filter(|cell| cell.seed == 0 && !cell.curve.is_empty()) {
             let before = cell.method.before().and_then(|method| self.same(cell, method));
             let shown = |seconds: Option<f64>| seconds.map_or(String::new(), |seconds| format!("{seconds:.1}"));
             let all = before.map(|before| before.seconds);
-            let kd = self.same(cell, Method::Kd).map(|kd| kd.accuracy);
+            let kd =
+                [Method::Kd, Method::MagnitudeFt].into_iter().find_map(|kd| self.same(cell, kd)).map(|kd| kd.accuracy);
             let points = self.curve(cell);
             let reached = kd.map(|kd| points.iter().find(|point| point.accuracy >= kd).map(|point| point.seconds));
             let reached = match reached {
@@ -263,7 +276,7 @@ impl Report {
             writeln!(
                 text,
                 "| {} | {} | {} | {} | {:.1} | {:.1} | {:.2} | {reached} |",
-                cell.width,
+                self.kind.row(cell.size),
                 cell.method.title(),
                 shown(before.and_then(|before| before.unit_seconds)),
                 shown(all),
