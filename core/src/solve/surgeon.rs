@@ -16,8 +16,9 @@ use crate::{
     student::{Group, Kernel, cheapest},
 };
 
-/// With more weights per output than these, updating the matrix for each output is too much work: they are swept.
-const EXACT: usize = 1200;
+/// With more weights per output than these, or more work to update the matrix for each output, they are swept.
+const EXACT_ROW: usize = 1200;
+const EXACT_WORK: f64 = 5e11;
 /// Weights of an output that a sweep compares with each other, rounded up to whole groups.
 const COMPARED: usize = 128;
 
@@ -31,7 +32,7 @@ pub fn surgeon(
     workers: usize,
 ) -> Option<DMatrix<f64>> {
     let (row, unit, features) = (kernel.row(), kernel.unit(sparsity.pattern), inverse.nrows());
-    if row > EXACT {
+    if !is_exact(kernel) {
         return sweep(kernel, sparsity, inverse, solution, workers);
     }
     let mut workers: Vec<Elimination> = (0..workers).map(|_| Elimination::default()).collect();
@@ -63,6 +64,12 @@ pub fn surgeon(
     Some(solution)
 }
 
+/// Whether the weights of each output are removed one after another.
+fn is_exact(kernel: Kernel) -> bool {
+    let row = kernel.row();
+    row <= EXACT_ROW && kernel.outputs as f64 * (row as f64) * (row as f64) * (row as f64) <= EXACT_WORK
+}
+
 /// Heap bytes of [`surgeon`], its matrices included, and those that their inverse was made from.
 pub fn surgeon_bytes(kernel: Kernel, sparsity: Sparsity, workers: usize) -> u64 {
     let (row, features) = (kernel.row(), kernel.row() + 1);
@@ -72,9 +79,10 @@ pub fn surgeon_bytes(kernel: Kernel, sparsity: Sparsity, workers: usize) -> u64 
     let groups = kernel.group_bytes(sparsity.pattern) + of(row, size_of::<usize>());
     // A cost, a place, its order and whether it goes; a unit has at least one weight.
     let per_weight = 2 * size_of::<u32>() + size_of::<usize>() + size_of::<bool>();
-    let choosing = of(kernel.outputs * row.min(if row > EXACT { 2 * COMPARED * kernel.taps } else { row }), per_weight);
+    let choosing =
+        of(kernel.outputs * row.min(if is_exact(kernel) { row } else { 2 * COMPARED * kernel.taps }), per_weight);
     let elimination = matrix + of(features, 5 * size_of::<f64>());
-    let workers = if row > EXACT { 0 } else { of(workers, 1) * elimination };
+    let workers = if is_exact(kernel) { of(workers, 1) * elimination } else { 0 };
     solution + matrix + matrix.max(groups + choosing + workers)
 }
 
