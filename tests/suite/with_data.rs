@@ -238,3 +238,27 @@ fn reports_with_data_share_their_students() {
     let error = desk.failure(&format!("distill report timing {}", options.replace("--data builtin", "--data data")), 1);
     assert!(error.contains("must not learn from the test images"), "{error}");
 }
+
+#[test]
+fn a_report_of_sparse_students_has_their_bytes() {
+    let desk = desk();
+    let options = "teacher.ndp -o report --data builtin --training data --limit 20 --effort 0.001";
+    let line = format!("distill report sparsity {options} --sparsities 0.5,0.8 --only magnitude,ramp,magnitude-ft");
+    let first = desk.json(&line);
+    let cells = first["cells"].as_array().unwrap();
+    let made: Vec<(&str, f64)> =
+        cells.iter().map(|cell| (cell["method"].as_str().unwrap(), cell["sparsity"].as_f64().unwrap())).collect();
+    let methods = ["magnitude", "ramp", "magnitude-ft"];
+    assert_eq!(made, [0.5, 0.8].map(|share| methods.map(|method| (method, share))).concat());
+    for (half, fifth) in cells[..3].iter().zip(&cells[3..]) {
+        let ratio = fifth["bytes"].as_f64().unwrap() / half["bytes"].as_f64().unwrap();
+        assert!((0.4..0.5).contains(&ratio), "{ratio}");
+    }
+    let table = fs::read_to_string(desk.path("report/sparsity.md")).unwrap();
+    assert!(table.contains("| sparsity | bytes | paper, ND |") && table.contains("--sparsities 0.8,0.5"), "{table}");
+    assert_eq!(desk.json(&line), first, "nothing is made again");
+    for (wrong, why) in [("--widths 0.5", "no --widths"), ("--sparsities 1", "above 0 and below 1")] {
+        let error = desk.failure(&format!("distill report sparsity {options} {wrong}"), 1);
+        assert!(error.contains(why), "{wrong}: {error}");
+    }
+}

@@ -210,3 +210,71 @@ fn solve_sparse(gram: &DMatrix<f64>, output: &mut [f64], reads: &[bool]) -> Opti
 pub fn chunks(features: usize) -> impl Iterator<Item = usize> {
     (0..features).step_by(ROWS).map(move |first| ROWS.min(features - first) * features.min(first + ROWS))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that panics fails")]
+mod tests {
+    use super::*;
+    use crate::stream::{Purpose, Stream};
+
+    const FEATURES: usize = 6;
+    const OUTPUTS: usize = 3;
+
+    /// Sums over a few random patches and targets.
+    fn sums() -> Sums {
+        let mut sums = Sums::new(FEATURES, OUTPUTS);
+        let mut values =
+            Stream::new(2, Purpose::Solve, 0).gaussian(40 * (FEATURES - 1 + OUTPUTS)).into_iter().map(f64::from);
+        for _ in 0..40 {
+            let mut patch: Vec<f64> = values.by_ref().take(FEATURES - 1).collect();
+            patch.push(1.0);
+            let targets: Vec<f64> = values.by_ref().take(OUTPUTS).collect();
+            for (row, left) in patch.iter().enumerate() {
+                patch[..=row]
+                    .iter()
+                    .enumerate()
+                    .for_each(|(column, right)| sums.patches[0][row * FEATURES + column] += left * right);
+            }
+            for (output, target) in targets.iter().enumerate() {
+                patch
+                    .iter()
+                    .enumerate()
+                    .for_each(|(feature, value)| sums.targets[output * FEATURES + feature] += target * value);
+                sums.energy += target * target;
+            }
+        }
+        sums
+    }
+
+    #[test]
+    fn outputs_with_zeros_have_the_best_weights_that_they_can_have() {
+        let kernel: Vec<f32> = (0..OUTPUTS * (FEATURES - 1)).map(|at| if at % 3 == 1 { 0.0 } else { 0.5 }).collect();
+        let bias = [0.25; OUTPUTS];
+        let held = Held { kernel: &kernel, bias: &bias };
+        let ridge = 0.01;
+        let (solution, error) = sums().system(ridge, held).solved().unwrap();
+        let cost = |solution: &DMatrix<f64>| {
+            let apart = solution.column_iter().zip(kernel.chunks(FEATURES - 1)).zip(bias).flat_map(
+                |((column, kernel), bias)| {
+                    let start: Vec<f32> = kernel.iter().copied().chain([bias]).collect();
+                    column
+                        .iter()
+                        .zip(start)
+                        .map(|(weight, start)| (weight - f64::from(start)).powi(2))
+                        .collect::<Vec<_>>()
+                },
+            );
+            sums().error(solution) + ridge * apart.sum::<f64>()
+        };
+        assert!((cost(&solution) - error).abs() < 1e-9, "{} and {error}", cost(&solution));
+        for (at, weight) in kernel.iter().enumerate() {
+            let place = (at % (FEATURES - 1), at / (FEATURES - 1));
+            assert_eq!(solution[place] == 0.0, *weight == 0.0);
+            for step in [-1e-3, 1e-3] {
+                let mut other = solution.clone();
+                other[place] += step;
+                assert!(*weight == 0.0 || cost(&other) > error, "{place:?}");
+            }
+        }
+    }
+}
