@@ -186,6 +186,11 @@ impl Block {
         trained.map(|(_, weight)| weight.data.len()).sum()
     }
 
+    /// Weights of its kernels that are zero.
+    pub fn zeros(&self) -> usize {
+        self.weights.iter().filter(|weight| weight.is_kernel()).map(Weight::zeros).sum()
+    }
+
     /// Multiply-accumulates per image in convolutions and linear layers.
     pub fn macs(&self) -> u64 {
         let per_node = |(index, node): (usize, &Node)| node.op.macs(&self.weights_of(index), self.shape(index + 1));

@@ -46,6 +46,11 @@ impl Weight {
         self.dims.len() > 1
     }
 
+    /// Number of values that are zero.
+    pub fn zeros(&self) -> usize {
+        self.data.iter().filter(|value| **value == 0.0).count()
+    }
+
     /// Selects slices by index along the first two dimensions, in the given order; `None` selects all.
     pub fn select(&self, outputs: Option<&[usize]>, inputs: Option<&[usize]>) -> Self {
         let keep = [outputs, inputs];

@@ -9,7 +9,7 @@ use crate::{
     file::{DiskFile, check_pack_name},
     job::{Job, open_source, open_trusted, run_job},
     options::RunOptions,
-    terminal::{print, say},
+    terminal::{parameters, print, say},
 };
 
 /// Opens images, by the name that `--inputs` has, for the network in a teacher pack; so large a share is to learn from.
@@ -45,13 +45,13 @@ pub fn run_command(
     print(json, &outcome, || {
         let sum = |size: fn(&BlockReport) -> usize| outcome.blocks.iter().map(|b| size(&b.report)).sum::<usize>();
         format!(
-            "{} blocks distilled in {:.1} s, peak heap {:.1} MiB, {} -> {} parameters: {student}\n\
+            "{} blocks distilled in {:.1} s, peak heap {:.1} MiB, parameters {} -> {}: {student}\n\
              Next: distill {} {} {student} -o student.onnx{}",
             outcome.blocks.len(),
             outcome.seconds,
             outcome.peak_bytes as f64 / f64::from(1 << 20),
             sum(|report| report.teacher_parameters),
-            sum(|report| report.parameters),
+            parameters(sum(|report| report.parameters), sum(|report| report.zeros)),
             if work.inputs.is_some() { "finetune" } else { "recompose" },
             teacher.display(),
             work.inputs.as_ref().map_or_else(String::new, |data| format!(" --data {data}")),

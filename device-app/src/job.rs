@@ -16,7 +16,7 @@ use crate::{
     interrupt::Resumable,
     memory::{available_memory, check_memory},
     signing::{Signer, Trust},
-    terminal::{Progress, say},
+    terminal::{Progress, parameters, say},
     unchanged::check_changes,
 };
 
@@ -233,12 +233,12 @@ impl BlockWatch {
             micro_batch: planned.micro_batch(settings),
         };
         let line = format!(
-            "block {} {}: relative error {:.4}, {} -> {} parameters, {:.1} s",
+            "block {} {}: relative error {:.4}, parameters {} -> {}, {:.1} s",
             report.index,
             report.name,
             report.relative_error,
             report.teacher_parameters,
-            report.parameters,
+            parameters(report.parameters, report.zeros),
             outcome.seconds
         );
         match &self.progress {

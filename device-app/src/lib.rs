@@ -26,6 +26,6 @@ pub use options::{
     parse_share, read_widths,
 };
 pub use signing::{PUBLIC, SECRET, SignOptions, Signer, Trust, TrustOptions, hex};
-pub use terminal::{Progress, columns, exit_code, parse, print, say, start_log, write_out};
+pub use terminal::{Progress, columns, exit_code, parameters, parse, print, say, sparse, start_log, write_out};
 pub use unchanged::{NOTHING_TO_DISTIL, UnchangedBlocks, check_changes};
 pub use version::VERSION;

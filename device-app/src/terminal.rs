@@ -175,6 +175,17 @@ fn sentence(error: &str) -> String {
     }
 }
 
+/// A number of parameters, and how many of them are zero if that matters.
+pub fn parameters(parameters: usize, zeros: usize) -> String {
+    sparse(zeros, parameters).map_or_else(|| parameters.to_string(), |sparse| format!("{parameters} ({sparse})"))
+}
+
+/// How many of some weights are zero, if that matters.
+pub fn sparse(zeros: usize, weights: usize) -> Option<String> {
+    let share = 100.0 * zeros as f64 / weights.max(1) as f64;
+    (share >= 1.0).then(|| format!("{share:.0} % zero"))
+}
+
 /// The columns that tables should fit: those of `COLUMNS` or of the terminal; `None` if stdout is a file or a pipe.
 pub fn columns() -> Option<u16> {
     let asked = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());

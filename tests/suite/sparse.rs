@@ -189,8 +189,8 @@ fn shares_are_allocated_where_the_output_suffers_least() {
     desk.json("distill recompose noisy.ndp blocks.ndp -o student.ndp");
     let blocks = desk.json("distill inspect student.ndp")["blocks"].clone();
     for layer in layers {
-        let all = blocks.as_array().unwrap().iter().flat_map(|block| block["kernels"].as_array().unwrap());
-        let kernel = all.filter(|kernel| kernel["name"] == layer["name"]).next_back().unwrap();
+        let mut all = blocks.as_array().unwrap().iter().flat_map(|block| block["kernels"].as_array().unwrap());
+        let kernel = all.find(|kernel| kernel["name"] == layer["name"]).unwrap();
         let expected = layer["share"].as_f64().unwrap() * layer["weights"].as_f64().unwrap();
         assert!((kernel["zeros"].as_f64().unwrap() - expected).abs() < 1.0, "{kernel} of {layer}");
     }

@@ -21,6 +21,8 @@ pub struct BlockReport {
     pub teacher_parameters: usize,
     /// Parameters of the student's block.
     pub parameters: usize,
+    /// Those of its kernels that are zero.
+    pub zeros: usize,
     /// Multiply-accumulates per image of the teacher's block.
     pub teacher_macs: u64,
     /// Multiply-accumulates per image of the student's block.
@@ -41,6 +43,7 @@ impl BlockReport {
             output: teacher.output(),
             teacher_parameters: teacher.parameters(),
             parameters: 0,
+            zeros: 0,
             teacher_macs: teacher.macs(),
             macs: 0,
             relative_error: 0.0,
@@ -51,6 +54,7 @@ impl BlockReport {
     /// Adds the student's sizes and errors.
     pub(super) fn finish(&mut self, distilled: &Distilled) {
         self.parameters = distilled.block.parameters();
+        self.zeros = distilled.block.zeros();
         self.macs = distilled.block.macs();
         (self.relative_error, self.loss) = (distilled.relative_error, distilled.loss);
     }

@@ -12,8 +12,9 @@ use std::{fmt, path::Path};
 
 use anyhow::{Result, bail};
 use distill_core::{Block, Op, Role, inner_nodes};
+use distill_device::sparse;
 
-use super::inspect::{BlockLine, Inspection, sparse};
+use super::inspect::{BlockLine, Inspection};
 use crate::network::ending;
 
 /// The format of a picture.

@@ -3,7 +3,7 @@
 use distill_core::{
     Block, Calibrated, Calibration, Contents, Manifest, Pack, ReadAt, Role, Shape, SourceKind, Weight, inner_channels,
 };
-use distill_device::hex;
+use distill_device::{hex, parameters};
 use serde::Serialize;
 
 use super::table;
@@ -110,7 +110,7 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         parts: block.parts().len(),
         inner: inner_channels(block),
         parameters: block.parameters(),
-        zeros: zeros(block),
+        zeros: block.zeros(),
         macs: block.macs(),
         kernels: kernels(block).map(KernelLine::of).collect(),
     };
@@ -127,7 +127,7 @@ pub fn inspect(manifest: &Manifest, blocks: &[Block]) -> Inspection {
         architecture: manifest.architecture.clone(),
         source: manifest.source.clone(),
         parameters: blocks.iter().map(Block::parameters).sum(),
-        zeros: blocks.iter().map(zeros).sum(),
+        zeros: blocks.iter().map(Block::zeros).sum(),
         macs: blocks.iter().map(Block::macs).sum(),
         mean: manifest.mean.clone(),
         deviation: manifest.std.clone(),
@@ -144,31 +144,10 @@ fn kernels(block: &Block) -> impl Iterator<Item = &Weight> {
     block.weights().iter().filter(|weight| weight.is_kernel())
 }
 
-/// Zero weights of a block's kernels.
-fn zeros(block: &Block) -> usize {
-    kernels(block).map(zeros_of).sum()
-}
-
-/// Zero weights of a kernel.
-pub fn zeros_of(kernel: &Weight) -> usize {
-    kernel.data.iter().filter(|value| **value == 0.0).count()
-}
-
 impl KernelLine {
     fn of(kernel: &Weight) -> Self {
-        Self { name: kernel.name.clone(), extents: kernel.dims.to_vec(), zeros: zeros_of(kernel) }
+        Self { name: kernel.name.clone(), extents: kernel.dims.to_vec(), zeros: kernel.zeros() }
     }
-}
-
-/// A number of parameters, and how many of them are zero if that matters.
-fn shown(parameters: usize, zeros: usize) -> String {
-    sparse(zeros, parameters).map_or_else(|| parameters.to_string(), |sparse| format!("{parameters} ({sparse})"))
-}
-
-/// How many of some weights are zero, if that matters.
-pub fn sparse(zeros: usize, weights: usize) -> Option<String> {
-    let share = 100.0 * zeros as f64 / weights.max(1) as f64;
-    (share >= 1.0).then(|| format!("{share:.0} % zero"))
 }
 
 impl Inspection {
@@ -201,12 +180,12 @@ impl Inspection {
                 block.input.to_string(),
                 block.output.to_string(),
                 inner.join(","),
-                shown(block.parameters, block.zeros),
+                parameters(block.parameters, block.zeros),
                 block.macs.to_string(),
             ]
         };
-        let total =
-            ["", "total", "", "", "", &shown(self.parameters, self.zeros), &self.macs.to_string()].map(str::to_owned);
+        let total = ["", "total", "", "", "", &parameters(self.parameters, self.zeros), &self.macs.to_string()]
+            .map(str::to_owned);
         let table = table(titles, &[0, 5, 6], self.blocks.iter().map(row).chain([total]));
         let noise = match self.noise.as_slice() {
             [] => "students for this network: recompose them with their teacher".to_owned(),

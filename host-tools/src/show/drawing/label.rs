@@ -2,7 +2,7 @@
 
 use distill_core::{Activation, Block, Op, Pad, Slice, Window};
 
-use crate::show::inspect::{sparse, zeros_of};
+use distill_device::sparse;
 
 const AXES: [&str; 3] = ["channels", "rows", "columns"];
 
@@ -35,7 +35,7 @@ pub(super) fn kind(block: &Block, index: usize) -> String {
 /// `, 80 % zero`, or nothing for a dense kernel.
 fn sparsity(block: &Block, index: usize) -> String {
     let kernel = block.weight(index, 0);
-    let share = kernel.and_then(|kernel| sparse(zeros_of(kernel), kernel.data.len()));
+    let share = kernel.and_then(|kernel| sparse(kernel.zeros(), kernel.data.len()));
     share.map_or_else(String::new, |share| format!(", {share}"))
 }
 
