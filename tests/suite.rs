@@ -59,6 +59,8 @@ mod pytorch_names;
 mod recorded;
 #[path = "suite/run.rs"]
 mod run;
+#[path = "suite/search.rs"]
+mod search;
 #[path = "suite/signed_packs.rs"]
 mod signed_packs;
 #[path = "suite/solve.rs"]

@@ -52,6 +52,12 @@ impl Recipe {
         sparsity.filter(|sparsity| sparsity.share > 0.0)
     }
 
+    /// Whether weights are to be removed.
+    pub fn is_sparse(&self) -> bool {
+        let shares = self.sparsities.iter().map(|(_, share)| *share);
+        shares.chain(self.sparsity.map(Sparsity::share)).any(|share| share > 0.0)
+    }
+
     /// Heap bytes of a copy.
     pub(crate) fn heap_bytes(&self) -> usize {
         let entries = self.sparsities.iter().map(|entry| size_of_val(entry) + entry.0.len());

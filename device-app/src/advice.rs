@@ -27,7 +27,9 @@ impl<R: Error + Send + Sync + 'static> Advised for PlanError<R> {
             }
             Self::TooFewImages { .. } => Some("make more with `distill calibrate`, or choose another --noise"),
             Self::Teacher(error) => error.advice(),
-            Self::NoSuchName { .. } => Some("`distill inspect` lists the blocks, and with --json their kernels"),
+            Self::NoSuchName { .. } | Self::NoSuchLayer { .. } => {
+                Some("`distill inspect` lists the blocks, and with --json their kernels")
+            }
             // The feature reduces groups to four images.
             Self::Budget { .. } if cfg!(not(feature = "small")) => Some(
                 "`cargo build --release -p distill-device --features small` makes a distill-device that needs less",

@@ -66,7 +66,7 @@ pub struct RunOptions {
 /// Options that determine a run and its memory budget.
 #[derive(Args, Clone, Debug)]
 pub struct WorkOptions {
-    /// Bottleneck multiplier k: the share of inner channels each block keeps, 0.5 or 50% [default: 0.5]
+    /// Bottleneck multiplier k: the share of inner channels each block keeps, 0.5 or 50% [default: 0.5; with a sparsity 1]
     #[arg(long, value_name = "K", value_parser = parse_share)]
     pub width: Option<f32>,
     /// Different widths for some blocks: a JSON object such as {"layer1.0": 0.75}
@@ -114,8 +114,8 @@ pub struct WorkOptions {
     #[arg(long)]
     pub no_solve: bool,
     /// Strength of the ridge that holds the solve near the teacher's weights, relative to the mean square of the
-    /// convolution's inputs; `auto` picks the best of six on a held-out eighth of the images [default: auto for
-    /// calibrated noise, else 1e-4]
+    /// convolution's inputs; `auto` picks the best of six on a held-out eighth of the images; sparse layers then
+    /// take 1e-4 [default: auto for calibrated noise, else 1e-4]
     #[arg(long, value_parser = parse_ridge, value_name = "STRENGTH")]
     pub ridge: Option<Ridge>,
     /// Also optimise the layers before that convolution, by at most N iterations of variable projection [default: 10
@@ -129,12 +129,12 @@ pub struct WorkOptions {
     /// smallest, over the first half of the steps
     #[arg(long, value_name = "S", value_parser = parse_share)]
     pub sparsity: Option<f32>,
-    /// Different shares for some convolutions: a JSON object such as {"layer1.0.conv1.weight": 0.9}, where 0 keeps all;
-    /// `distill allocate` writes it
+    /// Different shares for some convolutions: a JSON object such as {"layer1.0.conv1.weight": 0.9}, where 0 keeps all. Those that it does not name take --sparsity, else they stay
+    /// dense. `distill allocate` writes such a file
     #[arg(long, value_name = "FILE")]
     pub sparsities: Option<PathBuf>,
     /// Where weights are removed: weights (anywhere), kernels (all taps of an input and an output channel together), or N:M (all but N of
-    /// every M neighbouring input channels, such as 2:4, which needs no --sparsity) [default: weights]
+    /// every M neighbouring input channels, such as 2:4, which takes no --sparsity; a last group with fewer loses fewer) [default: weights]
     #[arg(long, value_name = "P", value_parser = parse_pattern)]
     pub pattern: Option<Pattern>,
     /// Gradient steps per block [default: 0]
@@ -253,10 +253,11 @@ impl WorkOptions {
     /// # Errors
     /// A value is out of range, or a list of blocks cannot be parsed.
     pub fn settings(&self, source: SourceKind) -> Result<Settings> {
-        let width = Width::new(self.width.unwrap_or(0.5))?;
         let (sparsity, sparsities) =
             (self.sparsity()?, self.sparsities.as_deref().map(read_sparsities).transpose()?.unwrap_or_default());
-        let is_sparse = sparsity.is_some() || !sparsities.is_empty();
+        let is_sparse =
+            sparsity.is_some_and(|sparsity| sparsity.share() > 0.0) || sparsities.iter().any(|(_, share)| *share > 0.0);
+        let width = Width::new(self.width.unwrap_or(if is_sparse { 1.0 } else { 0.5 }))?;
         let steps = |usual: usize| self.steps.unwrap_or(usual);
         let mut usual = match (self.preset, source) {
             (Some(PresetName::Paper), _) => {
@@ -286,7 +287,7 @@ impl WorkOptions {
             ..*training
         };
         // Without steps, more images make up for what the zeros cost.
-        let solves_sparse = is_sparse && usual.sequential && training.steps == 0;
+        let solves_sparse = is_sparse && usual.sequential && training.steps == 0 && !self.no_solve;
         let usual_images = if solves_sparse { SPARSE_IMAGES } else { usual.recipe.images };
         let recipe = Recipe {
             width,
@@ -320,6 +321,9 @@ impl WorkOptions {
             budget,
         };
         settings.check(source)?;
+        if is_sparse && !settings.recipe.solve && settings.recipe.training.steps == 0 {
+            log::warn!("without a solve and without --steps, weights are removed and nothing makes up for them");
+        }
         ensure!(
             settings.look_ahead == 0 || settings.recipe.training.steps > 0,
             "only gradient steps look ahead: add --preset usual, or --steps"

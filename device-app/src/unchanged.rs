@@ -32,6 +32,7 @@ impl UnchangedBlocks {
     fn advice(&self) -> &'static str {
         match self.0.iter().map(|(reason, _)| reason).max() {
             Some(Unchanged::Rounded) => "take a smaller --width or --round-to",
+            Some(Unchanged::Dense) => "take a larger --sparsity, or other layers in --sparsities",
             Some(Unchanged::SingleLayer) => "import the network with a larger --split, such as 3",
             _ => "no --width can make it smaller",
         }
@@ -41,7 +42,7 @@ impl UnchangedBlocks {
 /// The blocks of a teacher that these settings would not change.
 ///
 /// # Errors
-/// The pack; or there is no block to distil, or none that changes although a width is below 1.
+/// The pack; or there is no block to distil, or none that changes although a width is below 1 or a sparsity above 0.
 pub fn check_changes<R: ReadAt<Error: Send + Sync + 'static>>(
     teacher: &mut Pack<R>,
     settings: &Settings,
@@ -58,7 +59,7 @@ pub fn check_changes<R: ReadAt<Error: Send + Sync + 'static>>(
         if settings.blocks.is_empty() || settings.blocks.contains(&number) {
             let recipe: Recipe = settings.recipe_of(&outline.name);
             let folded = fold_batch_norms(&teacher.block(position)?)?;
-            narrows |= recipe.width.k() < 1.0;
+            narrows |= recipe.width.k() < 1.0 || recipe.is_sparse();
             match recipe.unchanged(&folded)? {
                 Some(reason) => unchanged.add(reason, &outline.name),
                 None => changes = true,

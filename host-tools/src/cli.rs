@@ -11,6 +11,7 @@ mod lookup;
 mod measure;
 mod networks;
 mod scratch;
+mod search;
 mod training;
 
 use std::{alloc::System, path::PathBuf, process::ExitCode};
@@ -32,6 +33,7 @@ use self::{
     measure::{DataCommand, EvaluateArgs, ReportCommand, evaluate_file, fetch_data, make_report},
     networks::{ImportArgs, InspectArgs, RecomposeArgs, import_file, inspect_file, recompose_files},
     scratch::{BaselineArgs, TrainArgs, baseline_student, train_teacher},
+    search::{CandidatesArgs, SearchArgs, make_candidates, search_student},
 };
 
 /// Make a trained network smaller, block by block, without data
@@ -78,6 +80,14 @@ enum Command {
     /// Add noise images that match the teacher's batch-norm statistics to its pack, for --noise calibrated; no data is used
     #[command(after_help = "Example:\n  distill calibrate teacher.ndp -o teacher.ndp")]
     Calibrate(CalibrateArgs),
+    /// Distil students of several widths for every block, each on its own, so that any combination of them is a student
+    #[command(after_help = "Example:\n  distill candidates teacher.ndp -o candidates")]
+    Candidates(CandidatesArgs),
+    /// Find the combination of candidates that follows the teacher best under a bound; no data is used
+    #[command(
+        after_help = "Example:\n  distill candidates teacher.ndp -o candidates\n  distill search candidates teacher.ndp --params 50% -o student.ndp --widths widths.json\n  distill run teacher.ndp -o blocks.ndp --widths widths.json"
+    )]
+    Search(SearchArgs),
     /// Choose the share of its weights that each convolution loses: more where the network's output bears it; no data is used
     #[command(
         after_help = "Example:\n  distill allocate teacher.ndp --sparsity 0.8 -o sparsities.json\n  distill run teacher.ndp -o blocks.ndp --width 1 --sparsities sparsities.json"
@@ -157,6 +167,8 @@ fn execute(command: Command, json: bool, heap: &CountingAllocator<System>) -> Re
         Command::Data { command: DataCommand::Fetch(args) } => fetch_data(json, &args),
         Command::Import(args) => import_file(json, &args),
         Command::Inspect(args) => inspect_file(json, &args),
+        Command::Candidates(args) => make_candidates(json, &args),
+        Command::Search(args) => search_student(json, &args),
         Command::Allocate(args) => allocate_sparsities(json, &args),
         Command::Calibrate(args) => calibrate_teacher(json, &args),
         Command::Run(options) => run_command(json, &options, Some(open_recorded), heap),

@@ -34,7 +34,7 @@ use self::{
 pub use self::{
     effort::Effort,
     outcome::{Compressed, Sizes, Stage},
-    target::{Amount, Target},
+    target::Target,
 };
 use crate::{
     export::{self, check_ending, recompose},

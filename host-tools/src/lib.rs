@@ -20,6 +20,6 @@ pub mod show;
 
 pub mod quickstart;
 
-pub mod allocate;
+pub mod search;
 
 pub mod compress;

@@ -5,11 +5,12 @@ use std::{alloc::System, fs, path::Path};
 use distill_core::{Block, CountingAllocator, Manifest, Settings, Width};
 use distill_device::parse_share;
 use distill_host::{
-    compress::{Amount, Compressed, Compression, Effort, Target, compress},
+    compress::{Compressed, Compression, Effort, Target, compress},
     export::export,
     import::ImportOptions,
     measure::{Comparison, Sample, compare},
     network::Network,
+    search::Amount,
 };
 use distill_tests::{manifest, teacher};
 

@@ -153,9 +153,7 @@ fn single_layers_have_their_own_sparsity() {
     desk.json(&format!("{RUN} --sparsities sparsities.json"));
     let blocks = Network::read_pack(&desk.path("teacher.ndp")).unwrap().blocks.len();
     assert!(blocks > 4);
-    for (wrong, why) in
-        [((name(1, 0), 1.0), "below 1"), (("layer9".to_owned(), 0.5), "layer9, which the teacher does not have")]
-    {
+    for (wrong, why) in [((name(1, 0), 1.0), "below 1"), (("layer9".to_owned(), 0.5), "layer9, which is no kernel")] {
         of(&[wrong]);
         let error =
             desk.failure("distill run teacher.ndp -o other.ndp --width 1 --images 64 --sparsities sparsities.json", 1);

@@ -102,8 +102,13 @@ pub enum PlanError<R> {
         /// Number of neighbourhoods of the teacher.
         blocks: usize,
     },
-    /// A width is given for a neighbourhood, or a sparsity for a layer, that does not exist.
+    /// A width is given for a neighbourhood that does not exist.
     NoSuchName {
+        /// The name.
+        name: String,
+    },
+    /// A sparsity is given for something that is no kernel of a dense convolution in a neighbourhood.
+    NoSuchLayer {
         /// The name.
         name: String,
     },
@@ -177,9 +182,7 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
     // Images at the network's input are drawn one at a time.
     let drawn = visited.first().map_or(0, |first| source.bytes(first.outline.input.elements()));
     let mut drafts: Vec<Draft> = caches.iter().map(|&cache| Draft::new(cache, fixed, visited.len())).collect();
-    // Of single blocks, the kernels of others are not seen.
-    let named = if settings.blocks.is_empty() { &settings.recipe.sparsities[..] } else { &[] };
-    let mut unseen: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+    let mut unseen: Vec<&str> = settings.recipe.sparsities.iter().map(|(name, _)| name.as_str()).collect();
     for (place, here) in visited.iter().enumerate() {
         let last = place + 1 == visited.len();
         let mut ways = block_ways(teacher, here, kind, settings, last, &mut unseen)?;
@@ -192,8 +195,11 @@ pub fn plan<R: ReadAt>(run: &mut Run<'_, R>) -> Result<Plan, PlanError<R::Error>
         ways.advance.iter_mut().filter(|_| place == 0).for_each(|way| way.bytes = way.bytes.max(drawn));
         drafts.iter_mut().for_each(|draft| draft.add(here, &ways, budget));
     }
+    if !unseen.is_empty() {
+        see_others(teacher, &visited, &mut unseen)?;
+    }
     if let Some(name) = unseen.first() {
-        return Err(PlanError::NoSuchName { name: (*name).into() });
+        return Err(PlanError::NoSuchLayer { name: (*name).into() });
     }
     let (fitting, refused): (Vec<Draft>, Vec<Draft>) = drafts.into_iter().partition(|draft| draft.smallest <= budget);
     // Of equally fast plans take the first, with the cache in memory.
@@ -269,6 +275,22 @@ fn block_ways<R: ReadAt>(
     let staging = Cache::staging_bytes(1, elements);
     let way = |(cut, bytes): (Portions, u64)| Way { cut, bytes: bytes.max(loading), staging };
     Ok(Ways { output, distill: portions.into_iter().zip(bytes).map(way).collect(), advance })
+}
+
+/// Looks for kernels in the neighbourhoods that a run does not distil.
+fn see_others<R: ReadAt>(
+    teacher: &mut Pack<R>,
+    visited: &[Visited],
+    unseen: &mut Vec<&str>,
+) -> Result<(), PlanError<R::Error>> {
+    for position in 0..teacher.blocks() {
+        let is_distilled = visited.iter().any(|here| here.position == position && here.number.is_some());
+        if !is_distilled && teacher.outline(position).map_err(PlanError::Teacher)?.role == Role::Neighbourhood {
+            let block = teacher.block(position).map_err(PlanError::Teacher)?;
+            unseen.retain(|name| !kernels(&block).any(|kernel| kernel == *name));
+        }
+    }
+    Ok(())
 }
 
 /// The names of the kernels that weights may be removed from.
@@ -423,8 +445,12 @@ impl<R: fmt::Display> fmt::Display for PlanError<R> {
             Self::NoSuchBlock { index, blocks } => {
                 write!(f, "there is no block {index}: the teacher has {blocks}, numbered from 0")
             }
+            Self::NoSuchLayer { name } => write!(
+                f,
+                "a sparsity is given for {name}, which is no kernel of an ordinary convolution between stem and head"
+            ),
             Self::NoSuchName { name } => {
-                write!(f, "a width or a sparsity is given for {name}, which the teacher does not have")
+                write!(f, "a width is given for neighbourhood {name}, which does not exist")
             }
             Self::NoStatistics { block } => {
                 write!(f, "block {block} has no batch-norm statistics, which propagated noise needs")

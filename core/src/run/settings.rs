@@ -131,12 +131,6 @@ impl Settings {
         Recipe { width: own.map_or(self.recipe.width, |&(_, width)| width), ..self.recipe.clone() }
     }
 
-    /// Whether weights are removed.
-    fn is_sparse(&self) -> bool {
-        self.recipe.sparsity.is_some_and(|usual| usual.share() > 0.0)
-            || self.recipe.sparsities.iter().any(|(_, share)| *share > 0.0)
-    }
-
     /// Whether a layer may have this share of zeros.
     fn takes(&self, share: f32) -> bool {
         let fixed = self.recipe.sparsity.is_some_and(|usual| matches!(usual.pattern, Pattern::OfEach { .. }));
@@ -164,7 +158,7 @@ impl Settings {
                 "at least 0 and below 1; with an N:M pattern only 0, which keeps all of it",
             ),
             (
-                self.recipe.solve || !self.is_sparse() || !self.recipe.training.stop,
+                self.recipe.solve || !self.recipe.is_sparse() || !self.recipe.training.stop,
                 "early stop of a run without a solve",
                 "left out with a sparsity, which is not reached before the end",
             ),

@@ -6,7 +6,7 @@
 use alloc::{vec, vec::Vec};
 
 use crate::recipe::Ridge;
-use nalgebra::{Cholesky, DMatrix};
+use nalgebra::{Cholesky, DMatrix, Dyn};
 
 /// The weights `W₀` towards which a solve is regularised.
 #[derive(Clone, Copy, Debug, Default)]
@@ -174,13 +174,25 @@ impl System {
     pub fn solved(self) -> Option<(DMatrix<f64>, f64)> {
         let Self { gram, cross: mut solution, energy, reads, .. } = self;
         if !reads.is_empty() {
-            let gain: Option<f64> = solution
-                .as_mut_slice()
-                .chunks_mut(gram.nrows())
-                .zip(reads.chunks(gram.nrows()))
-                .map(|(output, reads)| solve_sparse(&gram, output, reads))
-                .sum();
-            return gain.map(|gain| (solution, energy - gain));
+            let features = gram.nrows();
+            let mut gain = 0.0;
+            // Those that read all features share a factor.
+            if reads.chunks(features).any(reads_all) {
+                let all: Vec<usize> = (0..features).collect();
+                let factor = Cholesky::new(gram.clone())?;
+                let outputs = solution.as_mut_slice().chunks_mut(features).zip(reads.chunks(features));
+                gain += outputs
+                    .filter(|(_, reads)| reads_all(reads))
+                    .map(|(output, _)| solve_output(&factor, output, &all))
+                    .sum::<f64>();
+            }
+            let outputs = solution.as_mut_slice().chunks_mut(features).zip(reads.chunks(features));
+            for (output, reads) in outputs.filter(|(_, reads)| !reads_all(reads)) {
+                let own: Vec<usize> = (0..features).filter(|&feature| reads[feature]).collect();
+                let gram = DMatrix::from_fn(own.len(), own.len(), |row, column| gram[(own[row], own[column])]);
+                gain += solve_output(&Cholesky::new(gram)?, output, &own);
+            }
+            return Some((solution, energy - gain));
         }
         let factor = Cholesky::new(gram)?;
         // With G + λI = L Lᵀ, the error is the energy minus ‖L⁻¹ (C + λ W₀ᵀ)‖².
@@ -191,19 +203,21 @@ impl System {
     }
 }
 
-/// Replaces `C + λ W₀ᵀ` of one output by its solution in the features that it reads, and zeros; returns how much it lowers the
-/// output's error.
-fn solve_sparse(gram: &DMatrix<f64>, output: &mut [f64], reads: &[bool]) -> Option<f64> {
-    let features: Vec<usize> = (0..output.len()).filter(|&feature| reads[feature]).collect();
-    let len = features.len();
-    let factor = Cholesky::new(DMatrix::from_fn(len, len, |row, column| gram[(features[row], features[column])]))?;
-    let mut solution = DMatrix::from_fn(len, 1, |row, _| output[features[row]]);
+/// Whether an output reads every feature.
+fn reads_all(reads: &[bool]) -> bool {
+    !reads.contains(&false)
+}
+
+/// Replaces `C + λ W₀ᵀ` of one output by its solution in these features, whose factor is given, and zeros; returns how much it lowers
+/// the output's error.
+fn solve_output(factor: &Cholesky<f64, Dyn>, output: &mut [f64], features: &[usize]) -> f64 {
+    let mut solution = DMatrix::from_fn(features.len(), 1, |row, _| output[features[row]]);
     factor.l_dirty().solve_lower_triangular_mut(&mut solution);
     let gain = solution.norm_squared();
     factor.l_dirty().ad_solve_lower_triangular_mut(&mut solution);
     output.fill(0.0);
     features.iter().zip(solution.iter()).for_each(|(&feature, &weight)| output[feature] = weight);
-    Some(gain)
+    gain
 }
 
 /// Lengths of the chunks of a lower triangle; see [`Sums::patches`].

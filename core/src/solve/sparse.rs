@@ -12,14 +12,15 @@ use crate::{
         Site, Solvable, SolveTarget, SumBytes,
         normal_equations::{counterpart, put},
         sum_equations,
-        surgeon::{surgeon, surgeon_bytes},
+        surgeon::{is_exact, surgeon, surgeon_bytes},
         variable_projection::{ProjectBytes, project, projected},
     },
     student::Kernel,
 };
 
 /// Removes weights from every dense convolution of `student` in turn. Each sees what the sparse ones before it give, and is fitted to
-/// the teacher's, or to what the student gave where it has fewer channels. Projections then fit all of them together.
+/// the teacher's, or to what the student gave where it has fewer channels. Projections then fit all of them together, but where a
+/// solution for each output is too much work.
 ///
 /// # Errors
 /// Those of the inputs.
@@ -44,7 +45,9 @@ pub fn sparsify(
         let kernel = Kernel::of(&sparse, node);
         let inverted = equations.system(&sparse, None).inverted();
         let workers = workers(kernel, engine.portions);
-        let fitted = inverted.and_then(|(inverse, solution)| surgeon(kernel, sparsity, inverse, solution, workers));
+        let before = sparse.weight(node, 0).map_or(&[][..], |kernel| &kernel.data);
+        let fitted =
+            inverted.and_then(|(inverse, solution)| surgeon(kernel, sparsity, before, inverse, solution, workers));
         match fitted {
             Some(fitted) => (sparse, last) = (put(&fitted, sparse, node)?, Some(node)),
             None => log::warn!(
@@ -54,6 +57,7 @@ pub fn sparsify(
             ),
         }
     }
+    let last = last.filter(|&last| is_exact(Kernel::of(&sparse, last)));
     let Some((part, layers)) = last.and_then(|last| projected(&sparse, last, &recipe)) else { return Ok(sparse) };
     let goal = SolveTarget::new(site(&sparse, &whole, teacher, usize::from(part.to) - 1), inputs, engine);
     let layers = project(layers, &goal, inputs, &recipe, engine)?;
@@ -85,7 +89,8 @@ impl SparseBytes {
         let pruned = if recipe.solve { recipe.pruned(student) } else { Vec::new() };
         let &(last, _) = pruned.last()?;
         let sums = |node: usize| SumBytes::new(site(student, student, teacher, node), inputs);
-        let projecting = projected(student, last, recipe).map(|(_, layers)| {
+        let is_small = is_exact(Kernel::of(student, last));
+        let projecting = projected(student, last, recipe).filter(|_| is_small).map(|(_, layers)| {
             let mut sums = sums(last);
             sums.equations = sums.equations.with_zeros();
             (ProjectBytes::new(&layers, recipe), sums)

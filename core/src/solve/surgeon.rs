@@ -23,37 +23,42 @@ const EXACT_WORK: f64 = 5e11;
 const COMPARED: usize = 128;
 
 /// Takes weights out of the solution of a layer's regression, and fits the others to it again. Features are in rows, the bias last,
-/// which stays; `inverse` is that of the Gram matrix. `None` if it is not positive definite.
+/// which stays; `inverse` is that of the Gram matrix. Weights that are zero in
+/// `before` go first. `None` if the matrix is not positive definite.
 pub fn surgeon(
     kernel: Kernel,
     sparsity: Sparsity,
+    before: &[f32],
     inverse: DMatrix<f64>,
     mut solution: DMatrix<f64>,
     workers: usize,
 ) -> Option<DMatrix<f64>> {
     let (row, unit, features) = (kernel.row(), kernel.unit(sparsity.pattern), inverse.nrows());
     if !is_exact(kernel) {
-        return sweep(kernel, sparsity, inverse, solution, workers);
+        return sweep(kernel, sparsity, before, inverse, solution, workers);
     }
     let mut workers: Vec<Elimination> = (0..workers).map(|_| Elimination::default()).collect();
     if let Pattern::OfEach { .. } = sparsity.pattern {
         let groups = kernel.groups(sparsity.pattern);
-        share(&mut workers, solution.as_mut_slice().chunks_mut(features), |weights, elimination| {
+        let outputs = solution.as_mut_slice().chunks_mut(features).zip(before.chunks(row));
+        share(&mut workers, outputs, |(weights, before), elimination| {
             elimination.start(&inverse, weights);
-            elimination.thin(&groups);
+            elimination.thin(&groups, before);
             elimination.finish(weights);
         });
         return Some(solution);
     }
-    // The units of each output in the order in which they go, and how much the error has risen by then.
+    // The units of each output in the order in which they go, and the most that one up to there has cost.
     let units = row / unit;
     let (mut order, mut costs) = (vec![0_u32; kernel.outputs * units], vec![0.0_f32; kernel.outputs * units]);
-    let outputs = order.chunks_mut(units).zip(costs.chunks_mut(units)).zip(solution.as_slice().chunks(features));
-    share(&mut workers, outputs, |((order, costs), weights), elimination| {
+    let outputs = order.chunks_mut(units).zip(costs.chunks_mut(units));
+    let outputs = outputs.zip(solution.as_slice().chunks(features).zip(before.chunks(row)));
+    share(&mut workers, outputs, |((order, costs), (weights, before)), elimination| {
         elimination.start(&inverse, weights);
-        elimination.empty(unit, order, costs);
+        elimination.empty(unit, before, order, costs);
     });
-    let goes = cheapest(&costs, sparsity.removed(costs.len()));
+    let gone = before.chunks(unit).filter(|unit| is_gone(unit)).count();
+    let goes = cheapest(&costs, sparsity.removed(costs.len()).max(gone));
     let outputs = solution.as_mut_slice().chunks_mut(features).zip(order.chunks(units).zip(goes.chunks(units)));
     share(&mut workers, outputs, |(weights, (order, goes)), elimination| {
         elimination.start(&inverse, weights);
@@ -64,8 +69,13 @@ pub fn surgeon(
     Some(solution)
 }
 
+/// Whether all weights of a unit are zero already.
+fn is_gone(unit: &[f32]) -> bool {
+    unit.iter().all(|weight| *weight == 0.0)
+}
+
 /// Whether the weights of each output are removed one after another.
-fn is_exact(kernel: Kernel) -> bool {
+pub fn is_exact(kernel: Kernel) -> bool {
     let row = kernel.row();
     row <= EXACT_ROW && kernel.outputs as f64 * (row as f64) * (row as f64) * (row as f64) <= EXACT_WORK
 }
@@ -119,24 +129,28 @@ impl Elimination {
         self.features[..self.left].iter().zip(&self.weights).for_each(|(&feature, &weight)| weights[feature] = weight);
     }
 
-    /// Removes unit after unit until none is left, the cheapest first.
-    fn empty(&mut self, unit: usize, order: &mut [u32], costs: &mut [f32]) {
+    /// Removes unit after unit until none is left, those that were zero before first, then the cheapest.
+    fn empty(&mut self, unit: usize, before: &[f32], order: &mut [u32], costs: &mut [f32]) {
         let mut units: Vec<usize> = (0..order.len()).collect();
-        let mut total = 0.0;
+        let gone: Vec<bool> = before.chunks(unit).map(is_gone).collect();
+        let mut most = 0.0_f64;
         for (order, cost) in order.iter_mut().zip(costs) {
-            let prices = units.iter().map(|&index| self.price(index * unit..(index + 1) * unit)).enumerate();
+            let price = |&index: &usize| if gone[index] { -1.0 } else { self.price(index * unit..(index + 1) * unit) };
+            let prices = units.iter().map(price).enumerate();
             let Some((place, price)) = prices.min_by(|a, b| a.1.total_cmp(&b.1)) else { return };
             let index = units.swap_remove(place);
-            // Rounding must not make a later removal cheaper than an earlier one.
-            total += price.max(0.0);
-            (*order, *cost) = (index as u32, total as f32);
+            // What goes after a dear one goes with it: an output's order stays.
+            most = most.max(price);
+            (*order, *cost) = (index as u32, if gone[index] { -1.0 } else { most as f32 });
             (index * unit..(index + 1) * unit).for_each(|feature| self.remove(feature));
         }
     }
 
-    /// Removes weights, the cheapest first, until each group has lost as many as it must.
-    fn thin(&mut self, groups: &[Group]) {
-        let mut quotas: Vec<usize> = groups.iter().map(|group| group.goes).collect();
+    /// Removes those that were zero before, then the cheapest weights until each group has lost as many as it must.
+    fn thin(&mut self, groups: &[Group], before: &[f32]) {
+        let zeros = |group: &Group| group.members.iter().filter(|&&member| before[member] == 0.0).count();
+        let mut quotas: Vec<usize> = groups.iter().map(|group| group.goes.saturating_sub(zeros(group))).collect();
+        (0..before.len()).filter(|&member| before[member] == 0.0).for_each(|member| self.remove(member));
         loop {
             let open = groups.iter().enumerate().filter(|(index, _)| quotas[*index] > 0);
             let members = open.flat_map(|(index, group)| group.members.iter().map(move |&member| (index, member)));
@@ -197,6 +211,7 @@ impl Elimination {
 fn sweep(
     kernel: Kernel,
     sparsity: Sparsity,
+    before: &[f32],
     inverse: DMatrix<f64>,
     mut solution: DMatrix<f64>,
     workers: usize,
@@ -211,6 +226,9 @@ fn sweep(
     for first in (0..row).step_by(step) {
         let here = first..row.min(first + step);
         let cost = |output: usize, feature: usize| {
+            if before[output * row + feature] == 0.0 {
+                return -1.0;
+            }
             let ratio = solution[(feature, output)] / factor[(feature, feature)];
             (ratio * ratio) as f32
         };
@@ -221,13 +239,15 @@ fn sweep(
                 || (0..kernel.outputs).flat_map(|output| here.clone().step_by(unit).map(move |start| (output, start)));
             let costs: Vec<f32> =
                 units().map(|(output, start)| (start..start + unit).map(|at| cost(output, at)).sum()).collect();
-            let gone = cheapest(&costs, sparsity.removed(costs.len()));
+            let zeros = costs.iter().filter(|cost| **cost < 0.0).count();
+            let gone = cheapest(&costs, sparsity.removed(costs.len()).max(zeros));
             goes.chunks_mut(unit).zip(gone).for_each(|(unit, goes)| unit.fill(goes));
         }
         for group in groups.iter().filter(|group| here.contains(&group.members[0])) {
             for output in 0..kernel.outputs {
                 let costs: Vec<f32> = group.members.iter().map(|&member| cost(output, member)).collect();
-                for (&member, gone) in group.members.iter().zip(cheapest(&costs, group.goes)) {
+                let zeros = costs.iter().filter(|cost| **cost < 0.0).count();
+                for (&member, gone) in group.members.iter().zip(cheapest(&costs, group.goes.max(zeros))) {
                     goes[output * here.len() + member - first] = gone;
                 }
             }
@@ -253,7 +273,7 @@ mod tests {
 
     const KERNEL: Kernel = Kernel { outputs: 5, inputs: 8, taps: 3 };
 
-    type Cut = fn(Kernel, Sparsity, DMatrix<f64>, DMatrix<f64>, usize) -> Option<DMatrix<f64>>;
+    type Cut = fn(Kernel, Sparsity, &[f32], DMatrix<f64>, DMatrix<f64>, usize) -> Option<DMatrix<f64>>;
 
     /// A regression of correlated features: its Gram matrix and cross products.
     fn regression() -> (DMatrix<f64>, DMatrix<f64>) {
@@ -289,7 +309,7 @@ mod tests {
     fn cut(sparsity: Sparsity, by: Cut) -> DMatrix<f64> {
         let (gram, cross) = regression();
         let factor = Cholesky::new(gram).unwrap();
-        by(KERNEL, sparsity, factor.inverse(), factor.solve(&cross), 2).unwrap()
+        by(KERNEL, sparsity, &[1.0; 5 * 24], factor.inverse(), factor.solve(&cross), 2).unwrap()
     }
 
     #[test]
@@ -366,6 +386,51 @@ mod tests {
                     .chunks(KERNEL.taps)
                     .map(|taps| taps.iter().filter(|tap| **tap == 0.0).count());
                 assert!(whole.into_iter().all(|zeros| zeros == 0 || zeros == KERNEL.taps));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_removed_of_several_outputs_costs_less_in_all_than_as_much_of_each() {
+        let (gram, cross) = regression();
+        let features = gram.nrows();
+        let factor = Cholesky::new(gram.clone()).unwrap();
+        // One output counts a hundred times more than the others.
+        let mut loud = cross.clone();
+        loud.column_mut(0).iter_mut().for_each(|value| *value *= 10.0);
+        let total = |solution: &DMatrix<f64>| -> f64 {
+            let outputs = solution.as_slice().chunks(features).zip(loud.as_slice().chunks(features));
+            outputs.map(|(weights, cross)| error(&gram, cross, weights)).sum()
+        };
+        let half = Sparsity::new(0.5, Pattern::Weights).unwrap();
+        let all = surgeon(KERNEL, half, &[1.0; 5 * 24], factor.inverse(), factor.solve(&loud), 2).unwrap();
+        let one = Kernel { outputs: 1, ..KERNEL };
+        let mut each = DMatrix::zeros(features, KERNEL.outputs);
+        for output in 0..KERNEL.outputs {
+            let solution = factor.solve(&loud.columns(output, 1).clone_owned());
+            let cut = surgeon(one, half, &[1.0; 24], factor.inverse(), solution, 1).unwrap();
+            each.set_column(output, &cut.column(0));
+        }
+        assert!(total(&all) < total(&each), "{} and {}", total(&all), total(&each));
+        assert!(kept(all.column(0).as_slice()).len() > kept(all.column(1).as_slice()).len());
+    }
+
+    #[test]
+    fn zeros_stay_and_count() {
+        let before: Vec<f32> = (0..5 * 24).map(|at| if at % 3 == 0 { 0.0 } else { 1.0 }).collect();
+        let (gram, cross) = regression();
+        let factor = Cholesky::new(gram).unwrap();
+        for by in [surgeon as Cut, sweep] {
+            for (sparsity, least) in [
+                (Sparsity::new(0.5, Pattern::Weights), 60),
+                (Sparsity::new(0.1, Pattern::Weights), 40),
+                (Sparsity::of_each(1, 2), 60),
+            ] {
+                let cut = by(KERNEL, sparsity.unwrap(), &before, factor.inverse(), factor.solve(&cross), 2).unwrap();
+                let weights = cut.as_slice().chunks(25).flat_map(|output| &output[..24]);
+                let zeros: Vec<bool> = weights.map(|weight| *weight == 0.0).collect();
+                assert!(before.iter().zip(&zeros).all(|(before, zero)| *before != 0.0 || *zero));
+                assert!(zeros.iter().filter(|zero| **zero).count() >= least);
             }
         }
     }

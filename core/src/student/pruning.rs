@@ -1,11 +1,12 @@
 //! Weights that a kernel can do without: which go together, and the smallest (magnitude pruning).
 
-use alloc::{vec, vec::Vec};
+use alloc::{format, vec, vec::Vec};
 
 use crate::{
-    block::{Block, BlockError, op::Op},
+    block::{Block, BlockError, Change, op::Op},
     kernels::conv::Conv,
     recipe::{Pattern, Recipe, Sparsity},
+    tensor::Weight,
 };
 
 /// The extents of a kernel: `[outputs, inputs, taps]`.
@@ -30,9 +31,11 @@ pub fn prunable(block: &Block) -> impl Iterator<Item = usize> {
 impl Recipe {
     /// The nodes of a folded block that lose weights, and how.
     pub(crate) fn pruned(&self, block: &Block) -> Vec<(usize, Sparsity)> {
-        // What is fitted again has a bias, which folding gives to those with batch norms.
-        let of = |node| Some((node, self.sparsity_of(&block.weight(node, 0)?.name)?));
-        prunable(block).filter(|&node| block.weight(node, 1).is_some()).filter_map(of).collect()
+        let of = |node| {
+            let sparsity = self.sparsity_of(&block.weight(node, 0)?.name)?;
+            Kernel::of(block, node).loses(sparsity).then_some((node, sparsity))
+        };
+        prunable(block).filter_map(of).collect()
     }
 }
 
@@ -72,6 +75,14 @@ impl Kernel {
             .collect()
     }
 
+    /// Whether so small a kernel loses anything.
+    fn loses(self, sparsity: Sparsity) -> bool {
+        match sparsity.pattern {
+            Pattern::OfEach { .. } => self.groups(sparsity.pattern).iter().any(|group| group.goes > 0),
+            pattern => sparsity.removed(self.outputs * self.row() / self.unit(pattern)) > 0,
+        }
+    }
+
     /// Sets the smallest values of a kernel to zero, this part of all that go (from 0 to 1).
     pub fn prune(self, sparsity: Sparsity, part: f32, values: &mut [f32]) {
         let size = |values: &[f32]| values.iter().map(|value| value * value).sum::<f32>();
@@ -79,7 +90,7 @@ impl Kernel {
         if groups.is_empty() {
             let unit = self.unit(sparsity.pattern);
             let sizes: Vec<f32> = values.chunks(unit).map(size).collect();
-            let goes = cheapest(&sizes, (part * sparsity.removed(sizes.len()) as f32) as usize);
+            let goes = cheapest(&sizes, (f64::from(part) * sparsity.removed(sizes.len()) as f64) as usize);
             values.chunks_mut(unit).zip(goes).filter(|(_, goes)| *goes).for_each(|(unit, _)| unit.fill(0.0));
             return;
         }
@@ -105,6 +116,29 @@ impl Kernel {
         let groups = self.inputs.div_ceil(of.into()) * self.taps;
         (self.row() * size_of::<usize>() + groups * size_of::<Group>()) as u64
     }
+}
+
+/// A folded student in which every convolution that is to be fitted without some of its weights has a bias.
+///
+/// # Errors
+/// As [`Block::new`].
+pub fn with_biases(student: Block, recipe: &Recipe) -> Result<Block, BlockError> {
+    let lacks = |node: usize| student.weight(node, 1).is_none();
+    let nodes: Vec<usize> =
+        recipe.pruned(&student).into_iter().map(|(node, _)| node).filter(|&node| lacks(node)).collect();
+    if nodes.is_empty() || !recipe.solve {
+        return Ok(student);
+    }
+    let change = |node: usize| match student.weight(node, 0).filter(|_| nodes.contains(&node)) {
+        Some(kernel) => {
+            let name = format!("{}.bias", kernel.name.strip_suffix(".weight").unwrap_or(&kernel.name));
+            let outputs = Kernel::of(&student, node).outputs;
+            let bias = Weight::new(name, &[outputs], vec![0.0; outputs]);
+            Change::Replace(student.nodes()[node].op.clone(), vec![kernel.clone(), bias])
+        }
+        None => Change::Keep,
+    };
+    Ok(student.rewrite(change)?.block)
 }
 
 /// Removes the smallest weights of a folded student, as many as the recipe says.

@@ -9,7 +9,7 @@ use crate::{
     },
     kernels::conv::Conv,
     recipe::Recipe,
-    student::shrink::shrink_rounded,
+    student::{pruning::with_biases, shrink::shrink_rounded},
 };
 
 impl Recipe {
@@ -26,7 +26,7 @@ impl Recipe {
         if let Some(activation) = self.activation {
             student = Some(replace_activations(student.as_ref().unwrap_or(teacher), activation)?);
         }
-        shrink_rounded(student.as_ref().unwrap_or(teacher), self.width, self.round_to)
+        with_biases(shrink_rounded(student.as_ref().unwrap_or(teacher), self.width, self.round_to)?, self)
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Unchanged {
     Rounded,
     /// The width is 1.
     FullWidth,
+    /// A sparsity was asked for, but there is no ordinary convolution that it takes anything from.
+    Dense,
 }
 
 impl Recipe {
@@ -44,6 +46,9 @@ impl Recipe {
     fn unchanged_whole(&self, folded: &Block) -> Result<Option<Unchanged>, BlockError> {
         if !self.pruned(folded).is_empty() || self.student(folded)? != *folded {
             return Ok(None);
+        }
+        if self.is_sparse() && self.width.k() == 1.0 {
+            return Ok(Some(Unchanged::Dense));
         }
         Ok(Some(match ChannelClasses::of(folded).has_inner() {
             true if self.width.k() == 1.0 => Unchanged::FullWidth,
@@ -73,6 +78,7 @@ impl fmt::Display for Unchanged {
             }
             Self::Rounded => "rounding keeps all channels at this width",
             Self::FullWidth => "a width of 1 keeps all channels",
+            Self::Dense => "no weight of an ordinary convolution in it is to be removed",
         })
     }
 }

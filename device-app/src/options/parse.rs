@@ -76,5 +76,12 @@ pub fn read_sparsities(path: &Path) -> Result<Vec<(String, f32)>> {
     let context = || format!("cannot read the sparsities in {}", path.display());
     let bytes = std::fs::read(path).with_context(context)?;
     let sparsities: BTreeMap<String, f32> = serde_json::from_slice(&bytes).with_context(context)?;
+    for (name, share) in &sparsities {
+        ensure!(
+            (0.0..1.0).contains(share),
+            "{}: the share of {name} is {share}, not at least 0 and below 1",
+            context()
+        );
+    }
     Ok(sparsities.into_iter().collect())
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use distill_core::{Pattern, Sparsity};
 use distill_device::{check_writable, parse_pattern, parse_share, print, write_file};
 use distill_host::{
-    allocate::{Allocation, Layer, allocate},
+    search::{Allocation, Layer, allocate},
     show::table,
 };
 
@@ -35,9 +35,9 @@ pub struct AllocateArgs {
 pub fn allocate_sparsities(json: bool, args: &AllocateArgs) -> Result<()> {
     check_writable(&args.output, [args.teacher.as_path()])?;
     let allocation = allocate(&args.teacher, Sparsity::new(args.sparsity, args.pattern)?, args.images, args.seed)?;
-    let shares: BTreeMap<&str, f32> =
-        allocation.layers.iter().map(|layer| (&*layer.name, layer.share as f32)).collect();
-    write_file(&args.output, &serde_json::to_vec_pretty(&shares)?)?;
+    let shares: BTreeMap<&str, f64> =
+        allocation.layers.iter().map(|layer| (&*layer.name, rounded(layer.share))).collect();
+    write_file(&args.output, format!("{}\n", serde_json::to_string_pretty(&shares)?).as_bytes())?;
     print(json, &allocation, || {
         let more = if args.pattern == Pattern::Kernels { " --pattern kernels" } else { "" };
         format!(
@@ -49,8 +49,13 @@ pub fn allocate_sparsities(json: bool, args: &AllocateArgs) -> Result<()> {
     })
 }
 
+/// For a file that people edit.
+fn rounded(share: f64) -> f64 {
+    (share * 1e4).round() / 1e4
+}
+
 fn lines(allocation: &Allocation) -> String {
-    let titles = ["convolution", "weights", "removed", "error of the output"];
+    let titles = ["convolution", "weights", "removed", "error if alone"];
     let row = |layer: &Layer| {
         let removed = format!("{:.1} %", 100.0 * layer.share);
         [layer.name.clone(), layer.weights.to_string(), removed, format!("{:.3}", layer.output_error)]

@@ -7,7 +7,10 @@ use bytesize::ByteSize;
 use clap::Args;
 use distill_core::{CountingAllocator, Width};
 use distill_device::{parse_share, print};
-use distill_host::compress::{Amount, Compression, Effort, Target, compress};
+use distill_host::{
+    compress::{Compression, Effort, Target, compress},
+    search::Amount,
+};
 
 use super::files::ReadOptions;
 

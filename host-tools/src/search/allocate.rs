@@ -7,23 +7,21 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use distill_core::{
-    Batch, Block, CalibratedNoise, Device, DeviceBlock, Difference, NoiseImages, Pack, Pattern, Recipe, Run, Settings,
-    Sparsity, Statistics, Width, prunable, run,
-};
-use distill_device::{Progress, open_pack};
+use anyhow::{Result, ensure};
+use distill_core::{Pattern, Recipe, Settings, Sparsity, Width, prunable};
+use distill_device::Progress;
 use serde::Serialize;
 
-use crate::{measure::batch, network::Network};
+use super::{
+    output_errors::OutputErrors,
+    students::{independent_students, noise_of},
+};
+use crate::network::Network;
 
 /// Shares at which each layer is tried.
 const TRIED: [f32; 7] = [0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98];
 /// Shares between two of these are told apart by this much.
 const STEP: f64 = 0.01;
-/// Images on which errors are measured.
-const MEASURED: usize = 256;
-
 /// A convolution, and what is to be removed of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Layer {
@@ -65,11 +63,7 @@ pub fn allocate(teacher: &Path, sparsity: Sparsity, images: usize, seed: u64) ->
     ensure!(sparsity.share() > 0.0, "a sparsity of 0 removes nothing");
     ensure!(sparsity.share() <= most, "no layer loses more than {most} of its weights: take a lower --sparsity");
     let network = Network::read_pack(teacher)?;
-    let noise = open_pack(teacher)?.noise_images()?;
-    let noise = noise.with_context(|| {
-        let shown = teacher.display();
-        format!("{shown} holds no noise images: add them with `distill calibrate {shown} -o {shown}`")
-    })?;
+    let noise = noise_of(teacher)?;
     let mut layers = layers(&network)?;
     ensure!(!layers.is_empty(), "the network has no convolution that weights are removed from");
     let errors = OutputErrors::new(&network, &noise)?;
@@ -84,7 +78,15 @@ pub fn allocate(teacher: &Path, sparsity: Sparsity, images: usize, seed: u64) ->
         for share in TRIED {
             let dense = layers.iter().enumerate().filter(|(place, _)| !places.contains(place));
             let dense = dense.map(|(_, layer)| (layer.name.clone(), 0.0)).collect();
-            let students = cut(teacher, Sparsity::new(share, sparsity.pattern)?, dense, images, seed)?;
+            let recipe = Recipe {
+                images,
+                projections: 0,
+                sparsity: Some(Sparsity::new(share, sparsity.pattern)?),
+                sparsities: dense,
+                ..Settings::calibrated(Width::FULL, 0).recipe
+            };
+            let settings = Settings { recipe, seed, ..Settings::new(Width::FULL, 0) };
+            let students = independent_students(teacher, &settings, || {})?;
             let students = students.iter().filter(|(at, _)| places.iter().any(|&place| layers[place].position == *at));
             for (&place, error) in places.iter().zip(errors.of(students)?) {
                 layers[place].tried.push((share.into(), error));
@@ -118,69 +120,6 @@ fn layers(network: &Network) -> Result<Vec<Layer>> {
 /// The places of a block's layers.
 fn of_block(layers: &[Layer], position: usize) -> impl Iterator<Item = usize> {
     layers.iter().enumerate().filter(move |(_, layer)| layer.position == position).map(|(place, _)| place)
-}
-
-/// The students of all blocks, each on the teacher's activations, and their positions; layers in `sparsities` differ.
-fn cut(
-    teacher: &Path,
-    sparsity: Sparsity,
-    sparsities: Vec<(String, f32)>,
-    images: usize,
-    seed: u64,
-) -> Result<Vec<(usize, Block)>> {
-    let usual = Settings::calibrated(Width::FULL, 0);
-    let recipe = Recipe { images, projections: 0, sparsity: Some(sparsity), sparsities, ..usual.recipe };
-    let settings = Settings { recipe, sequential: false, seed, ..usual };
-    let job = Run {
-        teacher: &mut open_pack(teacher)?,
-        source: &mut CalibratedNoise(open_pack(teacher)?),
-        scratch: None,
-        settings: &settings,
-        device: &Device::Cpu,
-    };
-    let (_, bytes) = run(job, Vec::new(), |_| {}).map_err(|error| anyhow!("{error}"))?;
-    let mut pack = Pack::open(bytes).context("cannot read the students")?;
-    let blocks = pack.blocks();
-    (0..blocks).map(|index| Ok((pack.position(index), pack.block(index)?))).collect()
-}
-
-/// Measures the errors that students of single blocks make in the teacher's output.
-struct OutputErrors<'a> {
-    network: &'a Network,
-    noise: &'a NoiseImages,
-    blocks: Vec<DeviceBlock>,
-}
-
-impl<'a> OutputErrors<'a> {
-    fn new(network: &'a Network, noise: &'a NoiseImages) -> Result<Self> {
-        let blocks = network.folded()?.blocks.iter().map(|block| DeviceBlock::new(block, &Device::Cpu)).collect();
-        Ok(Self { network, noise, blocks })
-    }
-
-    /// The squared relative error with each of these students in its teacher's place.
-    fn of<'b>(&self, students: impl Iterator<Item = &'b (usize, Block)>) -> Result<Vec<f64>> {
-        let students: Vec<(usize, DeviceBlock)> =
-            students.map(|(position, block)| (*position, DeviceBlock::new(block, &Device::Cpu))).collect();
-        let mut differences = vec![Difference::default(); students.len()];
-        let pixels = self.network.manifest.pixels();
-        let at_once = batch(self.network.input(), rayon::current_num_threads());
-        for start in (0..MEASURED).step_by(at_once) {
-            let mut values: Vec<Batch> = vec![self.noise.held_out(start..MEASURED.min(start + at_once), &pixels)];
-            for block in &self.blocks {
-                values.push(block.forward(&values[values.len() - 1], Statistics::Running));
-            }
-            for ((position, student), difference) in students.iter().zip(&mut differences) {
-                let mut value = student.forward(&values[*position], Statistics::Running);
-                for block in &self.blocks[position + 1..] {
-                    value = block.forward(&value, Statistics::Running);
-                }
-                value.add_difference(&values[values.len() - 1], difference);
-            }
-        }
-        let errors: Vec<f64> = differences.iter().map(|difference| difference.relative_error().powi(2)).collect();
-        ensure!(errors.iter().all(|error| error.is_finite()), "a network gives outputs that are not finite");
-        Ok(errors)
-    }
 }
 
 /// The squared error of the output over the share that a layer loses.
