@@ -1,7 +1,7 @@
 //! Which blocks a run would leave as they are, and why: said before any work.
 
 use anyhow::{Result, bail};
-use distill_core::{Contents, Pack, ReadAt, Recipe, Role, Settings, Unchanged, fold_batch_norms};
+use distill_core::{Contents, Pack, ReadAt, Recipe, Role, Settings, Unchanged, fold_batch_norms, prunable};
 
 /// Why a network has no neighbourhoods.
 pub const NOTHING_TO_DISTIL: &str = "nothing in it can be distilled: no two layers follow each other between its first \
@@ -51,14 +51,20 @@ pub fn check_changes<R: ReadAt<Error: Send + Sync + 'static>>(
         return Ok(UnchangedBlocks::default());
     }
     let (mut unchanged, mut number, mut changes, mut narrows) = (UnchangedBlocks::default(), 0, false, false);
+    let mut unknown: Vec<&String> = settings.recipe.sparsities.iter().map(|(name, _)| name).collect();
     for position in 0..teacher.blocks() {
         let outline = teacher.outline(position)?;
         if outline.role != Role::Neighbourhood {
             continue;
         }
+        let block = teacher.block(position)?;
+        let is_kernel = |name: &String| {
+            prunable(&block).any(|node| block.weight(node, 0).is_some_and(|kernel| kernel.name == *name))
+        };
+        unknown.retain(|name| !is_kernel(name));
         if settings.blocks.is_empty() || settings.blocks.contains(&number) {
             let recipe: Recipe = settings.recipe_of(&outline.name);
-            let folded = fold_batch_norms(&teacher.block(position)?)?;
+            let folded = fold_batch_norms(&block)?;
             narrows |= recipe.width.k() < 1.0 || recipe.is_sparse();
             match recipe.unchanged(&folded)? {
                 Some(reason) => unchanged.add(reason, &outline.name),
@@ -69,6 +75,10 @@ pub fn check_changes<R: ReadAt<Error: Send + Sync + 'static>>(
     }
     if number == 0 {
         bail!("{NOTHING_TO_DISTIL}");
+    }
+    if !unknown.is_empty() {
+        // The plan refuses them by name.
+        return Ok(UnchangedBlocks::default());
     }
     if !changes && narrows {
         let lines: Vec<String> = unchanged.lines().collect();

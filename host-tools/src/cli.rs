@@ -90,7 +90,7 @@ enum Command {
     Search(SearchArgs),
     /// Choose the share of its weights that each convolution loses: more where the network's output bears it; no data is used
     #[command(
-        after_help = "Example:\n  distill allocate teacher.ndp --sparsity 0.8 -o sparsities.json\n  distill run teacher.ndp -o blocks.ndp --width 1 --sparsities sparsities.json"
+        after_help = "Example:\n  distill allocate teacher.ndp --sparsity 0.8 -o sparsities.json\n  distill run teacher.ndp -o blocks.ndp --sparsities sparsities.json"
     )]
     Allocate(AllocateArgs),
     /// Distil the blocks of a teacher pack into a student pack, as distill-device run does

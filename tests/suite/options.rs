@@ -61,9 +61,13 @@ fn every_option_reaches_its_setting() {
     assert_eq!(settings("--look-ahead 2 --steps 9"), ahead);
     let weighted = Settings { alpha: vec![0.5, 0.25], ..ahead };
     assert_eq!(settings("--look-ahead 2 --steps 9 --alpha 0.5,0.25"), weighted);
-    let half = changed(|s| s.recipe.sparsity = Sparsity::new(0.5, Pattern::Kernels).ok());
+    // What is to be sparse keeps its channels.
+    let half = changed(|s| {
+        (s.recipe.width, s.recipe.sparsity) = (Width::FULL, Sparsity::new(0.5, Pattern::Kernels).ok());
+    });
     assert_eq!(settings("--sparsity 50% --pattern kernels"), half);
-    assert_eq!(settings("--pattern 2:4"), changed(|s| s.recipe.sparsity = Sparsity::of_each(2, 4).ok()));
+    let of_four = changed(|s| s.recipe.sparsity = Sparsity::of_each(2, 4).ok());
+    assert_eq!(settings("--pattern 2:4 --width 0.5"), of_four);
     assert_eq!(settings("--stop"), changed(|s| s.recipe.training.stop = true));
     assert_eq!(settings("--images 64"), changed(|s| s.recipe.images = 64));
     let sgd = settings("--optimizer sgd").recipe.training;

@@ -41,7 +41,7 @@ pub fn allocate_sparsities(json: bool, args: &AllocateArgs) -> Result<()> {
     print(json, &allocation, || {
         let more = if args.pattern == Pattern::Kernels { " --pattern kernels" } else { "" };
         format!(
-            "{}\nNext: distill run {} -o blocks.ndp --width 1 --sparsities {}{more}",
+            "{}\nNext: distill run {} -o blocks.ndp --sparsities {}{more}",
             lines(&allocation),
             args.teacher.display(),
             args.output.display()
