@@ -117,11 +117,16 @@ impl DenseBytes {
             let together = ChannelClasses::of(teacher).together(read);
             (SumBytes::new(Site::own(teacher, nodes.teacher), inputs), together)
         });
+        let mut solving = SumBytes::new(Site { student, teacher, nodes }, inputs);
+        // Which channels are kept, and so which zeros, is known only when they are chosen.
+        if choosing.is_some() && teacher.weight(nodes.teacher, 0).is_some_and(|kernel| kernel.zeros() > 0) {
+            solving.equations = solving.equations.with_zeros();
+        }
         Some(Self {
             ridge: recipe.ridge,
             student: student.heap_bytes() as u64,
             choosing,
-            solving: SumBytes::new(Site { student, teacher, nodes }, inputs),
+            solving,
             projecting: projected(student, nodes.student, recipe).map(|(_, layers)| ProjectBytes::new(&layers, recipe)),
         })
     }

@@ -289,7 +289,10 @@ fn command(options: &ReportOptions, report: &Report) -> Result<String> {
         }
     }
     if !options.only.is_empty() {
-        let only: Vec<String> = options.only.iter().map(|method| method.name()).collect();
+        // Columns of earlier runs stay.
+        let is_there =
+            |method: &&Method| options.only.contains(method) || report.cells.iter().any(|cell| cell.method == **method);
+        let only: Vec<String> = report.kind.methods().iter().filter(is_there).map(|method| method.name()).collect();
         write!(command, " --only {}", only.join(","))?;
     }
     if options.effort != 1.0 {

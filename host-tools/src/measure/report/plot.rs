@@ -8,7 +8,7 @@ const SIZE: (u32, u32) = (940, 520);
 /// Width of the plot; the legend is beside it.
 const PLOT_WIDTH: u32 = 700;
 /// Distinct for colour-blind readers too (Okabe & Ito 2008).
-const COLOURS: [RGBColor; 8] = [
+const COLOURS: [RGBColor; 9] = [
     RGBColor(0, 0, 0),
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
@@ -16,6 +16,7 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),
     RGBColor(213, 94, 0),
+    RGBColor(240, 228, 66),
     RGBColor(150, 150, 150),
 ];
 /// Accuracies below this are not drawn if most are far above.
