@@ -105,7 +105,8 @@ fn widths_come_from_a_file_by_block() {
     };
     let half = ("layer1.0".to_owned(), Width::new(0.5).unwrap());
     assert_eq!(options(r#"{"layer1.0": 0.5}"#).unwrap().widths, [half]);
-    for wrong in [r#"{"layer1.0": 0}"#, r#"{"layer1.0": 1.5}"#, "[0.5]", ""] {
+    let twice = r#"{"layer1.0": 0.5, "layer1.0": 0.75}"#;
+    for wrong in [r#"{"layer1.0": 0}"#, r#"{"layer1.0": 1.5}"#, twice, "[0.5]", ""] {
         let error = format!("{:#}", options(wrong).unwrap_err());
         assert!(error.contains("cannot read the widths in") && error.contains("widths.json"), "{error}");
     }

@@ -1,9 +1,13 @@
 //! Options that are parsed from text or a file.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use distill_core::{Pattern, Ridge, Width};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor},
+};
 
 /// `4096` as `4,096`.
 pub fn thousands(number: usize) -> String {
@@ -46,14 +50,13 @@ pub fn parse_blocks(list: &str) -> Result<Vec<usize>> {
 
 /// `weights`, `kernels` or `2:4`.
 pub fn parse_pattern(text: &str) -> Result<Pattern> {
-    let number = |text: &str| text.parse::<u8>().context("neither weights, nor kernels, nor N:M such as 2:4");
+    const WRONG: &str = "neither weights, nor kernels, nor N:M such as 2:4";
+    let number = |text: &str| text.parse::<u8>().context(WRONG);
     match (text, text.split_once(':')) {
         ("weights", _) => Ok(Pattern::Weights),
         ("kernels", _) => Ok(Pattern::Kernels),
         (_, Some((kept, of))) => Ok(Pattern::OfEach { kept: number(kept)?, of: number(of)? }),
-        _ => number(text)
-            .map(|_| Pattern::Weights)
-            .and_then(|_| bail!("neither weights, nor kernels, nor N:M such as 2:4")),
+        _ => bail!(WRONG),
     }
 }
 
@@ -63,25 +66,53 @@ pub fn parse_pattern(text: &str) -> Result<Pattern> {
 /// The file, its JSON, or a number out of range.
 pub fn read_widths(path: &Path) -> Result<Vec<(String, Width)>> {
     let context = || format!("cannot read the widths in {}", path.display());
-    let bytes = std::fs::read(path).with_context(context)?;
-    let widths: BTreeMap<String, f32> = serde_json::from_slice(&bytes).with_context(context)?;
-    widths.into_iter().map(|(name, k)| Ok((name, Width::new(k)?))).collect::<Result<_>>().with_context(context)
+    let width = |(name, k)| Ok((name, Width::new(k)?));
+    read_numbers(path).and_then(|widths| widths.into_iter().map(width).collect()).with_context(context)
 }
 
 /// Reads a file of sparsities by kernel.
 ///
 /// # Errors
-/// The file or its JSON.
+/// The file, its JSON, or a number out of range.
 pub fn read_sparsities(path: &Path) -> Result<Vec<(String, f32)>> {
     let context = || format!("cannot read the sparsities in {}", path.display());
-    let bytes = std::fs::read(path).with_context(context)?;
-    let sparsities: BTreeMap<String, f32> = serde_json::from_slice(&bytes).with_context(context)?;
-    for (name, share) in &sparsities {
-        ensure!(
-            (0.0..1.0).contains(share),
-            "{}: the share of {name} is {share}, not at least 0 and below 1",
-            context()
-        );
+    let checked = |(name, share)| {
+        ensure!((0.0..1.0).contains(&share), "the share of {name} is {share}, not at least 0 and below 1");
+        Ok((name, share))
+    };
+    read_numbers(path).and_then(|shares| shares.into_iter().map(checked).collect()).with_context(context)
+}
+
+/// Reads a JSON object of numbers, in the order of their names.
+fn read_numbers(path: &Path) -> Result<BTreeMap<String, f32>> {
+    let Numbers(numbers) = serde_json::from_slice(&std::fs::read(path)?)?;
+    Ok(numbers)
+}
+
+/// A JSON object of numbers in which no name comes twice, which people who edit it would not want.
+struct Numbers(BTreeMap<String, f32>);
+
+impl<'de> Deserialize<'de> for Numbers {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Numbers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of numbers such as {\"name\": 0.5}")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Numbers, A::Error> {
+                let mut numbers = BTreeMap::new();
+                while let Some((name, number)) = entries.next_entry::<String, f32>()? {
+                    if numbers.contains_key(&name) {
+                        return Err(Error::custom(format_args!("{name} comes twice")));
+                    }
+                    numbers.insert(name, number);
+                }
+                Ok(Numbers(numbers))
+            }
+        }
+        from.deserialize_map(Object)
     }
-    Ok(sparsities.into_iter().collect())
 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use distill_core::{Block, CalibratedNoise, Device, Event, NoiseImages, Pack, Run, Settings, run};
-use distill_device::open_pack;
+use distill_core::{Block, Budget, CalibratedNoise, Device, Event, NoiseImages, Pack, Run, Settings, run};
+use distill_device::{available_memory, open_pack};
 
 /// The calibrated noise in a teacher's pack.
 ///
@@ -23,7 +23,9 @@ pub fn noise_of(teacher: &Path) -> Result<NoiseImages> {
 /// # Errors
 /// Those of [`run`].
 pub fn independent_students(teacher: &Path, settings: &Settings, finished: impl Fn()) -> Result<Vec<(usize, Block)>> {
-    let settings = Settings { sequential: false, ..settings.clone() };
+    // A run that does not fit in what is free is refused, not killed.
+    let budget = Budget { bytes: available_memory().unwrap_or(u64::MAX), used: 0 };
+    let settings = Settings { sequential: false, budget, ..settings.clone() };
     let job = Run {
         teacher: &mut open_pack(teacher)?,
         source: &mut CalibratedNoise(open_pack(teacher)?),
