@@ -41,7 +41,7 @@ fn a_folder_of_candidates_is_filled_once_and_searched_under_any_bound() {
     let teacher = desk.json("distill inspect noisy.ndp");
     let mut errors = Vec::new();
     for (bound, key) in [("params", "parameters"), ("macs", "macs")] {
-        for share in [100, 90, 80] {
+        for share in [95, 90, 80] {
             let found = desk.json(&format!("distill search candidates noisy.ndp -o student.ndp --{bound} {share}%"));
             let most = teacher[key].as_f64().unwrap() * f64::from(share) / 100.0;
             assert!(found[key].as_f64().unwrap() <= most, "{found}");
@@ -50,7 +50,7 @@ fn a_folder_of_candidates_is_filled_once_and_searched_under_any_bound() {
             errors.push(found["foretold"].as_f64().unwrap());
         }
     }
-    assert!(errors[0] == 0.0 && errors[1] > 0.0 && errors[1] <= errors[2] && errors[4] <= errors[5], "{errors:?}");
+    assert!(errors[0] > 0.0 && errors[..3].is_sorted() && errors[3..].is_sorted(), "{errors:?}");
     // The widths that were found are those of a run.
     let found = desk.json("distill search candidates noisy.ndp -o student.ndp --params 80% --widths widths.json");
     desk.json("distill run noisy.ndp -o blocks.ndp --images 64 --projections 0 --widths widths.json");
@@ -69,6 +69,16 @@ fn candidates_of_another_making_are_refused() {
         ("distill search candidates teacher.ndp -o s.ndp --params 50%".to_owned(), "another teacher"),
         ("distill search nowhere noisy.ndp -o s.ndp --params 50%".to_owned(), "distill candidates"),
         ("distill search candidates noisy.ndp -o s.ndp --params 10".to_owned(), "the smallest has"),
+        ("distill search candidates noisy.ndp -o s.ndp --params 100%".to_owned(), "ask for fewer"),
+        (
+            "distill search candidates noisy.ndp -o candidates/002-0.5.ndp --params 90%".to_owned(),
+            "among the candidates",
+        ),
+        (
+            "distill search candidates noisy.ndp -o s.ndp --params 90% --widths candidates/candidates.json".to_owned(),
+            "among the candidates",
+        ),
+        (format!("{CANDIDATES} --widths 1"), "leave it out"),
         ("distill search candidates noisy.ndp -o s.txt --params 50%".to_owned(), "onnx"),
     ] {
         let error = desk.failure(&line, 1);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use distill_core::{MAX_INPUTS, Settings, Width};
 use distill_device::{check_writable, print, write_file};
@@ -42,9 +42,6 @@ pub struct CandidatesArgs {
 }
 
 pub fn make_candidates(json: bool, args: &CandidatesArgs) -> Result<()> {
-    for &width in &args.widths {
-        Width::new(width)?;
-    }
     let mut settings = Settings::calibrated(Width::FULL, args.steps);
     settings.seed = args.seed;
     settings.recipe.round_to = args.round_to;
@@ -88,6 +85,15 @@ pub fn search_student(json: bool, args: &SearchArgs) -> Result<()> {
     check_output(&args.output, [&args.teacher].into_iter())?;
     if let Some(widths) = &args.widths {
         check_writable(widths, [args.teacher.as_path(), args.output.as_path()])?;
+    }
+    let folder = args.folder.canonicalize().unwrap_or_else(|_| args.folder.clone());
+    for output in [Some(&args.output), args.widths.as_ref()].into_iter().flatten() {
+        let place = output.canonicalize().ok().or_else(|| output.parent()?.canonicalize().ok());
+        ensure!(
+            place.is_none_or(|place| !place.starts_with(&folder)),
+            "{} would be among the candidates: write it elsewhere",
+            output.display()
+        );
     }
     let bounds = [args.params.map(Bound::Parameters), args.macs.map(Bound::Macs)];
     let Some(bound) = bounds.into_iter().flatten().next() else { return Ok(()) };

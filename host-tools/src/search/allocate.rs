@@ -22,6 +22,7 @@ use crate::network::Network;
 const TRIED: [f32; 7] = [0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98];
 /// Shares between two of these are told apart by this much.
 const STEP: f64 = 0.01;
+
 /// A convolution, and what is to be removed of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Layer {

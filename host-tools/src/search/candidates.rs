@@ -4,9 +4,11 @@
 //! made again, so that several runs can fill a folder one after another.
 
 use std::{
+    cell::{Cell, RefCell},
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -87,15 +89,20 @@ impl<'a> Candidates<'a> {
     /// # Errors
     /// A folder whose candidates were made otherwise, a teacher without calibrated noise, a file, or those of a run.
     pub fn fill(&self, widths: &[f32], settings: &Settings) -> Result<Filled> {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
+        for &width in widths {
+            ensure!(
+                Width::new(width)?.k() < 1.0,
+                "a width of 1 is the teacher's block, which every search has: leave it out"
+            );
+        }
         noise_of(self.teacher)?;
         self.claim(settings)?;
         let (mut made, mut found) = (0, 0);
         let blocks: Vec<usize> = self.network.neighbourhoods().map(|(position, _)| position).collect();
         ensure!(!blocks.is_empty(), "the network has no block to distil");
         let total = (widths.len() * blocks.len()) as u64;
-        let progress =
-            std::cell::RefCell::new(Progress::new("distilling", Some(total), "{pos}/{len} candidates (ETA {eta})")?);
+        let progress = RefCell::new(Progress::new("distilling", Some(total), "{pos}/{len} candidates (ETA {eta})")?);
         for &width in widths {
             let missing: Vec<usize> =
                 (0..blocks.len()).filter(|&number| self.holds(blocks[number], width).is_none()).collect();
@@ -105,7 +112,7 @@ impl<'a> Candidates<'a> {
                 continue;
             }
             let before = made + found;
-            let finished = std::cell::Cell::new(0);
+            let finished = Cell::new(0);
             let mut settings = Settings { blocks: missing, ..settings.clone() };
             settings.recipe.width = Width::new(width)?;
             let students = independent_students(self.teacher, &settings, || {
@@ -149,9 +156,18 @@ impl<'a> Candidates<'a> {
         self.folder.join(format!("{position:03}-{width}.ndp"))
     }
 
-    /// A candidate that is there and sound.
+    /// A candidate that is there and sound. That another one is not is said.
     fn holds(&self, position: usize, width: f32) -> Option<Block> {
-        let mut pack = open_pack(&self.path(position, width)).ok()?;
+        let path = self.path(position, width);
+        let sound = self.read(&path, position);
+        if sound.is_none() && path.exists() {
+            log::warn!("{} is damaged or of another teacher: `distill candidates` makes it again", path.display());
+        }
+        sound
+    }
+
+    fn read(&self, path: &Path, position: usize) -> Option<Block> {
+        let mut pack = open_pack(path).ok()?;
         let ours = open_pack(self.teacher).ok()?.fingerprint();
         let is_ours = pack.manifest().contents == Contents::Neighbourhoods { teacher: ours };
         let is_here = is_ours && pack.blocks() == 1 && pack.position(0) == position;
@@ -179,7 +195,9 @@ impl<'a> Candidates<'a> {
     /// A folder of another teacher or without candidates, or as [`fill`](Self::fill).
     pub fn measured(self) -> Result<(Network, Vec<Place>)> {
         let path = self.folder.join(MADE_BY);
-        let no_folder = || format!("{} holds no candidates: `distill candidates` makes them", self.folder.display());
+        let (folder, teacher) = (self.folder.display(), self.teacher.display());
+        let no_folder =
+            || format!("{folder} holds no candidates: `distill candidates {teacher} -o {folder}` makes them");
         let made_by: MadeBy =
             serde_json::from_slice(&fs::read(&path).with_context(no_folder)?).with_context(no_folder)?;
         ensure!(

@@ -78,11 +78,18 @@ pub struct Found {
 /// Finds the student with the least error under a bound, among all combinations of the candidates in a folder.
 ///
 /// # Errors
-/// As [`Candidates::measured`]; or no combination is within the bound.
+/// As [`Candidates::measured`]; a bound that the teacher meets, or that no combination does.
 pub fn search(folder: &Path, teacher: &Path, bound: Bound) -> Result<(Network, Found)> {
     let (network, blocks) = Candidates::open(folder, teacher)?.measured()?;
     let folded = network.folded()?;
-    let most = bound.amount().of(folded.blocks.iter().map(|block| bound.of(block)).sum());
+    let all: u64 = folded.blocks.iter().map(|block| bound.of(block)).sum();
+    let most = bound.amount().of(all);
+    ensure!(
+        most < all,
+        "the teacher has {all} {}: to make it smaller, ask for fewer than that, not {}",
+        bound.what(),
+        bound.amount()
+    );
     let choice = |candidate: &Candidate| Choice { cost: bound.of(&candidate.block), error: candidate.error };
     let places: Vec<Vec<Choice>> = blocks.iter().map(|place| place.candidates.iter().map(choice).collect()).collect();
     let what = bound.what();
