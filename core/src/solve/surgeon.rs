@@ -391,28 +391,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_of_several_outputs_costs_less_in_all_than_as_much_of_each() {
-        let (gram, cross) = regression();
-        let features = gram.nrows();
-        let factor = Cholesky::new(gram.clone()).unwrap();
-        // One output counts a hundred times more than the others.
-        let mut loud = cross.clone();
-        loud.column_mut(0).iter_mut().for_each(|value| *value *= 10.0);
-        let total = |solution: &DMatrix<f64>| -> f64 {
-            let outputs = solution.as_slice().chunks(features).zip(loud.as_slice().chunks(features));
-            outputs.map(|(weights, cross)| error(&gram, cross, weights)).sum()
-        };
+    fn of_independent_features_the_smallest_weights_of_all_outputs_go() {
+        let features = KERNEL.row() + 1;
+        let values = Stream::new(3, Purpose::Solve, 0).gaussian(features * KERNEL.outputs);
+        // Outputs differ in size: what each has lost so far does not say which weight is cheapest next.
+        let value =
+            |feature: usize, output: usize| f64::from(values[output * features + feature]) * (output + 1) as f64;
+        let solution = DMatrix::from_fn(features, KERNEL.outputs, value);
+        let mut sizes: Vec<f64> = solution.rows(0, KERNEL.row()).iter().map(|weight| weight.abs()).collect();
+        sizes.sort_by(f64::total_cmp);
+        let least = sizes[sizes.len() / 2];
         let half = Sparsity::new(0.5, Pattern::Weights).unwrap();
-        let all = surgeon(KERNEL, half, &[1.0; 5 * 24], factor.inverse(), factor.solve(&loud), 2).unwrap();
-        let one = Kernel { outputs: 1, ..KERNEL };
-        let mut each = DMatrix::zeros(features, KERNEL.outputs);
-        for output in 0..KERNEL.outputs {
-            let solution = factor.solve(&loud.columns(output, 1).clone_owned());
-            let cut = surgeon(one, half, &[1.0; 24], factor.inverse(), solution, 1).unwrap();
-            each.set_column(output, &cut.column(0));
-        }
-        assert!(total(&all) < total(&each), "{} and {}", total(&all), total(&each));
-        assert!(kept(all.column(0).as_slice()).len() > kept(all.column(1).as_slice()).len());
+        let cut = surgeon(KERNEL, half, &[1.0; 5 * 24], DMatrix::identity(features, features), solution.clone(), 2);
+        let expected = DMatrix::from_fn(features, KERNEL.outputs, |feature, output| {
+            let weight = solution[(feature, output)];
+            if feature < KERNEL.row() && weight.abs() < least { 0.0 } else { weight }
+        });
+        assert_eq!(cut.unwrap(), expected);
     }
 
     #[test]
